@@ -1,0 +1,14 @@
+"""Adversaries: gradient ascent for training, and the attacks that judge a finished network."""
+
+from hydraprune.core.attack import Attack
+from hydraprune.core.registry import Registry
+
+ATTACKS = Registry(
+    "attack",
+    Attack,  # type: ignore[type-abstract]
+    {
+        "fgsm": "hydraprune.attacks.fgsm:FGSM",
+        "pgd": "hydraprune.attacks.pgd:PGD",
+        "autoattack": "hydraprune.attacks.autoattack:AutoAttack",
+    },
+)

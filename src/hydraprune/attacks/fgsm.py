@@ -1,0 +1,31 @@
+"""The fast gradient sign method (arXiv:1412.6572)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hydraprune.attacks.gradient import pgd
+from hydraprune.core.attack import Attack
+from hydraprune.core.threat import ThreatModel
+
+
+class FGSM(Attack):
+    """A single step of length eps from the image up the cross-entropy: a sanity check, not a measure of robustness.
+
+    For `l2` the step is the unit gradient times eps. Example: `{kind: fgsm}`.
+    """
+
+    kind: Literal["fgsm"] = "fgsm"
+
+    @property
+    def name(self) -> str:
+        return "fgsm"
+
+    def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
+        loss = partial(F.cross_entropy, target=y, reduction="none")
+        return pgd(model, x, threat, loss, steps=1, step_size=threat.eps, start="zero", rng=rng)

@@ -1,0 +1,77 @@
+"""Projected gradient ascent on images: the inner maximisation of robust training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hydraprune.core.errors import SpecError
+from hydraprune.core.threat import ThreatModel
+
+SampleLoss = Callable[[Tensor], Tensor]
+"""Logits (B, K), float32 -> what the adversary wants large, (B,)."""
+
+Start = Literal["zero", "uniform", "gaussian"]
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    threat: ThreatModel,
+    loss: SampleLoss,
+    *,
+    steps: int,
+    step_size: float,
+    start: Start,
+    rng: torch.Generator,
+) -> Tensor:
+    """Images near `x` that make `loss` large, by projected steepest ascent (arXiv:1706.06083, section 2).
+
+    Only the images are differentiated: the modes, gradients and buffers of `model` stay as they are. One step of
+    1.25 eps from `uniform` is the attack of fast adversarial training (arXiv:2001.03994).
+
+    Args:
+        model: a network in evaluation mode that returns logits (B, K).
+        x: images (B, C, H, W) in [0, 1].
+        threat: ball and pixel range that every step is projected into.
+        loss: per-sample loss of the logits.
+        steps: number of gradient steps, at least 1.
+        step_size: length of a step in the threat's norm, in pixels of [0, 1].
+        start: the image itself, a uniform point of the ball, or the image plus noise of deviation 0.001, whatever eps
+            and unclipped (as TRADES, arXiv:1901.08573, starts where the gradient vanishes).
+        rng: source of the noise, on the device of `x`.
+
+    Returns:
+        (B, C, H, W) images inside ball and pixel range, without gradient.
+    """
+    adversarial = _first(x, threat, start, rng)
+    for _ in range(steps):
+        adversarial, _ = ascend(model, x, adversarial, threat, loss, step_size)
+    return adversarial
+
+
+def ascend(
+    model: nn.Module, x: Tensor, adversarial: Tensor, threat: ThreatModel, loss: SampleLoss, step_size: float
+) -> tuple[Tensor, Tensor]:
+    """One projected step from `adversarial` (B, C, H, W), and the logits (B, K) that it was computed from."""
+    adversarial = adversarial.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(adversarial).float()
+        (gradient,) = torch.autograd.grad(loss(logits).sum(), adversarial)
+    moved = adversarial.detach() + step_size * threat.steepest(gradient)
+    return threat.project(x, moved), logits.detach()
+
+
+def _first(x: Tensor, threat: ThreatModel, start: Start, rng: torch.Generator) -> Tensor:
+    match start:
+        case "zero":
+            return x
+        case "uniform":
+            return threat.sample(x, rng)
+        case "gaussian":
+            return x + 0.001 * torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
+        case _:
+            raise SpecError(f"unknown start {start!r}; known: zero, uniform, gaussian")

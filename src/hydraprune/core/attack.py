@@ -1,0 +1,30 @@
+"""The contract of an attack: search for a bad image; the caller projects it and judges success."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from hydraprune.core.spec import Spec
+from hydraprune.core.threat import ThreatModel
+
+
+class Attack(Spec, ABC):
+    """An adversary for evaluation. It sees a plain network in evaluation mode that returns logits (B, K)."""
+
+    kind: str
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What tables call it, its strength included: `pgd-50x10`."""
+
+    @abstractmethod
+    def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
+        """The worst images found, (B, C, H, W), for `x` in [0, 1] and labels `y` (B,).
+
+        The caller projects them into ball and pixel range and counts as robust what is still classified as `y`; an
+        attack is never trusted to judge itself.
+        """

@@ -1,0 +1,119 @@
+"""Files that are whole or absent: tensors and JSON in safetensors, written atomically, read with a check."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from hydraprune.core.errors import CheckpointError, TrainingError
+
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write all of `content`, or leave what was there.
+
+    Raises:
+        TrainingError: if the disk refuses; the earlier file is untouched.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise TrainingError(
+            f"cannot write {path}: {reason}; mend that and run the same command again, it goes on from the last epoch"
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        CheckpointError: if the file is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is unreadable ({error}); restore it, or run again into a new folder") from None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())
+        total.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write tensors and JSON-ready `meta` to one safetensors file, atomically."""
+    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    header = {"hydraprune": json.dumps({"sha256": _digest(stored), "meta": dict(meta)}, sort_keys=True)}
+    write_atomically(path, save({name: value.clone() for name, value in stored.items()}, header))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote. Nothing is unpickled.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated, altered, or was not written by `save_tensors`.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("hydraprune")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; give the folder of a finished stage, such as RUN/finetune") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is corrupt or truncated ({error}); restore it or train again") from None
+    if header is None:
+        raise CheckpointError(f"{path} is no hydraprune checkpoint; load a foreign file with `--weights`")
+    content = json.loads(header)
+    if content["sha256"] != _digest(tensors):
+        raise CheckpointError(f"{path} has been altered: its checksum does not match; restore it or train again")
+    return tensors, content["meta"]
+
+
+def pack_mask(mask: Tensor) -> Tensor:
+    """A bool mask as packed bits, (ceil(numel / 8),) uint8, most significant bit first."""
+    return torch.from_numpy(np.packbits(mask.detach().cpu().numpy().ravel()))
+
+
+def unpack_mask(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The mask (bool, `shape`) that `pack_mask` packed.
+
+    Raises:
+        CheckpointError: if the number of bits does not fit the shape.
+    """
+    total = int(np.prod(shape))
+    if packed.dtype != torch.uint8 or packed.shape != ((total + 7) // 8,):
+        raise CheckpointError(f"a mask of {tuple(packed.shape)} bytes does not fit a weight of shape {shape}")
+    return torch.from_numpy(np.unpackbits(packed.numpy(), count=total).astype(bool)).view(shape)

@@ -1,0 +1,94 @@
+"""The contract of a training objective: one number to minimise, over weights or over scores alike."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hydraprune.core.errors import SpecError
+from hydraprune.core.spec import Spec
+from hydraprune.core.threat import ThreatModel
+from hydraprune.core.twin import Twin
+
+
+class Batch(NamedTuple):
+    """Images `x` (B, C, H, W), float in [0, 1], and class ids `y` (B,), int64."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Loss(NamedTuple):
+    """`value`: scalar to minimise, with gradient. `metrics`: scalars without gradient, averaged over the epoch."""
+
+    value: Tensor
+    metrics: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where training stands: optimizer steps done, of `epochs` epochs with `steps_per_epoch` each."""
+
+    step: int
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, as a real number."""
+        return self.step / max(1, self.steps_per_epoch)
+
+
+@dataclass
+class Context:
+    """What an objective may know beside the model and the batch.
+
+    Attributes:
+        threat: the adversary, or None where the recipe names none.
+        rng: the random numbers of this epoch, on the device of the images.
+        clock: the current step.
+        compile: compile the network that attacks see.
+        state: tensors that an objective carries from step to step; emptied at the start of every epoch.
+    """
+
+    threat: ThreatModel | None
+    rng: torch.Generator
+    clock: Clock
+    compile: bool = False
+    state: dict[str, Tensor] = field(default_factory=dict)
+    _twin: Twin | None = None
+
+    def adversary(self, who: str) -> ThreatModel:
+        """The threat model, or a SpecError that says that `who` needs one."""
+        if self.threat is None:
+            raise SpecError(f"objective {who!r} needs a threat model; add `threat: {{norm: linf, eps: 8/255}}`")
+        return self.threat
+
+    def frozen(self, model: nn.Module) -> nn.Module:
+        """`model` as an attack sees it: a plain copy in evaluation mode whose parameters take no gradient.
+
+        It holds the weights of the current step (masks applied, cast and folded once per step), so an attack cannot
+        disturb the norm statistics, the dropout or the gradients of the model that is being trained.
+        """
+        if self._twin is None or self._twin.source is not model:
+            self._twin = Twin(model, compile=self.compile)
+        return self._twin.refresh(self.clock.step)
+
+
+class Objective(Spec, ABC):
+    """A robust (or natural) training loss. The same call serves training over weights and over scores.
+    """
+
+    kind: str
+
+    def steps_per_batch(self) -> int:
+        """Optimizer steps taken on each batch."""
+        return 1
+
+    @abstractmethod
+    def __call__(self, model: nn.Module, batch: Batch, ctx: Context) -> Loss:
+        """The loss of `model` (in training mode) on `batch`."""

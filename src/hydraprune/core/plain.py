@@ -1,0 +1,72 @@
+"""Modules without parametrizations, and the canonical names of their tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+
+def parametrized(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """(canonical name, module, tensor name) of every parametrized tensor, in the model's order."""
+    for path, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            for tensor in module.parametrizations:  # type: ignore[union-attr]
+                yield (f"{path}.{tensor}" if path else tensor), module, tensor
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A deep copy in which every parametrized tensor is an ordinary parameter with its current value."""
+    with torch.no_grad():
+        plain = copy.deepcopy(model)
+        values = {name: getattr(module, tensor).detach().clone() for name, module, tensor in parametrized(model)}
+    for module in plain.modules():
+        if parametrize.is_parametrized(module):
+            # Not `remove_parametrizations`: it deletes from the class, which the copy shares with the original.
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+    for name, value in values.items():
+        path, _, tensor = name.rpartition(".")
+        module = plain.get_submodule(path)
+        module._parameters = {tensor: nn.Parameter(value), **module._parameters}
+    return plain
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Canonical name -> tensor for parameters and persistent buffers; parametrized ones with their masked value.
+
+    These are the names and values that the plain network's `load_state_dict` takes.
+    """
+    masked = {name: getattr(module, tensor) for name, module, tensor in parametrized(model)}
+    state = {name: value for name, value in model.state_dict(keep_vars=True).items() if ".parametrizations." not in f".{name}"}
+    return {name: value.detach() for name, value in {**state, **masked}.items()}
+
+
+@contextmanager
+def once(model: nn.Module) -> Iterator[None]:
+    """Inside, every masked weight is computed a single time, with gradient, however many forward passes follow.
+
+    The weights are touched first with gradients on: `parametrize.cached` keeps what it sees first, and a first look
+    under `no_grad` would leave scores without gradient, silently. Take no optimizer step inside.
+    """
+    with parametrize.cached():
+        with torch.enable_grad():
+            for _, module, tensor in parametrized(model):
+                getattr(module, tensor)
+        yield
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for every submodule inside; each one's own mode is restored afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

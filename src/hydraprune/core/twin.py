@@ -1,0 +1,100 @@
+"""The model as an attack sees it: plain, frozen, weights cast and norm layers folded once per step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from hydraprune.core.plain import plain_copy
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+AFFINE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def foldable(model: nn.Module) -> dict[str, str]:
+    """Path of each batch norm -> path of the convolution or linear layer that it can be folded into.
+
+    A pair can be folded where each of the two runs once, the norm has running statistics, and nothing but the norm
+    reads the layer's output. A model that `torch.fx` cannot trace has none.
+    """
+    try:
+        graph = fx.Tracer().trace(model)
+    except Exception:  # a model may refuse symbolic tracing in any way it likes; it is then used unfolded
+        return {}
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    targets = [str(node.target) for node in calls]
+    pairs = {}
+    for node in calls:
+        norm = model.get_submodule(str(node.target))
+        before = node.args[0] if node.args else None
+        if not isinstance(norm, NORMS) or norm.running_mean is None:
+            continue
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
+            continue
+        layer = model.get_submodule(str(before.target))
+        alone = targets.count(str(node.target)) == 1 and targets.count(str(before.target)) == 1
+        if isinstance(layer, AFFINE) and alone:
+            pairs[str(node.target)] = str(before.target)
+    return pairs
+
+
+def folded(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of `layer` followed by `norm` in evaluation mode."""
+    weight, bias = layer.weight, layer.bias  # type: ignore[union-attr]
+    scale = torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = (0 if bias is None else bias) - norm.running_mean
+    shift = shift * scale + (0 if norm.bias is None else norm.bias)
+    return weight * scale.view(-1, *[1] * (weight.dim() - 1)), shift  # type: ignore[operator, union-attr]
+
+
+class Twin:
+    """A plain copy of `source` in evaluation mode that follows its weights.
+
+    The copy's parameters take no gradient. Batch norm that follows a convolution or linear layer is folded into it,
+    and under autocast the weights of those layers are held in the autocast type, so neither is done again in each of
+    the attack's passes.
+    """
+
+    def __init__(self, source: nn.Module, *, compile: bool = False) -> None:
+        self.source = source
+        self._step: int | None = None
+        self._copy = plain_copy(source).eval().requires_grad_(False)
+        pairs = foldable(self._copy)
+        norms = {layer: self._live(norm) for norm, layer in pairs.items()}
+        for norm in pairs:
+            owner, _, name = norm.rpartition(".")
+            setattr(self._copy.get_submodule(owner), name, nn.Identity())
+        device = next(self._copy.parameters()).device
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+        self._followers: list[tuple[nn.Module, nn.Module, nn.Module | None]] = []
+        for path, module in self._copy.named_modules():
+            if isinstance(module, AFFINE):
+                if path in norms and module.bias is None:
+                    module.bias = nn.Parameter(module.weight.new_zeros(len(module.weight)), requires_grad=False)
+                if dtype is not None:
+                    module.to(dtype)
+            if module._parameters or module._buffers:
+                self._followers.append((self._live(path), module, norms.get(path)))
+        if compile:
+            self._copy.compile()
+
+    def _live(self, path: str) -> nn.Module:
+        return self.source.get_submodule(path)
+
+    @torch.no_grad()
+    def refresh(self, step: int) -> nn.Module:
+        """The copy, with the source's present weights; copied anew only when `step` differs from the last call's."""
+        if step != self._step:
+            for live, copy, norm in self._followers:
+                if norm is not None:
+                    weight, bias = folded(live, norm)
+                    copy.weight.copy_(weight)  # type: ignore[operator, union-attr]
+                    copy.bias.copy_(bias)  # type: ignore[operator, union-attr]
+                    continue
+                for name, value in [*copy._parameters.items(), *copy._buffers.items()]:
+                    if value is not None:
+                        value.copy_(getattr(live, name))
+            self._step = step
+        return self._copy

@@ -1,0 +1,136 @@
+"""A split of images, and passes over it that come out the same whenever they are asked for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hydraprune.core.errors import DataError
+from hydraprune.core.objective import Batch
+
+Fetch = Callable[[int, Tensor, int], Iterator[Batch]]
+"""(epoch, indices in order, batch size) -> the batches of these images."""
+
+
+def seeded(*key: int) -> torch.Generator:
+    """Random numbers on the CPU that depend on `key` (integers of at least 0) alone."""
+    mixed = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(mixed[0]))
+
+
+def class_ids(labels: Tensor, count: int) -> Tensor:
+    """`labels` as int64 (count,) on the CPU.
+
+    Raises:
+        DataError: if they are not `count` integers of at least 0.
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.shape != (count,):
+        raise DataError(
+            f"labels are {labels.dtype} {tuple(labels.shape)}; give one integer class id for each of {count} images"
+        )
+    if count and int(labels.min()) < 0:
+        raise DataError(f"label {int(labels.min())} of image {int(labels.argmin())} is negative; class ids start at 0")
+    return labels.to("cpu", torch.int64)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Passes over a split of `total` images; `len()` is the number of batches of one pass.
+
+    With `shuffle`, the `world` ranks take disjoint shares of equal length of one permutation, and the few images left
+    over sit this epoch out. In fixed order no image is left out, so shares may differ by one image.
+    """
+
+    fetch: Fetch
+    total: int
+    batch_size: int
+    seed: int
+    shuffle: bool
+    drop_last: bool
+    rank: int
+    world: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.seed < 0 or not 0 <= self.rank < self.world:
+            raise DataError(
+                f"batch size {self.batch_size}, seed {self.seed}, rank {self.rank} of {self.world}: "
+                "need a batch size of at least 1, a seed of at least 0 and 0 <= rank < world"
+            )
+        if self.total and not len(self):
+            raise DataError(
+                f"{self.total} images over {self.world} processes fill no batch; lower batch size {self.batch_size}"
+            )
+
+    def _share(self) -> int:
+        return self.total // self.world if self.shuffle else len(range(self.rank, self.total, self.world))
+
+    def __len__(self) -> int:
+        full, rest = divmod(self._share(), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of epoch `number` (from 0): order, crops and flips are a function of the seed and it alone."""
+        if self.shuffle:
+            order = torch.randperm(self.total, generator=seeded(self.seed, number))
+        else:
+            order = torch.arange(self.total)
+        mine = order[self.rank :: self.world][: min(self._share(), len(self) * self.batch_size)]
+        return self.fetch(number, mine, self.batch_size) if len(mine) else iter(())
+
+
+class Images(ABC):
+    """A split of a data set: images of one shape with class ids, in a fixed order."""
+
+    labels: Tensor
+    """Class ids, int64 (N,), on the CPU."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+
+    @abstractmethod
+    def subset(self, indices: Tensor | Sequence[int]) -> Images:
+        """The images at `indices`, in that order."""
+
+    @abstractmethod
+    def _fetcher(self, seed: int, augment: bool, device: torch.device) -> Fetch: ...
+
+    def take(self, count: int) -> Images:
+        """The first `count` images, or all where there are fewer."""
+        return self.subset(torch.arange(min(count, len(self))))
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        augment: bool = False,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        device: str | torch.device = "cpu",
+        rank: int = 0,
+        world: int = 1,
+    ) -> Batches:
+        """Passes over these images in batches on `device`, at most `batch_size` images each.
+
+        Args:
+            seed: decides order, crops and flips, together with the number of the epoch.
+            augment: crop and flip at random, as the source of the images says.
+            shuffle: a new order in each epoch.
+            drop_last: leave out a last batch of fewer images.
+            rank, world: this process among those that share the images.
+
+        Raises:
+            DataError: if no batch can be made of these settings.
+        """
+        fetch = self._fetcher(seed, augment, torch.device(device))
+        return Batches(fetch, len(self), batch_size, seed, shuffle, drop_last, rank, world)

@@ -1,0 +1,62 @@
+"""The parametrizations that put a mask between a stored weight and the weight that a layer uses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hydraprune.masks.structures import Structure
+from hydraprune.masks.topk import StraightThrough, top_mask
+
+
+class FixedMask(nn.Module):
+    """`weight * mask`, the mask (bool, the weight's shape) never moving: pruned weights get no gradient."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+    def current(self) -> Tensor:
+        """The mask in force."""
+        return self.mask
+
+
+class LearnedMask(nn.Module):
+    """`weight * mask`, the mask keeping the `keep` groups whose |score| is largest, the scores being trainable.
+
+    The mask is selected anew each time that it is asked for; `core.plain.once` makes that once per optimizer step.
+    Gradients reach the scores straight through the selection.
+    """
+
+    def __init__(self, score: Tensor, keep: int, structure: Structure) -> None:
+        super().__init__()
+        self.score = nn.Parameter(score.detach().clone())
+        self.keep = keep
+        self.structure = structure
+        self._near: float | None = None
+
+    def current(self) -> Tensor:
+        """The mask in force."""
+        kept, self._near = top_mask(self.structure.pool(self.score), self.keep, self._near)
+        return self.structure.expand(kept, tuple(self.score.shape))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return StraightThrough.apply(weight, self.score, self.current())
+
+
+def selected(score: Tensor, keep: int, structure: Structure) -> Tensor:
+    """The mask (the score's shape) that keeps the `keep` most important groups."""
+    kept, _ = top_mask(structure.pool(score), keep)
+    return structure.expand(kept, tuple(score.shape)).contiguous()
+
+
+MaskSource = FixedMask | LearnedMask
+@torch.no_grad()
+def frozen(source: MaskSource) -> FixedMask:
+    """A mask that stays what `source` selects now."""
+    return FixedMask(source.current().contiguous())

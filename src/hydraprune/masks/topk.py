@@ -1,0 +1,84 @@
+"""Exact selection of the most important groups, and a mask through which gradients pass straight."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hydraprune.core.errors import PruningError
+
+BRACKET = 0.01
+"""Relative width around the last threshold in which the next one is looked for first."""
+
+
+def _kth_largest(values: Tensor, k: int) -> Tensor:
+    if values.device.type == "cpu":
+        array = values.numpy()
+        return torch.tensor(np.partition(array, len(array) - k)[len(array) - k])
+    return torch.topk(values, k, sorted=False).values.min()
+
+
+def threshold(importance: Tensor, keep: int, near: float | None = None) -> Tensor:
+    """The `keep`-th largest of `importance` (N,), 1 <= keep <= N.
+
+    `near` is a guess, such as the threshold of the last step: if the answer lies within 1 % of it, only the few values
+    there are partitioned. The result does not depend on it.
+    """
+    if near is not None and near > 0:
+        low, high = near * (1 - BRACKET), near * (1 + BRACKET)
+        candidates = importance[importance >= low]
+        above = candidates > high
+        rank = keep - int(above.sum())
+        if 0 < rank and keep <= len(candidates):
+            return _kth_largest(candidates[~above], rank)
+    return _kth_largest(importance, keep)
+
+
+def top_mask(importance: Tensor, keep: int, near: float | None = None) -> tuple[Tensor, float]:
+    """The mask (N,) bool of the `keep` largest of `importance` (N,), and its threshold.
+
+    Exactly `keep` entries are True. Among equal values the later indices are kept, as an ascending stable sort whose
+    first N - keep entries are dropped does.
+
+    Raises:
+        PruningError: if an importance is NaN, or `keep` lies outside 0..N.
+    """
+    if not 0 <= keep <= len(importance):
+        raise PruningError(f"cannot keep {keep} of {len(importance)} groups; lower or raise the sparsity")
+    if keep == 0:
+        return torch.zeros_like(importance, dtype=torch.bool), float("inf")
+    at = threshold(importance, keep, near)
+    mask = importance >= at
+    surplus = int(mask.sum()) - keep
+    if surplus > 0:
+        tied = (importance == at).nonzero().flatten()
+        mask[tied[:surplus]] = False
+    elif surplus < 0:
+        raise PruningError("an importance score is NaN; lower the learning rate of the scores")
+    return mask, float(at)
+
+
+class StraightThrough(torch.autograd.Function):
+    """`weight * mask` whose gradient reaches the signed scores as if the mask were |score| (arXiv:2002.10509, A.3).
+
+    With G the gradient at the masked weight: d/dweight = G * mask, and d/dscore = G * weight * sign(score) for every
+    entry, kept or not. Mask and score have the weight's shape.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, weight: Tensor, score: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, score, mask)
+        return weight * mask
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None]:
+        weight, score, mask = ctx.saved_tensors  # type: ignore[attr-defined]
+        over_weight, over_score, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
+        return (
+            gradient * mask if over_weight else None,
+            gradient * weight * score.sign() if over_score else None,
+            None,
+        )

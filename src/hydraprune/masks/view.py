@@ -1,0 +1,131 @@
+"""A model seen as prunable weights: attach masks, choose what trains, freeze, bake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from hydraprune.core.errors import PruningError
+from hydraprune.core.plain import plain_copy
+from hydraprune.masks.source import LearnedMask, MaskSource, frozen
+
+PRUNABLE = (nn.modules.conv._ConvNd, nn.Linear)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+Over = Literal["weights", "scores"]
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """Weights of one tensor: `kept` of `total`."""
+
+    kept: int
+    total: int
+
+
+class MaskView:
+    """The prunable weights of `model`: those of every convolution and linear layer, by canonical name.
+
+    The model itself is changed in place by `attach`; everyone who reads `module.weight` then sees the masked weight.
+
+    Raises:
+        PruningError: if the model has no such layer.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modules = {
+            f"{path}.weight" if path else "weight": module
+            for path, module in model.named_modules()
+            if isinstance(module, PRUNABLE)
+        }
+        if not self.modules:
+            raise PruningError(f"{type(model).__name__} has no convolution or linear layer, so there is nothing to prune")
+
+    @property
+    def sources(self) -> dict[str, MaskSource]:
+        """The mask of every weight that has one."""
+        return {
+            name: module.parametrizations.weight[0]  # type: ignore[union-attr, index, misc]
+            for name, module in self.modules.items()
+            if parametrize.is_parametrized(module, "weight")
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """The stored weights, without masks, detached."""
+        stored = {}
+        for name, module in self.modules.items():
+            masked = parametrize.is_parametrized(module, "weight")
+            weight = module.parametrizations.weight.original if masked else module.weight  # type: ignore[union-attr]
+            stored[name] = weight.detach()  # type: ignore[union-attr]
+        return stored
+
+    def masks(self) -> dict[str, Tensor]:
+        """Canonical name -> mask (bool, the weight's shape), for the weights that have one."""
+        return {name: source.current() for name, source in self.sources.items()}
+
+    def attach(self, sources: Mapping[str, MaskSource]) -> None:
+        """Put a mask on each named weight, in place of the one that it may have."""
+        for name, source in sources.items():
+            if name not in self.modules:
+                raise PruningError(f"{name!r} is no prunable weight of {type(self.model).__name__}")
+            module = self.modules[name]
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+            # The shape is checked here; torch's own check would call the source once and keep its result.
+            parametrize.register_parametrization(module, "weight", source, unsafe=True)
+
+    def freeze(self) -> None:
+        """Fix every mask at what it selects now; learned scores are dropped."""
+        self.attach({name: frozen(source) for name, source in self.sources.items()})
+
+    def parameters(self, over: Over, *, train_norm: bool = True) -> list[tuple[str, nn.Parameter]]:
+        """Set `requires_grad` for a stage and return the (canonical name, parameter) pairs that it moves.
+
+        `weights`: every parameter but the scores. `scores`: the scores and, with `train_norm`, the scale and shift of
+        the norm layers; all other weights and biases are frozen.
+
+        Raises:
+            PruningError: if there are no scores to train.
+        """
+        scores = {id(s.score): f"score:{name}" for name, s in self.sources.items() if isinstance(s, LearnedMask)}
+        norms = {id(p) for m in self.model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+        chosen = []
+        for name, parameter in self.model.named_parameters():
+            is_score = id(parameter) in scores
+            moves = not is_score if over == "weights" else is_score or (train_norm and id(parameter) in norms)
+            parameter.requires_grad_(moves)
+            if moves:
+                chosen.append((scores.get(id(parameter), canonical(name)), parameter))
+        if over == "scores" and not scores:
+            raise PruningError("there are no scores to train: this pruner fixes its mask at once; use `epochs: 0`")
+        return chosen
+
+    def bake(self) -> nn.Module:
+        """A plain copy with the masks multiplied in: pruned weights are exactly zero."""
+        return plain_copy(self.model)
+
+    @torch.no_grad()
+    def counts(self) -> dict[str, LayerCount]:
+        """Kept and total weights of every prunable tensor, counted by mask; without a mask all are kept."""
+        masks = self.masks()
+        return {
+            name: LayerCount(int(masks[name].sum()) if name in masks else weight.numel(), weight.numel())
+            for name, weight in self.weights().items()
+        }
+
+    def count(self) -> LayerCount:
+        """The sum of `counts` over layers."""
+        layers = self.counts().values()
+        return LayerCount(sum(layer.kept for layer in layers), sum(layer.total for layer in layers))
+
+
+def canonical(name: str) -> str:
+    """The name a tensor has in the plain model, for its name inside a parametrized one."""
+    return name.replace("parametrizations.weight.original", "weight")
+

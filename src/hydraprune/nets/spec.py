@@ -1,0 +1,123 @@
+"""The network of a recipe: a built-in, a timm model, or any factory that can be imported."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from pydantic import Field, field_validator
+from torch import nn
+
+from hydraprune.core.errors import SpecError
+from hydraprune.core.spec import Spec, nearest
+from hydraprune.nets.foreign import load_weights
+from hydraprune.nets.normalize import NamedNormalization, Normalize
+
+_NETS = {
+    "cnn_digits": "hydraprune.nets.cnn:cnn_digits",
+    "cnn_small": "hydraprune.nets.cnn:cnn_small",
+    "cnn_large": "hydraprune.nets.cnn:cnn_large",
+    "vgg4_without_maxpool": "hydraprune.nets.cnn:vgg4_without_maxpool",
+    "vgg4": "hydraprune.nets.vgg:vgg4",
+    "vgg4_bn": "hydraprune.nets.vgg:vgg4_bn",
+    "vgg16_bn": "hydraprune.nets.vgg:vgg16_bn",
+    "resnet18": "hydraprune.nets.resnet:resnet18",
+    "resnet34": "hydraprune.nets.resnet:resnet34",
+    "wrn_28_4": "hydraprune.nets.wide_resnet:wrn_28_4",
+    "wrn_28_10": "hydraprune.nets.wide_resnet:wrn_28_10",
+    "wrn_34_10": "hydraprune.nets.wide_resnet:wrn_34_10",
+}
+
+
+def names() -> list[str]:
+    """The built-in networks, in the order of the table."""
+    return list(_NETS)
+
+
+class Net(Spec):
+    """Which network, and how it starts.
+
+    Args:
+        kind: a built-in name, `timm:NAME`, or `package.module:factory`.
+        options: keyword arguments for the factory.
+        normalize: per-channel constants, or the name of standard ones; None feeds pixels in [0, 1] as they are.
+        weights: checkpoint to start from; see `load_weights` for what it may hold. None starts at random.
+
+    Sample yaml: `net: {kind: timm:resnet50, normalize: imagenet, weights: resnet50.safetensors}`
+    """
+
+    kind: str
+    options: dict[str, Any] = Field(default={})
+    normalize: NamedNormalization | None = None
+    weights: str | None = None
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in _NETS and not re.fullmatch(r"[^\W\d][\w.]*:\S+", kind):
+            raise ValueError(f"unknown net {kind!r}; {nearest(kind, _NETS)} (or timm:NAME, or package.module:factory)")
+        return kind
+
+    def build(self, num_classes: int, in_channels: int = 3, image_size: int = 32) -> nn.Module:
+        """The network for square images of side `image_size`, on the CPU, in training mode.
+
+        A factory is told the three arguments as far as its signature names them. With normalisation the result is a
+        `nn.Sequential` of `normalize` and `net`; without, it is the bare network.
+
+        Raises:
+            SpecError: if the network cannot be made; the message names the kind and the remedy.
+            CheckpointError: if `weights` do not fit it.
+        """
+        try:
+            if self.kind.startswith("timm:"):
+                factory, values = self._timm(num_classes, in_channels)
+            else:
+                factory, values = self._imported(num_classes, in_channels, image_size)
+            net = factory(**values | self.options)
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"net {self.kind!r} cannot be made with options {self.options}: {error}") from error
+        if not isinstance(net, nn.Module):
+            raise SpecError(f"net {self.kind!r} gave a {type(net).__name__}; the factory must return an nn.Module")
+        if self.normalize is not None:
+            mean, std = self.normalize.mean, self.normalize.std
+            if len(mean) != in_channels:
+                raise SpecError(f"normalize has {len(mean)} means, the images {in_channels} channels; give one each")
+            net = nn.Sequential(OrderedDict(normalize=Normalize(mean, std), net=net))
+        if self.weights is not None:
+            load_weights(net, self.weights)
+        return net
+
+    def _timm(self, num_classes: int, in_channels: int) -> tuple[Callable[..., Any], dict[str, Any]]:
+        import timm  # slow to import, and few recipes need it
+
+        name = self.kind.removeprefix("timm:")
+        if not timm.is_model(name):
+            closest = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0)[0]
+            raise SpecError(f"timm has no model {name!r}; did you mean 'timm:{closest}'?")
+        values = {"model_name": name, "pretrained": False, "num_classes": num_classes, "in_chans": in_channels}
+        return timm.create_model, values
+
+    def _imported(
+        self, num_classes: int, in_channels: int, image_size: int
+    ) -> tuple[Callable[..., Any], dict[str, Any]]:
+        path, _, attribute = _NETS.get(self.kind, self.kind).partition(":")
+        try:
+            module = import_module(path)
+        except ImportError as error:
+            raise SpecError(f"net {self.kind!r}: {error}; install the package or correct its name") from error
+        factory = getattr(module, attribute, None)
+        if not callable(factory):
+            raise SpecError(f"net {self.kind!r}: {path} has no function or class {attribute!r}; correct the name")
+        parameters = inspect.signature(factory).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        for option in self.options:
+            if option not in parameters and not takes_any:
+                raise SpecError(f"net {self.kind!r} has no option {option!r}; {nearest(option, parameters)}")
+        offers = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+        told = [name for name in offers if name in parameters or (takes_any and name == "num_classes")]
+        return factory, {name: offers[name] for name in told}

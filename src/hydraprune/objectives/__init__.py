@@ -1,0 +1,17 @@
+"""Training objectives: each the same call over weights and over scores."""
+
+from hydraprune.core.objective import Objective
+from hydraprune.core.registry import Registry
+
+OBJECTIVES: Registry[Objective] = Registry(
+    "objective",
+    Objective,
+    {
+        "natural": "hydraprune.objectives.natural:Natural",
+        "pgd": "hydraprune.objectives.pgd:PGD",
+        "trades": "hydraprune.objectives.trades:TRADES",
+        "mart": "hydraprune.objectives.mart:MART",
+        "fast": "hydraprune.objectives.fast:Fast",
+        "free": "hydraprune.objectives.free:Free",
+    },
+)

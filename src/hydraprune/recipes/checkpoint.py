@@ -1,0 +1,132 @@
+"""Checkpoints: plain tensors with canonical names, masks as packed bits, and JSON that says what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hydraprune.core.checkpoint import load_tensors, pack_mask, read_json, save_tensors, unpack_mask, write_json
+from hydraprune.core.errors import CheckpointError
+from hydraprune.core.plain import tensors
+from hydraprune.core.spec import Spec
+from hydraprune.core.threat import ThreatModel
+from hydraprune.masks.source import FixedMask
+from hydraprune.masks.view import MaskView
+from hydraprune.nets import Net
+
+MODEL, MASKS, META = "model.safetensors", "masks.safetensors", "checkpoint.json"
+
+
+class Meta(Spec):
+    """What a checkpoint is.
+
+    Args:
+        net: the network's spec; None for a module that was made in Python, which must be made again to load it.
+        num_classes: classes.
+        in_channels: channels of an image.
+        image_size: side of an image.
+        threat: the adversary it was trained against.
+        pruner: how its connections were chosen; None if it is dense.
+        sparsity: removed / total over prunable weights.
+        kept: prunable weights left.
+        total: prunable weights of the dense network.
+        layers: name -> [kept, total].
+        recipe: the recipe that made it.
+        metrics: of its last epoch.
+        versions: of the packages that made it.
+        sha256: file -> digest.
+    """
+
+    net: Net | None = None
+    num_classes: int | None = None
+    in_channels: int | None = None
+    image_size: int | None = None
+    threat: ThreatModel | None = None
+    pruner: str | None = None
+    sparsity: float = 0.0
+    kept: int = 0
+    total: int = 0
+    layers: dict[str, tuple[int, int]] = {}
+    recipe: dict[str, Any] | None = None
+    metrics: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    sha256: dict[str, str] = {}
+
+
+def versions() -> dict[str, str]:
+    """The packages that figures depend on."""
+    return {"python": platform.python_version(), **{n: version(n) for n in ("hydraprune", "torch", "numpy")}}
+
+
+def save(folder: Path | str, model: nn.Module, meta: Meta | None = None) -> Meta:
+    """Write `model` into `folder`, masks applied; `checkpoint.json` comes last, so a folder that has it is whole.
+
+    `model.safetensors` holds the masked weights under the names of the plain network, whose `load_state_dict` takes
+    them. Counts are measured here, over masks.
+    """
+    folder, view = Path(folder), MaskView(model)
+    counts, whole = view.counts(), view.count()
+    save_tensors(folder / MODEL, tensors(model), {})
+    masks = view.masks()
+    shapes = {name: list(mask.shape) for name, mask in masks.items()}
+    save_tensors(folder / MASKS, {name: pack_mask(mask) for name, mask in masks.items()}, {"shapes": shapes})
+    measured = {
+        "sparsity": 1 - whole.kept / whole.total,
+        "kept": whole.kept,
+        "total": whole.total,
+        "layers": {name: (count.kept, count.total) for name, count in counts.items()},
+        "versions": versions(),
+        "sha256": {name: _sha256(folder / name) for name in (MODEL, MASKS)},
+    }
+    meta = (meta or Meta()).model_copy(update=measured)
+    write_json(folder / META, meta.plain())
+    return meta
+
+
+def load(folder: Path | str, model: nn.Module | None = None) -> tuple[nn.Module, Meta]:
+    """The network of a checkpoint folder, with its masks attached, on the CPU; and what it is.
+
+    Args:
+        folder: of a finished stage, or of `save`.
+        model: the plain network to fill, for a checkpoint that names none.
+
+    Raises:
+        CheckpointError: if a file is missing, truncated or altered, or does not fit the network.
+    """
+    folder = Path(folder)
+    if not (folder / META).is_file():
+        raise CheckpointError(f"{folder} holds no finished checkpoint (no {META}); give a folder such as RUN/finetune")
+    meta = Meta.parse(read_json(folder / META), str(folder / META))
+    for name, digest in meta.sha256.items():
+        if (folder / name).is_file() and _sha256(folder / name) != digest:
+            raise CheckpointError(f"{folder / name} is corrupt: its checksum is not the one in {META}; restore it")
+    if model is None:
+        if meta.net is None or meta.num_classes is None:
+            raise CheckpointError(f"{folder} does not say which network it holds; pass it: load(folder, model)")
+        net = meta.net.model_copy(update={"weights": None})
+        model = net.build(meta.num_classes, meta.in_channels or 3, meta.image_size or 32)
+    values, _ = load_tensors(folder / MODEL)
+    packed, header = load_tensors(folder / MASKS)
+    try:
+        model.load_state_dict(values)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise CheckpointError(f"{folder} does not fit {type(model).__name__}: {reason}") from None
+    masks = {name: unpack_mask(bits, tuple(header["shapes"][name])) for name, bits in packed.items()}
+    MaskView(model).attach({name: FixedMask(mask) for name, mask in masks.items()})
+    return model, meta
+
+
+def finished(folder: Path) -> bool:
+    """Whether the folder holds a whole checkpoint."""
+    return (folder / META).is_file()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,84 @@
+"""From a recipe to the list of things to do, each with its own folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hydraprune.recipes.schema import Compare, Evaluate, Fit, Recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage in one branch.
+
+    Attributes:
+        path: folder inside the run, such as `finetune` or `hydra-0.9/finetune`.
+        stage: what to do.
+        start: path of the job whose network this one takes up; None starts from the recipe's net.
+        targets: for an evaluation, the paths of the networks that it measures.
+    """
+
+    path: str
+    stage: Fit | Evaluate
+    start: str | None = None
+    targets: tuple[str, ...] = ()
+
+
+def plan(recipe: Recipe) -> list[Job]:
+    """Every job of `recipe`, in an order in which each finds what it starts from."""
+    first = next((i for i, s in enumerate(recipe.stages) if isinstance(s, Fit) and s.pruner), len(recipe.stages))
+    if recipe.compare is None:
+        return _chain(recipe.stages, "", {}, None)
+    trunk = _chain(recipe.stages[:first], "", {}, None)
+    paths = {job.stage.name: job.path for job in trunk}
+    jobs = list(trunk)
+    for stages, prefix in _branches(recipe.stages[first:], recipe.compare):
+        jobs += _chain(stages, prefix, paths, trunk[-1].path if trunk else None)
+    return _measured_once(jobs)
+
+
+def _chain(stages: list[Fit | Evaluate], prefix: str, before: dict[str, str], start: str | None) -> list[Job]:
+    paths, jobs = dict(before), []
+    for stage in stages:
+        path = prefix + stage.name
+        if isinstance(stage, Fit):
+            jobs.append(Job(path, stage, start))
+            paths[stage.name] = start = path
+        else:
+            names = stage.of if stage.of is not None else [next(reversed(paths))]
+            jobs.append(Job(path, stage, targets=tuple(paths[name] for name in names)))
+    return jobs
+
+
+def _branches(stages: list[Fit | Evaluate], compare: Compare) -> list[tuple[list[Fit | Evaluate], str]]:
+    """The stages from the first pruning on, once for every pruner and sparsity."""
+    branches = []
+    for sparsity in compare.sparsities:
+        for pruner in compare.pruners:
+            spare, branch = 0, []
+            for stage in stages:
+                if isinstance(stage, Fit) and stage.pruner is not None and stage.budget is not None:
+                    changes = {"pruner": pruner, "budget": stage.budget.model_copy(update={"sparsity": sparsity})}
+                    if stage.over == "scores" and not pruner.learns:
+                        spare, changes = spare + stage.epochs, changes | {"epochs": 0}
+                    stage = stage.model_copy(update=changes)
+                elif isinstance(stage, Fit) and stage.over == "weights" and compare.equal_epochs:
+                    stage, spare = stage.model_copy(update={"epochs": stage.epochs + spare}), 0
+                branch.append(stage)
+            branches.append((branch, f"{pruner.kind}-{sparsity:g}/"))
+    return branches
+
+
+def _measured_once(jobs: list[Job]) -> list[Job]:
+    """The same jobs without the evaluations of a network that an earlier branch measures already."""
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for job in jobs:
+        if isinstance(job.stage, Evaluate):
+            targets = tuple(t for t in job.targets if (job.stage.name, t) not in seen)
+            seen |= {(job.stage.name, target) for target in targets}
+            job = Job(job.path, job.stage, targets=targets)
+            if not targets:
+                continue
+        kept.append(job)
+    return kept

@@ -1,0 +1,274 @@
+"""Runs a recipe into a folder, and goes on where an earlier run of the same recipe stopped."""
+
+from __future__ import annotations
+
+import os
+import platform
+import zlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import nn
+
+from hydraprune.attacks.pgd import PGD
+from hydraprune.core.checkpoint import load_tensors, read_json, save_tensors, write_atomically, write_json
+from hydraprune.core.errors import SpecError
+from hydraprune.core.results import Record
+from hydraprune.data import Batches, Dataset
+from hydraprune.evaluate import evaluate
+from hydraprune.masks.view import MaskView
+from hydraprune.pruners.base import prune
+from hydraprune.recipes.checkpoint import Meta, finished, load, save, versions
+from hydraprune.recipes.library import dump_recipe, load_recipe
+from hydraprune.recipes.plan import Job, plan
+from hydraprune.recipes.schema import Evaluate, Fit, Recipe, Trainer
+from hydraprune.train import Hook, fit
+from hydraprune.train.hooks import Log, ProgressBar, progress_bar
+
+
+def fabric_for(trainer: Trainer) -> Fabric:
+    """The machine that `trainer` asks for.
+
+    Raises:
+        SpecError: if it asks for a GPU and there is none.
+    """
+    cuda = torch.cuda.is_available()
+    if trainer.device == "cuda" and not cuda:
+        raise SpecError("trainer.device is 'cuda' but torch sees no GPU; use `--set trainer.device=cpu`")
+    accelerator = "cuda" if cuda and trainer.device != "cpu" else "cpu"
+    precise = trainer.precision == "float32" or (trainer.precision == "auto" and accelerator == "cpu")
+    return Fabric(
+        accelerator=accelerator,
+        devices=trainer.devices,
+        strategy="ddp" if trainer.devices > 1 else "auto",
+        precision="32-true" if precise else "bf16-mixed",
+    )
+
+
+def run(recipe: Recipe, out: Path | str, console: Console | None = None) -> list[Record]:
+    """Run every stage of `recipe` into the folder `out` and return the records of its evaluations.
+
+    Finished stages are skipped, an unfinished one goes on after its last epoch. The folder gets `recipe.yaml`,
+    `environment.json`, `metrics.jsonl`, `tensorboard/`, a checkpoint folder per stage, and `results.json`.
+
+    Args:
+        recipe: what to run.
+        out: a new folder, or one of an earlier run of the same recipe.
+        console: where progress is shown; None shows nothing.
+
+    Raises:
+        SpecError: if `out` holds a run of another recipe.
+        HydrapruneError: whatever a stage raises; finished stages and saved epochs are kept.
+    """
+    fabric = fabric_for(recipe.trainer)
+    fabric.launch()
+    here = _Run(recipe, Path(out), fabric, console or Console(quiet=True))
+    here.claim()
+    for job in plan(recipe):
+        if isinstance(job.stage, Fit):
+            here.train(job, job.stage)
+        else:
+            here.measure(job, job.stage)
+    return here.records()
+
+
+class _Run:
+    """A recipe, its folder and its machine."""
+
+    def __init__(self, recipe: Recipe, out: Path, fabric: Fabric, console: Console) -> None:
+        self.recipe, self.out, self.fabric = recipe, out, fabric
+        self.console = console if fabric.is_global_zero else Console(quiet=True)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The images, read when the first stage needs them."""
+        return self.recipe.data.load()
+
+    def claim(self) -> None:
+        """Write the recipe down, or see that the one that is there is the same."""
+        written = self.out / "recipe.yaml"
+        if written.exists():
+            _same(load_recipe(str(written)), self.recipe, self.out)
+        elif self.fabric.is_global_zero:
+            write_atomically(written, dump_recipe(self.recipe).encode())
+        if self.fabric.is_global_zero:
+            write_json(self.out / "environment.json", _environment(self.fabric))
+        self.fabric.barrier()
+
+    def records(self) -> list[Record]:
+        """What was measured so far."""
+        path = self.out / "results.json"
+        values = read_json(path) if path.exists() else []
+        return [Record.parse(value, f"{path}[{number}]") for number, value in enumerate(values)]
+
+    def train(self, job: Job, stage: Fit) -> None:
+        """One training stage: start network, masks, fit, checkpoint."""
+        folder = self.out / job.path
+        if finished(folder):
+            self.console.print(f"{job.path}: done before")
+            return
+        recipe, fabric = self.recipe, self.fabric
+        model, before = self._start(job)
+        view = MaskView(model)
+        if stage.pruner is not None and stage.budget is not None:
+            rng = torch.Generator().manual_seed(_seed(recipe.seed, f"{stage.name}/scores"))
+            prune(view, stage.pruner, stage.budget, stage.structure, rng)
+        state, best = folder / "state.safetensors", folder / "best.safetensors"
+        seed = _seed(recipe.seed, stage.name)
+        batches = self.data.train.batches(
+            stage.batch_size,
+            seed=seed,
+            augment=True,
+            shuffle=True,
+            drop_last=len(self.data.train) >= stage.batch_size * fabric.world_size,
+            device=fabric.device,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+        )
+        hooks: list[Hook] = [_Validate(self, stage, best)]
+        if fabric.is_global_zero:
+            hooks.append(Log(job.path, self.out / "metrics.jsonl", self.out / "tensorboard"))
+            hooks.append(ProgressBar(job.path, self.console))
+        history = fit(
+            model,
+            view.parameters(stage.over, train_norm=stage.train_norm) if stage.epochs else [],
+            batches,
+            stage.objective or recipe.objective,
+            epochs=stage.epochs,
+            optim=stage.optim,
+            threat=recipe.threat,
+            seed=seed,
+            fabric=fabric,
+            channels_last=recipe.trainer.channels_last,
+            compile=recipe.trainer.compile,
+            state=state,
+            key=_key(recipe, job, stage),
+            hooks=hooks,
+        )
+        if stage.select == "best" and best.exists():
+            model.load_state_dict(load_tensors(best)[0])
+        view.freeze()
+        if fabric.is_global_zero:
+            channels, side, _ = self.data.shape
+            meta = Meta(
+                net=recipe.net,
+                num_classes=self.data.num_classes,
+                in_channels=channels,
+                image_size=side,
+                threat=recipe.threat,
+                pruner=before.pruner if stage.pruner is None else stage.pruner.kind,
+                recipe=recipe.plain(),
+                metrics=history[-1] if history else {},
+            )
+            save(folder, model, meta)
+            for leftover in (state, best):
+                leftover.unlink(missing_ok=True)
+        fabric.barrier()
+
+    def _start(self, job: Job) -> tuple[nn.Module, Meta]:
+        if job.start is not None:
+            return load(self.out / job.start)
+        torch.manual_seed(self.recipe.seed)
+        channels, side, _ = self.data.shape
+        return self.recipe.net.build(self.data.num_classes, channels, side), Meta()
+
+    def measure(self, job: Job, stage: Evaluate) -> None:
+        """One evaluation stage, on the first process."""
+        if not self.fabric.is_global_zero:
+            return
+        names = {attack.name for attack in stage.attacks}
+        for target in job.targets:
+            if any(r.stage == target and names <= set(r.robust_accuracy) for r in self.records()):
+                self.console.print(f"{target}: measured before")
+                continue
+            record = measure(
+                self.out / target, self.recipe, stage, data=self.data, fabric=self.fabric, console=self.console
+            )
+            record = record.model_copy(update={"stage": target})
+            write_json(self.out / "results.json", [r.plain() for r in [*self.records(), record]])
+
+
+def measure(
+    folder: Path, recipe: Recipe, stage: Evaluate, *, data: Dataset, fabric: Fabric, console: Console
+) -> Record:
+    """Clean and robust accuracy of the checkpoint in `folder` under the recipe's threat model."""
+    model, meta = load(folder)
+    images = data.test if stage.samples is None else data.test.take(stage.samples)
+    batches = images.batches(stage.batch_size, seed=0, device=fabric.device)
+    limits = {a.name: stage.attack_samples[a.kind] for a in stage.attacks if a.kind in stage.attack_samples}
+    with progress_bar(console) as bar:
+        task = bar.add_task(f"{folder.name}: evaluate", total=(1 + len(stage.attacks)) * len(batches), note="")
+        evaluation = evaluate(
+            fabric.to_device(model),
+            batches.epoch(0),
+            threat=recipe.threat,
+            attacks=stage.attacks,
+            seed=recipe.seed,
+            attack_samples=limits,
+            progress=lambda what, done, total: bar.update(task, advance=1, note=what),
+        )
+    record = evaluation.record(
+        stage=folder.name, pruner=meta.pruner, kept=meta.kept, total=meta.total, seed=recipe.seed
+    )
+    robust = ", ".join(f"{name} {value:.3f}" for name, value in record.robust_accuracy.items())
+    console.print(f"{folder}: sparsity {record.sparsity:.3f}, clean {record.clean_accuracy:.3f}, {robust}")
+    return record
+
+
+class _Validate(Hook):
+    """Measures held-out images after an epoch, and keeps the best network if the stage asks for it."""
+
+    def __init__(self, here: _Run, stage: Fit, best: Path) -> None:
+        self._here, self._stage, self._best = here, stage, best
+        self._epochs = stage.epochs
+
+    def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
+        settings, images = self._stage.validation, self._here.data.validation
+        due = epoch % settings.every == 0 or epoch == self._epochs
+        if not due or not settings.samples or not len(images):
+            return
+        threat = self._here.recipe.threat
+        attacks = [PGD(steps=settings.steps, restarts=1)] if threat is not None and settings.steps else []
+        batches: Batches = images.take(settings.samples).batches(500, seed=0, device=self._here.fabric.device)
+        result = evaluate(model, batches.epoch(0), threat=threat, attacks=attacks, seed=self._here.recipe.seed)
+        metrics["validation_accuracy"] = value = result.clean_accuracy
+        for value in result.robust_accuracy.values():
+            metrics["validation_robust_accuracy"] = value
+        if self._stage.select == "best" and self._here.fabric.is_global_zero:
+            before = load_tensors(self._best)[1]["value"] if self._best.exists() else -1.0
+            if value > before:
+                save_tensors(self._best, model.state_dict(), {"value": value, "epoch": epoch})
+
+
+def _seed(seed: int, purpose: str) -> int:
+    """A seed of its own for every purpose; the same for all branches, so that they see the same batches."""
+    return (seed << 32) + zlib.crc32(purpose.encode())
+
+
+def _key(recipe: Recipe, job: Job, stage: Fit) -> str:
+    """What a saved state must have been trained with."""
+    settings = recipe.plain() | {"trainer": None, "stages": None, "compare": None, "about": None}
+    return f"{zlib.crc32(repr((settings, stage.plain())).encode()):08x}/{job.path}"
+
+
+def _same(written: Recipe, recipe: Recipe, out: Path) -> None:
+    old, new = (r.plain() | {"trainer": None} for r in (written, recipe))
+    if old != new:
+        keys = [key for key in new if old.get(key) != new[key]]
+        raise SpecError(f"{out} holds a run of another recipe (it differs in {', '.join(keys)}); choose another --out")
+
+
+def _environment(fabric: Fabric) -> dict[str, Any]:
+    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else platform.processor()
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "device": f"{fabric.device.type} {device or platform.machine()}",
+        "processes": fabric.world_size,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }

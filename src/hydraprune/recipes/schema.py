@@ -1,0 +1,217 @@
+"""A recipe: everything that one experiment needs, validated before anything runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from hydraprune.attacks import ATTACKS
+from hydraprune.core.attack import Attack
+from hydraprune.core.objective import Objective
+from hydraprune.core.spec import Number, Spec, nearest
+from hydraprune.core.threat import ThreatModel
+from hydraprune.data import SOURCES, Source
+from hydraprune.masks import BUDGETS, STRUCTURES
+from hydraprune.masks.budgets import Budget
+from hydraprune.masks.structures import Structure, Weight
+from hydraprune.masks.view import Over
+from hydraprune.nets import Net
+from hydraprune.objectives import OBJECTIVES
+from hydraprune.pruners import PRUNERS
+from hydraprune.pruners.base import Pruner
+from hydraprune.train import Optim
+
+AnyObjective = Annotated[Objective, OBJECTIVES]
+AnyPruner = Annotated[Pruner, PRUNERS]
+AnyBudget = Annotated[Budget, BUDGETS]
+AnyStructure = Annotated[Structure, STRUCTURES]
+AnyAttack = Annotated[Attack, ATTACKS]
+AnySource = Annotated[Source, SOURCES]
+
+
+class Validation(Spec):
+    """What is measured on the held-out validation images after each epoch.
+
+    Args:
+        samples: how many of them; 0 measures nothing.
+        steps: PGD steps; 0 measures clean accuracy only.
+        every: epochs between measurements; the last epoch is always measured.
+    """
+
+    samples: int = Field(default=500, ge=0)
+    steps: int = Field(default=10, ge=0)
+    every: int = Field(default=1, ge=1)
+
+
+class Fit(Spec):
+    """A stage that minimises the recipe's objective over weights or over importance scores.
+
+    Args:
+        name: the stage's folder, and what `--set stages.NAME...` calls it.
+        over: which tensors move: `weights`, or `scores` (and norm layers).
+        epochs: passes over the training images; 0 only prunes.
+        batch_size: images per optimizer step.
+        optim: optimizer and schedule.
+        pruner: chooses the connections at the start of the stage; None keeps the masks that are there.
+        budget: how many connections each layer keeps; needed with a pruner.
+        structure: what is removed together.
+        train_norm: whether scale and shift of norm layers move with the scores, as in the paper.
+        select: which epoch's network the stage hands on: the `last`, or the `best` on validation images.
+        validate: what is measured after each epoch.
+        objective: another objective than the recipe's.
+    """
+
+    kind: Literal["fit"] = "fit"
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w-]*$")
+    over: Over
+    epochs: int = Field(ge=0)
+    batch_size: int = Field(default=128, ge=1)
+    optim: Optim = Optim()
+    pruner: AnyPruner | None = None
+    budget: AnyBudget | None = None
+    structure: AnyStructure = Weight()
+    train_norm: bool = True
+    select: Literal["last", "best"] = "last"
+    validation: Validation = Validation()
+    objective: AnyObjective | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Fit:
+        if (self.pruner is None) != (self.budget is None):
+            raise ValueError("a pruner needs a budget and a budget a pruner, such as {kind: uniform, sparsity: 0.9}")
+        if self.over == "scores" and self.pruner is None:
+            raise ValueError("there are no scores without a pruner; add `pruner: {kind: hydra}`, or train over weights")
+        if self.over == "scores" and self.epochs and self.pruner is not None and not self.pruner.learns:
+            raise ValueError(f"pruner {self.pruner.kind!r} has no scores to train; use `epochs: 0`, or pruner hydra")
+        if self.select == "best" and not self.validation.samples:
+            raise ValueError("select: best needs validation images; set validation.samples")
+        return self
+
+
+class Evaluate(Spec):
+    """A stage that measures clean and robust accuracy on test images.
+
+    Args:
+        name: what `--set stages.NAME...` calls it.
+        of: names of the stages whose networks are measured; None takes the last one before this stage.
+        attacks: the adversaries.
+        samples: number of test images, from the first on; None takes all.
+        attack_samples: attack kind -> number of images, for an attack too slow for all of them.
+        batch_size: images per forward pass.
+    """
+
+    kind: Literal["evaluate"] = "evaluate"
+    name: str = "evaluate"
+    of: list[str] | None = None
+    attacks: list[AnyAttack] = Field(min_length=1)
+    samples: int | None = Field(default=None, ge=1)
+    attack_samples: dict[str, int] = {}
+    batch_size: int = Field(default=500, ge=1)
+
+
+class Compare(Spec):
+    """Runs everything from the first pruning stage on once for every pruner and sparsity, from one pre-training.
+
+    Args:
+        pruners: in place of the pruner that the recipe names.
+        sparsities: in place of the sparsity of the recipe's budget.
+        equal_epochs: give a pruner without scores the epochs that it does not spend on them in the next stage over
+            weights, so that all train equally long; the paper gives the baselines fewer.
+    """
+
+    pruners: list[AnyPruner] = Field(min_length=1)
+    sparsities: list[Annotated[Number, Field(ge=0, lt=1)]] = Field(min_length=1)
+    equal_epochs: bool = True
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Compare:
+        kinds = [pruner.kind for pruner in self.pruners]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise ValueError(f"pruner {kind!r} stands twice in compare.pruners; its folders would be the same")
+        return self
+
+
+class Trainer(Spec):
+    """The machine, and how it computes.
+
+    Args:
+        device: `auto` takes the GPU if there is one.
+        devices: processes, each with its own device; more than 1 averages gradients over them.
+        precision: `bf16` is autocast, with weights kept in float32; `auto` takes it on a GPU only.
+        channels_last: memory format of image batches.
+        compile: compile the network that attacks see.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(default=1, ge=1)
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+
+
+class Provenance(Spec):
+    """Where an experiment comes from.
+
+    Args:
+        paper: such as `arXiv:2002.10509`.
+        place: table or section.
+        reported: the numbers it gives, by name.
+        checked: whether they were compared with the paper itself.
+    """
+
+    paper: str
+    place: str = ""
+    reported: dict[str, Any] = {}
+    checked: bool = False
+
+
+class Recipe(Spec):
+    """One experiment: the objective is written once, and the stages say over which tensors it is minimised.
+
+    Args:
+        name: of the experiment.
+        about: one line for `hydraprune list`.
+        seed: of initial weights, data order, augmentation, attacks and evaluation.
+        data: the images.
+        net: the network.
+        threat: the adversary; None for natural training.
+        objective: what is minimised.
+        stages: in order.
+        compare: pruners and sparsities to run side by side.
+        trainer: the machine.
+        source: where the experiment comes from.
+    """
+
+    name: str
+    about: str = ""
+    seed: int = Field(default=0, ge=0)
+    data: AnySource
+    net: Net
+    threat: ThreatModel | None = None
+    objective: AnyObjective
+    stages: list[Annotated[Fit | Evaluate, Field(discriminator="kind")]] = Field(min_length=1)
+    compare: Compare | None = None
+    trainer: Trainer = Trainer()
+    source: Provenance | None = None
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two stages are called {name!r}; give each its own name")
+        fits = [stage.name for stage in self.stages if isinstance(stage, Fit)]
+        for stage in self.stages:
+            if isinstance(stage, Evaluate):
+                for name in stage.of or []:
+                    if name not in fits:
+                        raise ValueError(f"stage {stage.name!r} evaluates {name!r}; {nearest(name, fits)}")
+                if self.threat is None:
+                    raise ValueError(f"stage {stage.name!r} has attacks, but the recipe has no threat model")
+        if not fits:
+            raise ValueError("no stage trains; add one of kind fit")
+        if self.compare is not None and not any(isinstance(s, Fit) and s.pruner for s in self.stages):
+            raise ValueError("compare needs a stage with a pruner")
+        return self

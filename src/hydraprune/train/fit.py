@@ -1,0 +1,208 @@
+"""The only training loop: minimise an objective over a list of tensors, whatever they are."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from hydraprune.core.errors import TrainingError
+from hydraprune.core.objective import Batch, Clock, Context, Objective
+from hydraprune.core.plain import once
+from hydraprune.core.threat import ThreatModel
+from hydraprune.train.optim import Average, Optim
+from hydraprune.train.state import load_state, save_state
+
+
+class Batches(Protocol):
+    """Training data: `epoch(n)` must be a pure function of `n`, so that an epoch can be run again."""
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of epoch `number`, shuffled and augmented."""
+
+
+class Hook:
+    """Something that watches training; every method may be left as it is."""
+
+    def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
+        """Before the first step; `done` epochs were already taken by an earlier run."""
+
+    def on_step(self, clock: Clock, images: int, loss: float) -> None:
+        """After an optimizer step on `images` images."""
+
+    def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
+        """After `epoch` epochs, before they are saved; what is added to `metrics` goes into the history."""
+
+    def on_end(self) -> None:
+        """After the last step, or when training breaks off."""
+
+
+def fit(
+    model: nn.Module,
+    params: Sequence[tuple[str, nn.Parameter]],
+    batches: Batches,
+    objective: Objective,
+    *,
+    epochs: int,
+    optim: Optim | None = None,
+    threat: ThreatModel | None = None,
+    seed: int = 0,
+    fabric: Fabric | None = None,
+    channels_last: bool = True,
+    compile: bool = False,
+    state: Path | None = None,
+    key: str = "",
+    hooks: Sequence[Hook] = (),
+) -> list[dict[str, Any]]:
+    """Minimise `objective` over `params`, in place, and return the metrics of every epoch.
+
+    Args:
+        model: returns logits (B, K) for images (B, C, H, W); moved to the device of `fabric`.
+        params: (name, tensor) pairs to move; everything else stays, but for the statistics of norm layers.
+        batches: the training data; the same on every run with the same seed.
+        objective: what to minimise.
+        epochs: passes over the data; 0 does nothing.
+        optim: optimizer, schedule, clipping and averaging; SGD with a cosine schedule if None.
+        threat: the adversary that the objective trains against.
+        seed: every random number of epoch `e` follows from `seed` and `e` alone.
+        fabric: device, number of processes and precision; one process on the CPU in float32 if None.
+        channels_last: hold image batches in that memory format.
+        compile: compile the network that attacks see (pays on a GPU, costs seconds at the start).
+        state: where to save after every epoch, and to resume from if it is there.
+        key: names the settings, so that a state of other settings is not resumed.
+        hooks: what watches.
+
+    Raises:
+        TrainingError: if the loss is not finite, with the step; the state of the last epoch is kept.
+        CheckpointError: if `state` is damaged or belongs to other settings.
+    """
+    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    model = fabric.to_device(model)
+    tensors = [tensor for _, tensor in params]
+    if epochs == 0 or not tensors:
+        return []
+    loop = _Loop(model, tensors, objective, optim or Optim(), fabric, hooks)
+    done, history = 0, []
+    if state is not None and state.exists():
+        done, history = load_state(state, model, loop.optimizer, loop.average, key)
+    steps_per_epoch = len(batches) * objective.steps_per_batch()
+    loop.ctx = Context(
+        threat, torch.Generator(fabric.device), Clock(done * steps_per_epoch, steps_per_epoch, epochs), compile=compile
+    )
+    try:
+        for hook in hooks:
+            hook.on_start(epochs, steps_per_epoch, done)
+        for epoch in range(done, epochs):
+            started = time.perf_counter()
+            loop.begin(_mixed(seed, epoch, fabric.global_rank))
+            for batch in batches.epoch(epoch):
+                if channels_last and batch.x.dim() == 4:
+                    batch = Batch(batch.x.contiguous(memory_format=torch.channels_last), batch.y)
+                for _ in range(objective.steps_per_batch()):
+                    loop.step(batch)
+            _share_statistics(model, fabric)
+            metrics = loop.metrics() | {"seconds": time.perf_counter() - started}
+            with nullcontext() if loop.average is None else loop.average.applied():
+                for hook in hooks:
+                    hook.on_epoch(epoch + 1, model, metrics)
+            history.append({"epoch": epoch + 1, **metrics})
+            if state is not None and fabric.is_global_zero:
+                save_state(state, model, loop.optimizer, loop.average, epoch + 1, history, key)
+    finally:
+        for hook in hooks:
+            hook.on_end()
+    if loop.average is not None:
+        loop.average.settle()
+    return history
+
+
+def _mixed(seed: int, epoch: int, rank: int) -> int:
+    """A seed for the random numbers of one epoch on one process."""
+    return (seed * 1_000_003 + epoch * 1009 + rank) % 2**63
+
+
+class _Loop:
+    """The moving parts of one call of `fit`."""
+
+    ctx: Context
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tensors: list[nn.Parameter],
+        objective: Objective,
+        optim: Optim,
+        fabric: Fabric,
+        hooks: Sequence[Hook],
+    ) -> None:
+        self.model, self.tensors, self.objective = model, tensors, objective
+        self.optim, self.fabric, self.hooks = optim, fabric, hooks
+        self.optimizer = optim.build(tensors)
+        self.average = None if optim.ema is None else Average(tensors, optim.ema)
+        self.totals: dict[str, Tensor] = {}
+
+    def begin(self, seed: int) -> None:
+        """Start an epoch: everything random in it follows from `seed`."""
+        torch.manual_seed(seed)
+        self.ctx.rng.manual_seed(seed)
+        self.ctx.state.clear()
+        self.totals.clear()
+        self.model.train()
+
+    def step(self, batch: Batch) -> None:
+        """One optimizer step."""
+        clock = self.ctx.clock
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.optim.rate(clock)
+        with self.fabric.autocast(), once(self.model):
+            loss = self.objective(self.model, batch, self.ctx)
+        value = loss.value.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at step {clock.step} (epoch {clock.step // clock.steps_per_epoch + 1}); lower "
+                "the learning rate or clip the gradient (optim.clip_norm); the epochs saved before are kept"
+            )
+        loss.value.backward()
+        if self.fabric.world_size > 1:
+            for tensor in self.tensors:
+                if tensor.grad is not None:
+                    tensor.grad = self.fabric.all_reduce(tensor.grad, reduce_op="mean")
+        if self.optim.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.tensors, self.optim.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
+        self.ctx.clock = replace(clock, step=clock.step + 1)
+        images = torch.tensor(float(len(batch.x)), dtype=torch.float64, device=batch.x.device)
+        for name, metric in {"loss": loss.value, **loss.metrics}.items():
+            self.totals[name] = self.totals.get(name, 0) + metric.detach() * images
+        self.totals["images"] = self.totals.get("images", 0) + images
+        for hook in self.hooks:
+            hook.on_step(self.ctx.clock, len(batch.x), value)
+
+    def metrics(self) -> dict[str, float]:
+        """Averages per image over the epoch so far and over all processes, and the learning rate."""
+        totals = {name: self.fabric.all_reduce(total, reduce_op="sum") for name, total in self.totals.items()}
+        images = totals.pop("images")
+        means = {name: float(total / images) for name, total in totals.items()}
+        return {**means, "lr": self.optimizer.param_groups[0]["lr"]}
+
+
+def _share_statistics(model: nn.Module, fabric: Fabric) -> None:
+    """Average the running statistics of norm layers over processes."""
+    if fabric.world_size > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(fabric.all_reduce(buffer, reduce_op="mean"))

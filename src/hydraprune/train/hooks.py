@@ -1,0 +1,92 @@
+"""What watches training: a progress bar, and a log of every epoch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from hydraprune.core.checkpoint import write_atomically
+from hydraprune.core.objective import Clock
+from hydraprune.train.fit import Hook
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with a label, a note (throughput, loss) and the time left; it disappears when it is done."""
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:3.0f}%"),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+class ProgressBar(Hook):
+    """One bar per stage, with images per second, the loss and the time left; one line per stage stays."""
+
+    def __init__(self, label: str, console: Console) -> None:
+        self._label = label
+        self._console = console
+        self._bar = progress_bar(console)
+        self._images = 0
+        self._last: dict[str, float] = {}
+
+    def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
+        total = epochs * steps_per_epoch
+        self._task = self._bar.add_task(self._label, total=total, completed=done * steps_per_epoch, note="")
+        if done:
+            self._console.print(f"{self._label}: resumed after epoch {done} of {epochs}")
+        self._bar.start()
+
+    def on_step(self, clock: Clock, images: int, loss: float) -> None:
+        self._images += images
+        elapsed = self._bar.tasks[self._task].elapsed or 0.0
+        speed = f"{self._images / elapsed:,.0f} images/s" if elapsed > 0.5 else ""
+        epoch = -(-clock.step // clock.steps_per_epoch)
+        self._bar.update(self._task, advance=1, note=f"epoch {epoch}/{clock.epochs}  loss {loss:.3f}  {speed}")
+
+    def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
+        self._last = metrics
+
+    def on_end(self) -> None:
+        self._bar.stop()
+        shown = ("loss", "accuracy", "robust_accuracy", "validation_accuracy", "validation_robust_accuracy")
+        figures = [f"{name.replace('_', ' ')} {self._last[name]:.3f}" for name in shown if name in self._last]
+        if figures:
+            self._console.print(f"{self._label}: {', '.join(figures)}")
+
+
+class Log(Hook):
+    """Every epoch's metrics as a line of JSON in `file`, and as TensorBoard curves below `curves`."""
+
+    def __init__(self, stage: str, file: Path, curves: Path) -> None:
+        self._stage = stage
+        self._file = file
+        self._curves = curves
+
+    def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # a second to import, so only when something is trained
+
+        # A run that was killed may have logged an epoch that it did not save; it is taken again.
+        self._write([line for line in self._lines() if line["stage"] != self._stage or line["epoch"] <= done])
+        self._writer = SummaryWriter(str(self._curves / self._stage), purge_step=done + 1)
+
+    def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
+        self._write([*self._lines(), {"stage": self._stage, "epoch": epoch, **metrics}])
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, epoch)
+
+    def on_end(self) -> None:
+        self._writer.close()
+
+    def _lines(self) -> list[dict[str, float | str]]:
+        return [json.loads(line) for line in self._file.read_text().splitlines()] if self._file.exists() else []
+
+    def _write(self, lines: list[dict[str, float | str]]) -> None:
+        write_atomically(self._file, "".join(json.dumps(line) + "\n" for line in lines).encode())

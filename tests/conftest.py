@@ -1,0 +1,21 @@
+"""What every test may ask for."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+REFERENCE = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def reference() -> Path:
+    """The folder of reference numbers and images beside the project."""
+    if not REFERENCE.is_dir():
+        pytest.skip("the reference folder is not beside this checkout")
+    return REFERENCE
