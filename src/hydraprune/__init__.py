@@ -1,0 +1,76 @@
+"""Networks that are both compact and robust: prune with the robust training objective itself."""
+
+from hydraprune.attacks.autoattack import AutoAttack
+from hydraprune.attacks.pgd import PGD as PGDAttack
+from hydraprune.core.errors import HydrapruneError
+from hydraprune.core.objective import Batch, Context, Loss, Objective
+from hydraprune.core.results import Record
+from hydraprune.core.threat import ThreatModel
+from hydraprune.data import SOURCES, Dataset
+from hydraprune.evaluate import Evaluation, evaluate
+from hydraprune.masks.budgets import ERK, Global, Uniform
+from hydraprune.masks.view import MaskView
+from hydraprune.nets import Net
+from hydraprune.objectives.fast import Fast
+from hydraprune.objectives.free import Free
+from hydraprune.objectives.mart import MART
+from hydraprune.objectives.natural import Natural
+from hydraprune.objectives.pgd import PGD
+from hydraprune.objectives.trades import TRADES
+from hydraprune.pruners.base import Pruner, prune
+from hydraprune.pruners.hydra import Hydra
+from hydraprune.pruners.magnitude import Magnitude
+from hydraprune.pruners.random import Random
+from hydraprune.recipes.checkpoint import load, save
+from hydraprune.recipes.library import load_recipe
+from hydraprune.recipes.runner import run
+from hydraprune.train import Optim, fit
+
+
+def load_data(kind: str, **settings: object) -> Dataset:
+    """The data set called `kind` (`digits`, `cifar10`, `svhn`, `images`), such as `load_data("cifar10", path="data")`.
+
+    Raises:
+        SpecError: for an unknown kind or setting.
+        DataError: if the data is missing or unreadable.
+    """
+    return SOURCES.make({"kind": kind, **settings}, "data").load()
+
+
+__all__ = [
+    "ERK",
+    "MART",
+    "PGD",
+    "TRADES",
+    "AutoAttack",
+    "Batch",
+    "Context",
+    "Dataset",
+    "Evaluation",
+    "Fast",
+    "Free",
+    "Global",
+    "Hydra",
+    "HydrapruneError",
+    "Loss",
+    "Magnitude",
+    "MaskView",
+    "Natural",
+    "Net",
+    "Objective",
+    "Optim",
+    "PGDAttack",
+    "Pruner",
+    "Random",
+    "Record",
+    "ThreatModel",
+    "Uniform",
+    "evaluate",
+    "fit",
+    "load",
+    "load_data",
+    "load_recipe",
+    "prune",
+    "run",
+    "save",
+]

@@ -5,7 +5,7 @@ from hydraprune.core.registry import Registry
 
 ATTACKS = Registry(
     "attack",
-    Attack,  # type: ignore[type-abstract]
+    Attack,
     {
         "fgsm": "hydraprune.attacks.fgsm:FGSM",
         "pgd": "hydraprune.attacks.pgd:PGD",

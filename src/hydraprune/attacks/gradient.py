@@ -61,8 +61,9 @@ def ascend(
     with torch.enable_grad():
         logits = model(adversarial).float()
         (gradient,) = torch.autograd.grad(loss(logits).sum(), adversarial)
-    moved = adversarial.detach() + step_size * threat.steepest(gradient)
-    return threat.project(x, moved), logits.detach()
+    # The sign of NaN is 0: hidden, a broken gradient would leave the image where it is and make it look robust.
+    direction = torch.where(gradient.isnan(), gradient, threat.steepest(gradient))
+    return threat.project(x, adversarial + step_size * direction), logits.detach()
 
 
 def _first(x: Tensor, threat: ThreatModel, start: Start, rng: torch.Generator) -> Tensor:

@@ -19,7 +19,6 @@ from torch import Tensor
 from hydraprune.core.errors import CheckpointError, TrainingError
 
 
-
 def write_atomically(path: Path, content: bytes) -> None:
     """Write all of `content`, or leave what was there.
 

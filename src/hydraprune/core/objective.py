@@ -80,8 +80,7 @@ class Context:
 
 
 class Objective(Spec, ABC):
-    """A robust (or natural) training loss. The same call serves training over weights and over scores.
-    """
+    """A robust (or natural) training loss. The same call serves training over weights and over scores."""
 
     kind: str
 

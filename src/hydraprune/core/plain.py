@@ -42,7 +42,11 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     These are the names and values that the plain network's `load_state_dict` takes.
     """
     masked = {name: getattr(module, tensor) for name, module, tensor in parametrized(model)}
-    state = {name: value for name, value in model.state_dict(keep_vars=True).items() if ".parametrizations." not in f".{name}"}
+    state = {
+        name: value
+        for name, value in model.state_dict(keep_vars=True).items()
+        if ".parametrizations." not in f".{name}"
+    }
     return {name: value.detach() for name, value in {**state, **masked}.items()}
 
 

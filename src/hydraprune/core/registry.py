@@ -62,7 +62,8 @@ class Registry(Generic[S]):
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Lets a spec hold any of these methods: `objective: Annotated[Objective, OBJECTIVES]`."""
         return core_schema.no_info_plain_validator_function(
-            self._validate, serialization=core_schema.plain_serializer_function_ser_schema(lambda method: method.plain())
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda method: method.plain()),
         )
 
     def _validate(self, values: Any) -> S:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -38,15 +40,15 @@ def foldable(model: nn.Module) -> dict[str, str]:
     return pairs
 
 
-def folded(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
     """Weight and bias of `layer` followed by `norm` in evaluation mode."""
-    weight, bias = layer.weight, layer.bias  # type: ignore[union-attr]
-    scale = torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+    weight, bias = layer.weight, layer.bias
+    scale = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight
     shift = (0 if bias is None else bias) - norm.running_mean
     shift = shift * scale + (0 if norm.bias is None else norm.bias)
-    return weight * scale.view(-1, *[1] * (weight.dim() - 1)), shift  # type: ignore[operator, union-attr]
+    return weight * scale.view(-1, *[1] * (weight.dim() - 1)), shift
 
 
 class Twin:
@@ -68,7 +70,7 @@ class Twin:
             setattr(self._copy.get_submodule(owner), name, nn.Identity())
         device = next(self._copy.parameters()).device
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-        self._followers: list[tuple[nn.Module, nn.Module, nn.Module | None]] = []
+        self._followers: list[tuple[nn.Module, Any, nn.Module | None]] = []
         for path, module in self._copy.named_modules():
             if isinstance(module, AFFINE):
                 if path in norms and module.bias is None:
@@ -90,8 +92,8 @@ class Twin:
             for live, copy, norm in self._followers:
                 if norm is not None:
                     weight, bias = folded(live, norm)
-                    copy.weight.copy_(weight)  # type: ignore[operator, union-attr]
-                    copy.bias.copy_(bias)  # type: ignore[operator, union-attr]
+                    copy.weight.copy_(weight)
+                    copy.bias.copy_(bias)
                     continue
                 for name, value in [*copy._parameters.items(), *copy._buffers.items()]:
                     if value is not None:

@@ -8,7 +8,7 @@ from hydraprune.data.source import Source
 
 SOURCES = Registry(
     "dataset",
-    Source,  # type: ignore[type-abstract]
+    Source,
     {
         "digits": "hydraprune.data.digits:Digits",
         "cifar10": "hydraprune.data.hub:Cifar10",

@@ -33,16 +33,17 @@ class LearnedMask(nn.Module):
     Gradients reach the scores straight through the selection.
     """
 
-    def __init__(self, score: Tensor, keep: int, structure: Structure) -> None:
+    def __init__(self, score: Tensor, keep: int, structure: Structure, *, sort_ties: bool = False) -> None:
         super().__init__()
         self.score = nn.Parameter(score.detach().clone())
         self.keep = keep
         self.structure = structure
+        self.sort_ties = sort_ties
         self._near: float | None = None
 
     def current(self) -> Tensor:
         """The mask in force."""
-        kept, self._near = top_mask(self.structure.pool(self.score), self.keep, self._near)
+        kept, self._near = top_mask(self.structure.pool(self.score), self.keep, self._near, sort_ties=self.sort_ties)
         return self.structure.expand(kept, tuple(self.score.shape))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -56,6 +57,8 @@ def selected(score: Tensor, keep: int, structure: Structure) -> Tensor:
 
 
 MaskSource = FixedMask | LearnedMask
+
+
 @torch.no_grad()
 def frozen(source: MaskSource) -> FixedMask:
     """A mask that stays what `source` selects now."""

@@ -30,16 +30,19 @@ def threshold(importance: Tensor, keep: int, near: float | None = None) -> Tenso
         candidates = importance[importance >= low]
         above = candidates > high
         rank = keep - int(above.sum())
-        if 0 < rank and keep <= len(candidates):
+        if rank > 0 and keep <= len(candidates):
             return _kth_largest(candidates[~above], rank)
     return _kth_largest(importance, keep)
 
 
-def top_mask(importance: Tensor, keep: int, near: float | None = None) -> tuple[Tensor, float]:
+def top_mask(
+    importance: Tensor, keep: int, near: float | None = None, *, sort_ties: bool = False
+) -> tuple[Tensor, float]:
     """The mask (N,) bool of the `keep` largest of `importance` (N,), and its threshold.
 
     Exactly `keep` entries are True. Among equal values the later indices are kept, as an ascending stable sort whose
-    first N - keep entries are dropped does.
+    first N - keep entries are dropped does. With `sort_ties`, ties fall as `torch.sort` happens to order them on this
+    machine, which is what the authors' code does.
 
     Raises:
         PruningError: if an importance is NaN, or `keep` lies outside 0..N.
@@ -51,11 +54,13 @@ def top_mask(importance: Tensor, keep: int, near: float | None = None) -> tuple[
     at = threshold(importance, keep, near)
     mask = importance >= at
     surplus = int(mask.sum()) - keep
-    if surplus > 0:
+    if surplus < 0:
+        raise PruningError("an importance score is NaN; lower the learning rate of the scores")
+    if surplus > 0 and sort_ties:
+        mask[importance.sort().indices[: len(importance) - keep]] = False
+    elif surplus > 0:
         tied = (importance == at).nonzero().flatten()
         mask[tied[:surplus]] = False
-    elif surplus < 0:
-        raise PruningError("an importance score is NaN; lower the learning rate of the scores")
     return mask, float(at)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,19 +39,21 @@ class MaskView:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.modules = {
+        self.modules: dict[str, Any] = {
             f"{path}.weight" if path else "weight": module
             for path, module in model.named_modules()
             if isinstance(module, PRUNABLE)
         }
         if not self.modules:
-            raise PruningError(f"{type(model).__name__} has no convolution or linear layer, so there is nothing to prune")
+            raise PruningError(
+                f"{type(model).__name__} has no convolution or linear layer, so there is nothing to prune"
+            )
 
     @property
     def sources(self) -> dict[str, MaskSource]:
         """The mask of every weight that has one."""
         return {
-            name: module.parametrizations.weight[0]  # type: ignore[union-attr, index, misc]
+            name: module.parametrizations.weight[0]
             for name, module in self.modules.items()
             if parametrize.is_parametrized(module, "weight")
         }
@@ -61,8 +63,8 @@ class MaskView:
         stored = {}
         for name, module in self.modules.items():
             masked = parametrize.is_parametrized(module, "weight")
-            weight = module.parametrizations.weight.original if masked else module.weight  # type: ignore[union-attr]
-            stored[name] = weight.detach()  # type: ignore[union-attr]
+            weight = module.parametrizations.weight.original if masked else module.weight
+            stored[name] = weight.detach()
         return stored
 
     def masks(self) -> dict[str, Tensor]:
@@ -128,4 +130,3 @@ class MaskView:
 def canonical(name: str) -> str:
     """The name a tensor has in the plain model, for its name inside a parametrized one."""
     return name.replace("parametrizations.weight.original", "weight")
-

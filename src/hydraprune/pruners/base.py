@@ -10,7 +10,7 @@ from torch import Tensor
 from hydraprune.core.spec import Spec
 from hydraprune.masks.budgets import Budget
 from hydraprune.masks.source import FixedMask, MaskSource, selected
-from hydraprune.masks.structures import Structure
+from hydraprune.masks.structures import Structure, Weight
 from hydraprune.masks.view import MaskView
 
 
@@ -33,9 +33,24 @@ class Pruner(Spec, ABC):
         return FixedMask(selected(score, keep, structure))
 
 
-def prune(view: MaskView, pruner: Pruner, budget: Budget, structure: Structure, rng: torch.Generator) -> None:
-    """Score, pool, allocate, and attach a mask to every prunable weight of the view's model, in place."""
-    scores = pruner.score(view, rng)
+def prune(
+    view: MaskView,
+    pruner: Pruner,
+    budget: Budget,
+    structure: Structure | None = None,
+    rng: torch.Generator | None = None,
+) -> None:
+    """Score, pool, allocate, and attach a mask to every prunable weight of the view's model, in place.
+
+    Args:
+        view: the model's prunable weights.
+        pruner: how important they are.
+        budget: how many groups each layer keeps.
+        structure: what a group is; single weights by default.
+        rng: random numbers, on the device of the weights; seeded with 0 by default.
+    """
+    structure = structure or Weight()
+    scores = pruner.score(view, rng or torch.Generator(next(view.model.parameters()).device).manual_seed(0))
     pooled = {name: structure.pool(score) for name, score in scores.items()}
     kept = budget.allocate(pooled, {name: tuple(score.shape) for name, score in scores.items()})
     view.attach({name: pruner.source(score, kept[name], structure) for name, score in scores.items()})

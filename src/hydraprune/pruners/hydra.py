@@ -20,12 +20,15 @@ class Hydra(Pruner):
     Args:
         init: `scaled` is the paper's: `sqrt(6 / fan_in) * W / max|W|` per layer (equation 4), so that pruning starts
             from magnitude pruning. The others are its ablations: random scores that know nothing of the weights.
+        sort_ties: break ties of |score| as `torch.sort` does on this machine, which is what the authors' code does;
+            by default the later index is kept, everywhere.
 
     Sample: `pruner: {kind: hydra}`
     """
 
     kind: Literal["hydra"] = "hydra"
     init: Literal["scaled", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal"] = "scaled"
+    sort_ties: bool = False
 
     @property
     def learns(self) -> bool:
@@ -35,7 +38,7 @@ class Hydra(Pruner):
         return {name: self._initial(weight, rng) for name, weight in view.weights().items()}
 
     def source(self, score: Tensor, keep: int, structure: Structure) -> LearnedMask:
-        return LearnedMask(score, keep, structure)
+        return LearnedMask(score, keep, structure, sort_ties=self.sort_ties)
 
     def _initial(self, weight: Tensor, rng: torch.Generator) -> Tensor:
         fan_in = weight[0].numel()

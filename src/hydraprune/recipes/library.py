@@ -32,6 +32,12 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         SpecError: if there is no such recipe or key (the nearest is named), or a value does not fit.
     """
     values = _read(name)
+    return resolve(values, overrides, str(values.get("name", name)))
+
+
+def resolve(values: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
+    """The recipe of these settings with `path.to.key=value` overrides; errors quote paths below `where`."""
+    values = copy.deepcopy(values)
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals:
@@ -41,7 +47,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         except yaml.YAMLError as error:
             raise SpecError(f"--set {override!r}: the value is no YAML ({_line(error)})") from None
         _assign(values, path, value)
-    return Recipe.parse(values, str(values.get("name", name)))
+    return Recipe.parse(values, where)
 
 
 def dump_recipe(recipe: Recipe) -> str:

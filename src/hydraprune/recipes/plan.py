@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hydraprune.recipes.schema import Compare, Evaluate, Fit, Recipe
 
@@ -58,7 +59,10 @@ def _branches(stages: list[Fit | Evaluate], compare: Compare) -> list[tuple[list
             spare, branch = 0, []
             for stage in stages:
                 if isinstance(stage, Fit) and stage.pruner is not None and stage.budget is not None:
-                    changes = {"pruner": pruner, "budget": stage.budget.model_copy(update={"sparsity": sparsity})}
+                    changes: dict[str, Any] = {
+                        "pruner": pruner,
+                        "budget": stage.budget.model_copy(update={"sparsity": sparsity}),
+                    }
                     if stage.over == "scores" and not pruner.learns:
                         spare, changes = spare + stage.epochs, changes | {"epochs": 0}
                     stage = stage.model_copy(update=changes)

@@ -39,6 +39,8 @@ def fabric_for(trainer: Trainer) -> Fabric:
     cuda = torch.cuda.is_available()
     if trainer.device == "cuda" and not cuda:
         raise SpecError("trainer.device is 'cuda' but torch sees no GPU; use `--set trainer.device=cpu`")
+    if trainer.threads is not None:
+        torch.set_num_threads(trainer.threads)
     accelerator = "cuda" if cuda and trainer.device != "cpu" else "cpu"
     precise = trainer.precision == "float32" or (trainer.precision == "auto" and accelerator == "cpu")
     return Fabric(

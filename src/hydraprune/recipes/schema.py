@@ -142,6 +142,8 @@ class Trainer(Spec):
         precision: `bf16` is autocast, with weights kept in float32; `auto` takes it on a GPU only.
         channels_last: memory format of image batches.
         compile: compile the network that attacks see.
+        threads: CPU threads of a process; None takes all cores. Networks of a few thousand weights gain nothing from
+            more than 1.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -149,6 +151,7 @@ class Trainer(Spec):
     precision: Literal["auto", "float32", "bf16"] = "auto"
     channels_last: bool = True
     compile: bool = False
+    threads: int | None = Field(default=None, ge=1)
 
 
 class Provenance(Spec):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -93,7 +93,8 @@ def fit(
     if epochs == 0 or not tensors:
         return []
     loop = _Loop(model, tensors, objective, optim or Optim(), fabric, hooks)
-    done, history = 0, []
+    done = 0
+    history: list[dict[str, Any]] = []
     if state is not None and state.exists():
         done, history = load_state(state, model, loop.optimizer, loop.average, key)
     steps_per_epoch = len(batches) * objective.steps_per_batch()
@@ -177,7 +178,7 @@ class _Loop:
         if self.fabric.world_size > 1:
             for tensor in self.tensors:
                 if tensor.grad is not None:
-                    tensor.grad = self.fabric.all_reduce(tensor.grad, reduce_op="mean")
+                    tensor.grad = _reduced(self.fabric, tensor.grad, "mean")
         if self.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.tensors, self.optim.clip_norm)
         self.optimizer.step()
@@ -194,7 +195,7 @@ class _Loop:
 
     def metrics(self) -> dict[str, float]:
         """Averages per image over the epoch so far and over all processes, and the learning rate."""
-        totals = {name: self.fabric.all_reduce(total, reduce_op="sum") for name, total in self.totals.items()}
+        totals = {name: _reduced(self.fabric, total, "sum") for name, total in self.totals.items()}
         images = totals.pop("images")
         means = {name: float(total / images) for name, total in totals.items()}
         return {**means, "lr": self.optimizer.param_groups[0]["lr"]}
@@ -205,4 +206,9 @@ def _share_statistics(model: nn.Module, fabric: Fabric) -> None:
     if fabric.world_size > 1:
         for buffer in model.buffers():
             if buffer.is_floating_point():
-                buffer.copy_(fabric.all_reduce(buffer, reduce_op="mean"))
+                buffer.copy_(_reduced(fabric, buffer, "mean"))
+
+
+def _reduced(fabric: Fabric, tensor: Tensor, how: str) -> Tensor:
+    """`tensor` summed or averaged over processes."""
+    return cast(Tensor, fabric.all_reduce(tensor, reduce_op=how))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -85,8 +86,8 @@ class Log(Hook):
     def on_end(self) -> None:
         self._writer.close()
 
-    def _lines(self) -> list[dict[str, float | str]]:
+    def _lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._file.read_text().splitlines()] if self._file.exists() else []
 
-    def _write(self, lines: list[dict[str, float | str]]) -> None:
+    def _write(self, lines: list[dict[str, Any]]) -> None:
         write_atomically(self._file, "".join(json.dumps(line) + "\n" for line in lines).encode())

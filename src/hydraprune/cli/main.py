@@ -1,0 +1,157 @@
+"""Commands: each parses its options and makes one call down."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hydraprune.attacks import ATTACKS
+from hydraprune.cli.build import prune_recipe
+from hydraprune.core.checkpoint import write_atomically, write_json
+from hydraprune.core.errors import HydrapruneError, SpecError
+from hydraprune.data import SOURCES
+from hydraprune.masks import BUDGETS, STRUCTURES
+from hydraprune.nets import names as net_names
+from hydraprune.objectives import OBJECTIVES
+from hydraprune.pruners import PRUNERS
+from hydraprune.recipes import library
+from hydraprune.recipes.checkpoint import load
+from hydraprune.recipes.runner import fabric_for, measure
+from hydraprune.recipes.runner import run as run_recipe
+from hydraprune.recipes.schema import Evaluate, Recipe
+from hydraprune.report import as_markdown, as_table, draw, rows
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Prune networks with the robust training objective itself, and measure what is left of their robustness.",
+)
+console = Console(stderr=False)
+
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting: stages.prune.epochs=5")
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished one is resumed")]
+
+
+@app.command("list")
+def list_() -> None:
+    """Recipes, and the names that a recipe may use."""
+    _section("recipes", ((name, library.load_recipe(name).about) for name in library.names()))
+    _section("nets", ((name, "") for name in [*net_names(), "timm:NAME", "package.module:factory"]))
+    for registry in (SOURCES, OBJECTIVES, PRUNERS, BUDGETS, STRUCTURES, ATTACKS):
+        lines = ((name, (registry.get(name).__doc__ or "").strip().splitlines()[0]) for name in registry.names())
+        _section(f"{registry.noun}s", lines)
+
+
+@app.command()
+def show(
+    recipe: Annotated[str, typer.Argument(help="Name or YAML file")],
+    set_: Settings = None,
+) -> None:
+    """The resolved recipe as YAML, defaults included."""
+    print(library.dump_recipe(library.load_recipe(recipe, set_ or [])), end="")
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="Name or YAML file")],
+    out: Out,
+    set_: Settings = None,
+) -> None:
+    """Run a recipe; go on where an earlier run into the same folder stopped."""
+    _run(library.load_recipe(recipe, set_ or []), out)
+
+
+@app.command()
+def prune(
+    net: Annotated[str, typer.Option(help="Built-in net, timm:NAME or package.module:factory")],
+    data: Annotated[str, typer.Option(help="digits, cifar10, svhn or images")],
+    out: Out,
+    weights: Annotated[Path | None, typer.Option(help="Pre-trained weights; without them a stage pre-trains")] = None,
+    objective: Annotated[str, typer.Option(help="See `hydraprune list`")] = "trades",
+    eps: Annotated[str, typer.Option(help="Radius of the adversary, in pixels of [0, 1]")] = "8/255",
+    norm: Annotated[str, typer.Option(help="linf or l2")] = "linf",
+    sparsity: Annotated[str, typer.Option(help="Fraction of weights to remove, in [0, 1)")] = "0.9",
+    pruner: Annotated[str, typer.Option(help="See `hydraprune list`")] = "hydra",
+    normalize: Annotated[str | None, typer.Option(help="cifar10, cifar100 or imagenet")] = None,
+    set_: Settings = None,
+) -> None:
+    """Prune a network of yours: learn the mask, fine-tune, evaluate, with the schedule of the paper."""
+    values = prune_recipe(
+        net=net,
+        data=data,
+        weights=weights,
+        objective=objective,
+        threat={"norm": norm, "eps": eps},
+        sparsity=sparsity,
+        pruner=pruner,
+        normalize=normalize,
+    )
+    _run(library.resolve(values, set_ or [], "prune"), out)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")],
+    attacks: Annotated[str, typer.Option(help="Names, separated by commas")] = "pgd",
+    samples: Annotated[int | None, typer.Option(min=1, help="First test images; all by default")] = None,
+    set_: Settings = None,
+) -> None:
+    """Clean and robust accuracy of a checkpoint, under the threat model of its recipe (or `--set threat.eps=...`)."""
+    _, meta = load(checkpoint)
+    if meta.recipe is None:
+        raise SpecError(f"{checkpoint} was not made by a recipe, so its data is unknown; use hydraprune.evaluate")
+    recipe = library.resolve(meta.recipe, set_ or [], "recipe")
+    stage = Evaluate.parse({"attacks": attacks.split(","), "samples": samples}, "evaluate")
+    fabric = fabric_for(recipe.trainer)
+    record = measure(checkpoint, recipe, stage, data=recipe.data.load(), fabric=fabric, console=console)
+    path = checkpoint / "evaluation.json"
+    write_json(path, record.plain())
+    console.print(f"written to {path}")
+
+
+@app.command()
+def table(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one recipe, such as different seeds")],
+    out: Annotated[Path | None, typer.Option(help="Write OUT.md, OUT.json and OUT.png")] = None,
+) -> None:
+    """Mean and standard deviation over runs."""
+    results = rows(runs)
+    console.print(as_table(results))
+    if out is not None:
+        write_atomically(out.with_suffix(".md"), as_markdown(results).encode())
+        write_json(out.with_suffix(".json"), results)
+        draw(results, out.with_suffix(".png"))
+
+
+def _run(recipe: Recipe, out: Path) -> None:
+    run_recipe(recipe, out, console)
+    if (out / "results.json").exists():
+        results = rows([out])
+        console.print(as_table(results))
+        draw(results, out / "robust_accuracy.png", recipe.name)
+    console.print(f"written to {out}")
+
+
+def _section(title: str, lines: Iterable[tuple[str, str]]) -> None:
+    console.print(f"[bold]{title}[/bold]")
+    for name, about in lines:
+        console.print(f"  {name:<28} {about}", highlight=False, markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point: a user's error is one line on standard error and exit code 2."""
+    # Factories of the user's own, `package.module:factory`, may lie in the working directory.
+    sys.path.insert(0, "")
+    try:
+        app()
+    except HydrapruneError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
