@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hydraprune.core.errors import DataError, SpecError
+from hydraprune.core.errors import DataError
 from hydraprune.core.objective import Batch
 from hydraprune.data import SOURCES
 
@@ -113,8 +113,8 @@ def test_a_test_folder_comes_before_val(folder):
 
 
 def test_missing_folders_are_named(folder, tmp_path):
-    with pytest.raises(SpecError, match="path"):
-        SOURCES.make("images", "data")
+    with pytest.raises(DataError, match=r"data\.path is missing"):
+        SOURCES.make("images", "data").load()
     with pytest.raises(DataError, match=r"nowhere/train is not a folder; data\.path needs train/CLASS"):
         load(tmp_path / "nowhere")
     (folder / "val").rename(folder / "holdout")

@@ -64,8 +64,8 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is unreadable ({error}); restore it, or run again into a new folder") from None
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    total = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], meta: str) -> str:
+    total = hashlib.sha256(meta.encode())
     for name in sorted(tensors):
         total.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())
         total.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
@@ -75,7 +75,8 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write tensors and JSON-ready `meta` to one safetensors file, atomically."""
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    header = {"hydraprune": json.dumps({"sha256": _digest(stored), "meta": dict(meta)}, sort_keys=True)}
+    text = json.dumps(dict(meta))
+    header = {"sha256": _digest(stored, text), "meta": text}
     write_atomically(path, save({name: value.clone() for name, value in stored.items()}, header))
 
 
@@ -87,18 +88,17 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("hydraprune")
+            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; give the folder of a finished stage, such as RUN/finetune") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is corrupt or truncated ({error}); restore it or train again") from None
-    if header is None:
+    if header.keys() != {"sha256", "meta"}:
         raise CheckpointError(f"{path} is no hydraprune checkpoint; load a foreign file with `--weights`")
-    content = json.loads(header)
-    if content["sha256"] != _digest(tensors):
+    if header["sha256"] != _digest(tensors, header["meta"]):
         raise CheckpointError(f"{path} has been altered: its checksum does not match; restore it or train again")
-    return tensors, content["meta"]
+    return tensors, json.loads(header["meta"])
 
 
 def pack_mask(mask: Tensor) -> Tensor:

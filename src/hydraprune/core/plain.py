@@ -12,8 +12,11 @@ from torch.nn.utils import parametrize
 
 
 def parametrized(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """(canonical name, module, tensor name) of every parametrized tensor, in the model's order."""
-    for path, module in model.named_modules():
+    """(canonical name, module, tensor name) of every parametrized tensor, in the model's order.
+
+    A module that has several names comes once under each, as in `state_dict`.
+    """
+    for path, module in model.named_modules(remove_duplicate=False):
         if parametrize.is_parametrized(module):
             for tensor in module.parametrizations:  # type: ignore[union-attr]
                 yield (f"{path}.{tensor}" if path else tensor), module, tensor

@@ -6,11 +6,11 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import GetCoreSchemaHandler, ValidationError
 from pydantic_core import core_schema
 
 from hydraprune.core.errors import SpecError
-from hydraprune.core.spec import Spec, nearest, parse
+from hydraprune.core.spec import Spec, nearest, sentence
 
 S = TypeVar("S", bound=Spec)
 
@@ -50,25 +50,34 @@ class Registry(Generic[S]):
         return found
 
     def make(self, values: Any, where: str) -> S:
-        """Build from `{"kind": name, **settings}`, from a bare name, or pass an instance through."""
+        """Build from `{"kind": name, **settings}` or from a bare name, or pass an instance through.
+
+        Raises:
+            SpecError: for an unknown kind or a bad setting; the message quotes the path below `where`.
+        """
+        try:
+            return self._make(values)
+        except ValidationError as error:
+            raise SpecError(sentence(error, where)) from None
+        except ValueError as error:
+            raise SpecError(f"{where}: {error}") from None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Lets a spec hold any of these methods: `objective: Annotated[Objective, OBJECTIVES]`."""
+        return core_schema.no_info_plain_validator_function(
+            self._make, serialization=core_schema.plain_serializer_function_ser_schema(lambda method: method.plain())
+        )
+
+    def _make(self, values: Any) -> S:
+        # Pydantic takes a ValueError, or a ValidationError with its paths, and puts its own path before it.
         if isinstance(values, self._base):
             return values
         if isinstance(values, str):
             values = {"kind": values}
         if not isinstance(values, dict) or "kind" not in values:
-            raise SpecError(f"{where}: expected {{kind: ...}}, got {values!r}; kinds: {', '.join(self._table)}")
-        return parse(self.get(str(values["kind"])), values, where)
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """Lets a spec hold any of these methods: `objective: Annotated[Objective, OBJECTIVES]`."""
-        return core_schema.no_info_plain_validator_function(
-            self._validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda method: method.plain()),
-        )
-
-    def _validate(self, values: Any) -> S:
+            raise ValueError(f"expected {{kind: ...}}, got {values!r}; kinds: {', '.join(self._table)}")
         try:
-            return self.make(values, self.noun)
+            found = self.get(str(values["kind"]))
         except SpecError as error:
-            # Pydantic takes a ValueError, and puts the path before it.
             raise ValueError(str(error)) from None
+        return found.model_validate(values)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from hydraprune.core.errors import SpecError
-
-T = TypeVar("T", bound=BaseModel)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -26,7 +24,7 @@ def _number(value: Any) -> Any:
         return value
     try:
         return float(Fraction(value.replace(" ", "")))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         raise ValueError(f"{value!r} is not a number or a fraction such as 8/255") from None
 
 
@@ -46,7 +44,7 @@ class Spec(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise SpecError(_sentence(error, type(self).__name__)) from None
+            raise SpecError(sentence(error, type(self).__name__)) from None
 
     # Tells pydantic to validate nested settings by itself, so that an error's path starts at the outermost.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
@@ -62,29 +60,25 @@ class Spec(BaseModel):
 
     @classmethod
     def parse(cls, values: Any, where: str) -> Self:
-        """Validate `values` (a mapping read from YAML); errors quote the path below `where`.
+        """Validate `values` (a mapping read from YAML or JSON); errors quote the path below `where`.
 
         Raises:
             SpecError: naming each bad value, its path and what was expected.
         """
-        return parse(cls, values, where)
+        if not isinstance(values, dict):
+            raise SpecError(f"{where}: expected a mapping of settings, got {values!r}")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise SpecError(sentence(error, where)) from None
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON-ready values, defaults included."""
         return self.model_dump(mode="json")
 
 
-def parse(cls: type[T], values: Any, where: str) -> T:
-    """Validate `values` as a `cls`, with errors that quote the path below `where`."""
-    if not isinstance(values, dict):
-        raise SpecError(f"{where}: expected a mapping of settings, got {values!r}")
-    try:
-        return cls.model_validate(values)
-    except ValidationError as error:
-        raise SpecError(_sentence(error, where)) from None
-
-
-def _sentence(error: ValidationError, where: str) -> str:
+def sentence(error: ValidationError, where: str) -> str:
+    """Every complaint of pydantic on one line, each with its path below `where`."""
     lines = []
     for item in error.errors(include_url=False):
         path = ".".join([where, *(str(part) for part in item["loc"])])

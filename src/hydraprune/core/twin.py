@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -10,14 +11,16 @@ from torch import Tensor, fx, nn
 from hydraprune.core.plain import plain_copy
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-AFFINE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+AFFINE = (*CONVOLUTIONS, nn.Linear)
 
 
 def foldable(model: nn.Module) -> dict[str, str]:
-    """Path of each batch norm -> path of the convolution or linear layer that it can be folded into.
+    """Path of each batch norm -> path of the convolution that it can be folded into.
 
-    A pair can be folded where each of the two runs once, the norm has running statistics, and nothing but the norm
-    reads the layer's output. A model that `torch.fx` cannot trace has none.
+    A pair can be folded where each of the two runs once, the norm has running statistics, nothing but the norm reads
+    the convolution's output, and no other layer shares its weights. Linear layers are left alone: behind one that sees
+    (B, T, C), the norm scales T and not C. A model that `torch.fx` cannot trace has no pairs.
     """
     try:
         graph = fx.Tracer().trace(model)
@@ -25,6 +28,7 @@ def foldable(model: nn.Module) -> dict[str, str]:
         return {}
     calls = [node for node in graph.nodes if node.op == "call_module"]
     targets = [str(node.target) for node in calls]
+    users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     pairs = {}
     for node in calls:
         norm = model.get_submodule(str(node.target))
@@ -35,13 +39,13 @@ def foldable(model: nn.Module) -> dict[str, str]:
             continue
         layer = model.get_submodule(str(before.target))
         alone = targets.count(str(node.target)) == 1 and targets.count(str(before.target)) == 1
-        if isinstance(layer, AFFINE) and alone:
+        if isinstance(layer, CONVOLUTIONS) and alone and all(users[id(p)] == 1 for p in layer.parameters()):
             pairs[str(node.target)] = str(before.target)
     return pairs
 
 
 def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of `layer` followed by `norm` in evaluation mode."""
+    """Weight and bias of the convolution `layer` followed by `norm` in evaluation mode."""
     weight, bias = layer.weight, layer.bias
     scale = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
@@ -54,9 +58,9 @@ def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
 class Twin:
     """A plain copy of `source` in evaluation mode that follows its weights.
 
-    The copy's parameters take no gradient. Batch norm that follows a convolution or linear layer is folded into it,
-    and under autocast the weights of those layers are held in the autocast type, so neither is done again in each of
-    the attack's passes.
+    The copy's parameters take no gradient. Batch norm that follows a convolution is folded into it, and under autocast
+    the weights of convolutions and linear layers are held in the autocast type, so neither is done again in each of the
+    attack's passes.
     """
 
     def __init__(self, source: nn.Module, *, compile: bool = False) -> None:

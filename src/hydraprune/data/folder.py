@@ -20,17 +20,19 @@ class Folder(Source):
     """`path/train/CLASS/*.jpg` for training, and `path/test` (else `path/val`) built alike for the test set.
 
     Args:
-        path: the folder that holds `train`.
+        path: the folder that holds `train`; a recipe may leave it to be given when it is run.
         size: side to which images are brought, in pixels.
         workers: processes that read images, at most one per core.
     """
 
     kind: Literal["images"] = "images"
-    path: str
+    path: str | None = None
     size: int = Field(224, ge=1)
     workers: int = Field(8, ge=0)
 
     def read(self) -> tuple[Images, Images, tuple[str, ...]]:
+        if self.path is None:
+            raise DataError("data.path is missing; name the folder that holds train/ and test/ (or val/)")
         root = Path(self.path).expanduser()
         test = root / "test" if (root / "test").is_dir() else root / "val"
         for folder in (root / "train", test):

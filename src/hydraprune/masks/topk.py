@@ -51,11 +51,11 @@ def top_mask(
         raise PruningError(f"cannot keep {keep} of {len(importance)} groups; lower or raise the sparsity")
     if keep == 0:
         return torch.zeros_like(importance, dtype=torch.bool), float("inf")
+    if importance.amax().isnan():
+        raise PruningError("an importance score is NaN; lower the learning rate of the scores")
     at = threshold(importance, keep, near)
     mask = importance >= at
     surplus = int(mask.sum()) - keep
-    if surplus < 0:
-        raise PruningError("an importance score is NaN; lower the learning rate of the scores")
     if surplus > 0 and sort_ties:
         mask[importance.sort().indices[: len(importance) - keep]] = False
     elif surplus > 0:

@@ -31,6 +31,7 @@ class LayerCount:
 class MaskView:
     """The prunable weights of `model`: those of every convolution and linear layer, by canonical name.
 
+    A weight that several layers share goes by its first name, and its mask applies to all of them.
     The model itself is changed in place by `attach`; everyone who reads `module.weight` then sees the masked weight.
 
     Raises:
@@ -39,11 +40,12 @@ class MaskView:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.modules: dict[str, Any] = {
-            f"{path}.weight" if path else "weight": module
-            for path, module in model.named_modules()
-            if isinstance(module, PRUNABLE)
-        }
+        self.modules: dict[str, list[Any]] = {}
+        names: dict[int, str] = {}
+        for path, module in model.named_modules():
+            if isinstance(module, PRUNABLE):
+                name = names.setdefault(id(_stored(module)), f"{path}.weight" if path else "weight")
+                self.modules.setdefault(name, []).append(module)
         if not self.modules:
             raise PruningError(
                 f"{type(model).__name__} has no convolution or linear layer, so there is nothing to prune"
@@ -54,33 +56,38 @@ class MaskView:
         """The mask of every weight that has one."""
         return {
             name: module.parametrizations.weight[0]
-            for name, module in self.modules.items()
+            for name, (module, *_) in self.modules.items()
             if parametrize.is_parametrized(module, "weight")
         }
 
     def weights(self) -> dict[str, Tensor]:
         """The stored weights, without masks, detached."""
-        stored = {}
-        for name, module in self.modules.items():
-            masked = parametrize.is_parametrized(module, "weight")
-            weight = module.parametrizations.weight.original if masked else module.weight
-            stored[name] = weight.detach()
-        return stored
+        return {name: _stored(module).detach() for name, (module, *_) in self.modules.items()}
 
     def masks(self) -> dict[str, Tensor]:
         """Canonical name -> mask (bool, the weight's shape), for the weights that have one."""
         return {name: source.current() for name, source in self.sources.items()}
 
     def attach(self, sources: Mapping[str, MaskSource]) -> None:
-        """Put a mask on each named weight, in place of the one that it may have."""
+        """Put a mask on each named weight, in place of the one that it may have.
+
+        Raises:
+            PruningError: if a name is no prunable weight, or a mask has another shape than its weight.
+        """
+        weights = self.weights()
         for name, source in sources.items():
-            if name not in self.modules:
+            if name not in weights:
                 raise PruningError(f"{name!r} is no prunable weight of {type(self.model).__name__}")
-            module = self.modules[name]
-            if parametrize.is_parametrized(module, "weight"):
-                parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-            # The shape is checked here; torch's own check would call the source once and keep its result.
-            parametrize.register_parametrization(module, "weight", source, unsafe=True)
+            here, there = tuple(source.current().shape), tuple(weights[name].shape)
+            if here != there:
+                raise PruningError(f"the mask of {name!r} has shape {here}, but the weight has {there}")
+            for module in self.modules[name]:
+                if parametrize.is_parametrized(module, "weight"):
+                    # Not `remove_parametrizations`: it deletes from the class, which a deep copy of the model shares.
+                    module.parametrizations.weight[0] = source
+                else:
+                    # The shape was checked above; torch's own check would call the source once and keep its result.
+                    parametrize.register_parametrization(module, "weight", source, unsafe=True)
 
     def freeze(self) -> None:
         """Fix every mask at what it selects now; learned scores are dropped."""
@@ -125,6 +132,12 @@ class MaskView:
         """The sum of `counts` over layers."""
         layers = self.counts().values()
         return LayerCount(sum(layer.kept for layer in layers), sum(layer.total for layer in layers))
+
+
+def _stored(module: Any) -> nn.Parameter:
+    """The weight of `module` before its mask."""
+    masked = parametrize.is_parametrized(module, "weight")
+    return module.parametrizations.weight.original if masked else module.weight
 
 
 def canonical(name: str) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from hydraprune.attacks.gradient import pgd
 from hydraprune.core.objective import Batch, Context, Loss, Objective
 from hydraprune.core.spec import Number
+from hydraprune.objectives.trades import divergence
 
 
 class MART(Objective):
@@ -44,12 +45,11 @@ class MART(Objective):
             rng=ctx.rng,
         )
         natural, attacked = model(batch.x).float(), model(adversarial).float()
-        p, q = natural.softmax(1), attacked.softmax(1)
         label = batch.y[:, None]
-        rival = q.scatter(1, label, 0.0).amax(1)
+        rival = attacked.softmax(1).scatter(1, label, 0.0).amax(1)
         boosted = F.cross_entropy(attacked, batch.y, reduction="none") - (1.0001 - rival).log()
-        divergence = F.kl_div(F.log_softmax(attacked, 1), p, reduction="none").sum(1)
-        loss = (boosted + self.beta * divergence * (1 - p.gather(1, label)[:, 0])).mean()
+        doubt = 1 - natural.softmax(1).gather(1, label)[:, 0]
+        loss = (boosted + self.beta * divergence(natural, attacked) * doubt).mean()
         metrics = {
             "accuracy": (natural.argmax(1) == batch.y).float().mean(),
             "robust_accuracy": (attacked.argmax(1) == batch.y).float().mean(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hydraprune.recipes.schema import Compare, Evaluate, Fit, Recipe
+from hydraprune.recipes.schema import Compare, Evaluate, Fit, Recipe, Stage
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Job:
     """
 
     path: str
-    stage: Fit | Evaluate
+    stage: Stage
     start: str | None = None
     targets: tuple[str, ...] = ()
 
@@ -38,20 +38,20 @@ def plan(recipe: Recipe) -> list[Job]:
     return _measured_once(jobs)
 
 
-def _chain(stages: list[Fit | Evaluate], prefix: str, before: dict[str, str], start: str | None) -> list[Job]:
+def _chain(stages: list[Stage], prefix: str, before: dict[str, str], start: str | None) -> list[Job]:
     paths, jobs = dict(before), []
     for stage in stages:
         path = prefix + stage.name
         if isinstance(stage, Fit):
             jobs.append(Job(path, stage, start))
             paths[stage.name] = start = path
-        else:
+        elif isinstance(stage, Evaluate):
             names = stage.of if stage.of is not None else [next(reversed(paths))]
             jobs.append(Job(path, stage, targets=tuple(paths[name] for name in names)))
     return jobs
 
 
-def _branches(stages: list[Fit | Evaluate], compare: Compare) -> list[tuple[list[Fit | Evaluate], str]]:
+def _branches(stages: list[Stage], compare: Compare) -> list[tuple[list[Stage], str]]:
     """The stages from the first pruning on, once for every pruner and sparsity."""
     branches = []
     for sparsity in compare.sparsities:

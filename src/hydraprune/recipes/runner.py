@@ -73,7 +73,7 @@ def run(recipe: Recipe, out: Path | str, console: Console | None = None) -> list
     for job in plan(recipe):
         if isinstance(job.stage, Fit):
             here.train(job, job.stage)
-        else:
+        elif isinstance(job.stage, Evaluate):
             here.measure(job, job.stage)
     return here.records()
 

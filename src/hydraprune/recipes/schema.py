@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from hydraprune.attacks import ATTACKS
 from hydraprune.core.attack import Attack
 from hydraprune.core.objective import Objective
+from hydraprune.core.registry import Registry
 from hydraprune.core.spec import Number, Spec, nearest
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import SOURCES, Source
@@ -44,7 +45,14 @@ class Validation(Spec):
     every: int = Field(default=1, ge=1)
 
 
-class Fit(Spec):
+class Stage(Spec):
+    """One step of a recipe."""
+
+    kind: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w-]*$")
+
+
+class Fit(Stage):
     """A stage that minimises the recipe's objective over weights or over importance scores.
 
     Args:
@@ -63,7 +71,6 @@ class Fit(Spec):
     """
 
     kind: Literal["fit"] = "fit"
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w-]*$")
     over: Over
     epochs: int = Field(ge=0)
     batch_size: int = Field(default=128, ge=1)
@@ -89,7 +96,7 @@ class Fit(Spec):
         return self
 
 
-class Evaluate(Spec):
+class Evaluate(Stage):
     """A stage that measures clean and robust accuracy on test images.
 
     Args:
@@ -108,6 +115,16 @@ class Evaluate(Spec):
     samples: int | None = Field(default=None, ge=1)
     attack_samples: dict[str, int] = {}
     batch_size: int = Field(default=500, ge=1)
+
+
+STAGES: Registry[Stage] = Registry(
+    "stage",
+    Stage,
+    {
+        "fit": "hydraprune.recipes.schema:Fit",
+        "evaluate": "hydraprune.recipes.schema:Evaluate",
+    },
+)
 
 
 class Compare(Spec):
@@ -194,7 +211,7 @@ class Recipe(Spec):
     net: Net
     threat: ThreatModel | None = None
     objective: AnyObjective
-    stages: list[Annotated[Fit | Evaluate, Field(discriminator="kind")]] = Field(min_length=1)
+    stages: list[Annotated[Stage, STAGES]] = Field(min_length=1)
     compare: Compare | None = None
     trainer: Trainer = Trainer()
     source: Provenance | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -101,9 +101,10 @@ def fit(
     loop.ctx = Context(
         threat, torch.Generator(fabric.device), Clock(done * steps_per_epoch, steps_per_epoch, epochs), compile=compile
     )
-    try:
+    with ExitStack() as ended:
         for hook in hooks:
             hook.on_start(epochs, steps_per_epoch, done)
+            ended.callback(hook.on_end)
         for epoch in range(done, epochs):
             started = time.perf_counter()
             loop.begin(_mixed(seed, epoch, fabric.global_rank))
@@ -120,9 +121,6 @@ def fit(
             history.append({"epoch": epoch + 1, **metrics})
             if state is not None and fabric.is_global_zero:
                 save_state(state, model, loop.optimizer, loop.average, epoch + 1, history, key)
-    finally:
-        for hook in hooks:
-            hook.on_end()
     if loop.average is not None:
         loop.average.settle()
     return history

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import nn
 
 from hydraprune.core.checkpoint import write_atomically
+from hydraprune.core.errors import TrainingError
 from hydraprune.core.objective import Clock
 from hydraprune.train.fit import Hook
 
@@ -69,25 +75,33 @@ class Log(Hook):
     def __init__(self, stage: str, file: Path, curves: Path) -> None:
         self._stage = stage
         self._file = file
-        self._curves = curves
+        # A file of its own for every start, as TensorBoard expects; names sort by time.
+        self._events = curves / stage / f"events.out.tfevents.{time.time_ns()}"
 
     def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # a second to import, so only when something is trained
-
         # A run that was killed may have logged an epoch that it did not save; it is taken again.
         self._write([line for line in self._lines() if line["stage"] != self._stage or line["epoch"] <= done])
-        self._writer = SummaryWriter(str(self._curves / self._stage), purge_step=done + 1)
+        self._append(file_version="brain.Event:2")
+        self._append(step=done + 1, session_log=SessionLog(status=SessionLog.START))
 
     def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
         self._write([*self._lines(), {"stage": self._stage, "epoch": epoch, **metrics}])
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, epoch)
-
-    def on_end(self) -> None:
-        self._writer.close()
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        self._append(step=epoch, summary=Summary(value=values))
 
     def _lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._file.read_text().splitlines()] if self._file.exists() else []
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         write_atomically(self._file, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    def _append(self, **content: Any) -> None:
+        """Add an event to the curves, at once: TensorBoard's own writer is a thread that a full disk kills loudly."""
+        record = io.BytesIO()
+        RecordWriter(record).write(Event(wall_time=time.time(), **content).SerializeToString())
+        try:
+            self._events.parent.mkdir(parents=True, exist_ok=True)
+            with self._events.open("ab") as file:
+                file.write(record.getvalue())
+        except OSError as error:
+            raise TrainingError(f"cannot write {self._events}: {error.strerror}; mend that and go on") from None
