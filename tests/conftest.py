@@ -7,6 +7,9 @@ import torch
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared"
 
+# Tests run side by side; with more threads they would wait for each other.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:

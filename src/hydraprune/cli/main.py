@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from hydraprune.attacks import ATTACKS
@@ -126,13 +127,18 @@ def table(
     results = rows(runs)
     console.print(as_table(results))
     if out is not None:
-        write_atomically(out.with_suffix(".md"), as_markdown(results).encode())
-        write_json(out.with_suffix(".json"), results)
-        draw(results, out.with_suffix(".png"))
+        write_atomically(Path(f"{out}.md"), as_markdown(results).encode())
+        write_json(Path(f"{out}.json"), results)
+        draw(results, Path(f"{out}.png"))
 
 
 def _run(recipe: Recipe, out: Path) -> None:
     run_recipe(recipe, out, console)
+    _summarize(recipe, out)
+
+
+@rank_zero_only
+def _summarize(recipe: Recipe, out: Path) -> None:
     if (out / "results.json").exists():
         results = rows([out])
         console.print(as_table(results))
@@ -153,5 +159,6 @@ def main() -> None:
     try:
         app()
     except HydrapruneError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        line = " ".join(str(error).splitlines())
+        Console(stderr=True).print(f"error: {line}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)

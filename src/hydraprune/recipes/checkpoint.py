@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from hydraprune.core.checkpoint import load_tensors, pack_mask, read_json, save_tensors, unpack_mask, write_json
-from hydraprune.core.errors import CheckpointError
+from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.plain import tensors
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
@@ -101,7 +101,10 @@ def load(folder: Path | str, model: nn.Module | None = None) -> tuple[nn.Module,
     folder = Path(folder)
     if not (folder / META).is_file():
         raise CheckpointError(f"{folder} holds no finished checkpoint (no {META}); give a folder such as RUN/finetune")
-    meta = Meta.parse(read_json(folder / META), str(folder / META))
+    try:
+        meta = Meta.parse(read_json(folder / META), str(folder / META))
+    except SpecError as error:
+        raise CheckpointError(f"{error}; the file has been altered: restore it or train again") from None
     for name, digest in meta.sha256.items():
         if (folder / name).is_file() and _sha256(folder / name) != digest:
             raise CheckpointError(f"{folder / name} is corrupt: its checksum is not the one in {META}; restore it")

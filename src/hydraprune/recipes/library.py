@@ -74,6 +74,8 @@ def _read(name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SpecError(f"recipe {name}: expected a mapping of settings, got {values!r}")
     base, changes = values.pop("extends", None), values.pop("set", None) or {}
+    if not isinstance(changes, Mapping):
+        raise SpecError(f"recipe {name}: `set` takes path.to.key: value, got {changes!r}")
     if base is not None:
         values = {**_read(str(base)), **values}
     for change, value in changes.items():

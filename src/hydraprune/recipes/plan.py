@@ -31,10 +31,10 @@ def plan(recipe: Recipe) -> list[Job]:
     if recipe.compare is None:
         return _chain(recipe.stages, "", {}, None)
     trunk = _chain(recipe.stages[:first], "", {}, None)
-    paths = {job.stage.name: job.path for job in trunk}
+    paths = {job.stage.name: job.path for job in trunk if isinstance(job.stage, Fit)}
     jobs = list(trunk)
     for stages, prefix in _branches(recipe.stages[first:], recipe.compare):
-        jobs += _chain(stages, prefix, paths, trunk[-1].path if trunk else None)
+        jobs += _chain(stages, prefix, paths, next(reversed(paths.values()), None))
     return _measured_once(jobs)
 
 

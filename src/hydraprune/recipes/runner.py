@@ -110,7 +110,8 @@ class _Run:
     def train(self, job: Job, stage: Fit) -> None:
         """One training stage: start network, masks, fit, checkpoint."""
         folder = self.out / job.path
-        if finished(folder):
+        # The first process decides: the others may look only after it has finished the stage.
+        if self.fabric.broadcast(finished(folder)):
             self.console.print(f"{job.path}: done before")
             return
         recipe, fabric = self.recipe, self.fabric
@@ -151,10 +152,10 @@ class _Run:
             key=_key(recipe, job, stage),
             hooks=hooks,
         )
-        if stage.select == "best" and best.exists():
-            model.load_state_dict(load_tensors(best)[0])
-        view.freeze()
         if fabric.is_global_zero:
+            if stage.select == "best" and best.exists():
+                model.load_state_dict(load_tensors(best)[0])
+            view.freeze()
             channels, side, _ = self.data.shape
             meta = Meta(
                 net=recipe.net,

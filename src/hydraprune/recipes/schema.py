@@ -66,7 +66,7 @@ class Fit(Stage):
         structure: what is removed together.
         train_norm: whether scale and shift of norm layers move with the scores, as in the paper.
         select: which epoch's network the stage hands on: the `last`, or the `best` on validation images.
-        validate: what is measured after each epoch.
+        validation: what is measured after each epoch.
         objective: another objective than the recipe's.
     """
 
@@ -113,8 +113,19 @@ class Evaluate(Stage):
     of: list[str] | None = None
     attacks: list[AnyAttack] = Field(min_length=1)
     samples: int | None = Field(default=None, ge=1)
-    attack_samples: dict[str, int] = {}
+    attack_samples: dict[str, Annotated[int, Field(ge=1)]] = {}
     batch_size: int = Field(default=500, ge=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> Evaluate:
+        names, kinds = [attack.name for attack in self.attacks], [attack.kind for attack in self.attacks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two attacks are called {name!r}; remove one, or evaluate twice")
+        for kind in self.attack_samples:
+            if kind not in kinds:
+                raise ValueError(f"attack_samples: no attack {kind!r} is run; {nearest(kind, kinds)}")
+        return self
 
 
 STAGES: Registry[Stage] = Registry(
@@ -147,6 +158,9 @@ class Compare(Spec):
         for kind in kinds:
             if kinds.count(kind) > 1:
                 raise ValueError(f"pruner {kind!r} stands twice in compare.pruners; its folders would be the same")
+        for sparsity in self.sparsities:
+            if [f"{other:g}" for other in self.sparsities].count(f"{sparsity:g}") > 1:
+                raise ValueError(f"sparsity {sparsity:g} stands twice in compare.sparsities; drop one")
         return self
 
 
@@ -206,7 +220,7 @@ class Recipe(Spec):
 
     name: str
     about: str = ""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     data: AnySource
     net: Net
     threat: ThreatModel | None = None
@@ -222,12 +236,20 @@ class Recipe(Spec):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two stages are called {name!r}; give each its own name")
-        fits = [stage.name for stage in self.stages if isinstance(stage, Fit)]
+        fits: list[str] = []
         for stage in self.stages:
+            if isinstance(stage, Fit):
+                fits.append(stage.name)
+                if stage.select == "best" and not self.data.validation:
+                    raise ValueError(f"stage {stage.name!r} selects the best epoch, but data.validation is 0; raise it")
             if isinstance(stage, Evaluate):
+                if not fits:
+                    raise ValueError(f"stage {stage.name!r} has no network to evaluate; put one of kind fit before it")
                 for name in stage.of or []:
                     if name not in fits:
-                        raise ValueError(f"stage {stage.name!r} evaluates {name!r}; {nearest(name, fits)}")
+                        raise ValueError(
+                            f"stage {stage.name!r} evaluates {name!r}, no fit before it; {nearest(name, fits)}"
+                        )
                 if self.threat is None:
                     raise ValueError(f"stage {stage.name!r} has attacks, but the recipe has no threat model")
         if not fits:

@@ -32,8 +32,8 @@ def rows(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """
     found: dict[str, list[Record]] = {}
     for run in runs:
-        for record in read_records(run):
-            found.setdefault(record.stage, []).append(record)
+        for stage, record in _networks(read_records(run)).items():
+            found.setdefault(stage, []).append(record)
     table = []
     for stage, records in found.items():
         first = records[0]
@@ -45,6 +45,22 @@ def rows(runs: Sequence[Path]) -> list[dict[str, Any]]:
         row = {"stage": stage, "pruner": first.pruner or "dense", "sparsity": first.sparsity}
         table.append(row | {"kept": first.kept, "total": first.total, "runs": len(records), "figures": figures})
     return table
+
+
+def _networks(records: Sequence[Record]) -> dict[str, Record]:
+    """One record per network of a run: what several evaluations found of it, together."""
+    merged: dict[str, Record] = {}
+    for record in records:
+        if record.stage in merged:
+            first = merged[record.stage]
+            fewer = {name: record.robust_samples.get(name, record.samples) for name in record.robust_accuracy}
+            changes = {
+                "robust_accuracy": first.robust_accuracy | record.robust_accuracy,
+                "robust_samples": first.robust_samples | fewer,
+            }
+            record = first.model_copy(update=changes)
+        merged[record.stage] = record
+    return merged
 
 
 def _figure(values: list[float], samples: int) -> dict[str, Any]:
@@ -96,7 +112,7 @@ MARKS = "osD^vP*X"
 
 
 def draw(table: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
-    """A PNG of accuracy against sparsity, one line per pruner: a panel for the first attack, one for clean accuracy.
+    """A PNG of accuracy against sparsity, a line per pruner: panels for the first two attacks and for clean accuracy.
 
     Bars are standard deviations over runs. The horizontal axis is spaced by compression, total / kept.
     """
@@ -107,6 +123,7 @@ def draw(table: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
     dense = [row for row in table if row["pruner"] == "dense"]
     methods = list(dict.fromkeys(row["pruner"] for row in table if row["pruner"] != "dense"))
     spare = iter(SPARE * len(methods))
+    colors = {method: COLORS.get(method) or next(spare) for method in methods}
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
         for number, name in enumerate(panels, start=1):
@@ -117,11 +134,17 @@ def draw(table: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
                 mine = [r for r in mine if name in r["figures"]]
                 ratio = [r["total"] / r["kept"] for r in mine]
                 ticks |= {x: f"{100 * r['sparsity']:.3g}" for x, r in zip(ratio, mine, strict=True)}
-                color = COLORS.get(method) or next(spare)
                 mean = [100 * r["figures"][name]["mean"] for r in mine]
                 spread = [100 * (r["figures"][name]["std"] or 0) for r in mine]
                 axes.errorbar(
-                    ratio, mean, spread, label=method, color=color, marker=MARKS[rank % len(MARKS)], capsize=3, lw=1.8
+                    ratio,
+                    mean,
+                    spread,
+                    label=method,
+                    color=colors[method],
+                    marker=MARKS[rank % len(MARKS)],
+                    capsize=3,
+                    lw=1.8,
                 )
             for row in dense:
                 if name in row["figures"]:

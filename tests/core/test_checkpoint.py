@@ -1,0 +1,179 @@
+"""Files are whole or absent, and damage is found before it is used."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hydraprune.core import checkpoint
+from hydraprune.core.checkpoint import (
+    load_tensors,
+    pack_mask,
+    read_json,
+    save_tensors,
+    unpack_mask,
+    write_atomically,
+    write_json,
+)
+from hydraprune.core.errors import CheckpointError, TrainingError
+
+META = {"epoch": 3, "history": [{"loss": 0.1, "lr": 1e-05}], "key": "ä", "none": None, "z": 1, "a": {"y": [1, 2]}}
+
+
+def samples() -> dict[str, torch.Tensor]:
+    base = torch.randn(4, 6)
+    return {
+        "float": base,
+        "view": base[1:3],  # shares memory with the first
+        "transposed": base.t(),
+        "channels_last": torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
+        "parameter": torch.nn.Parameter(torch.randn(3)),
+        "double": torch.randn(3, dtype=torch.float64),
+        "half": torch.randn(3).half(),
+        "bfloat": torch.randn(5).bfloat16(),
+        "long": torch.tensor(7),
+        "bool": torch.tensor([True, False, True]),
+        "bytes": torch.arange(5, dtype=torch.uint8),
+        "nan": torch.tensor([float("nan"), float("inf")]),
+        "empty": torch.zeros(0, 3),
+    }
+
+
+def test_tensors_and_meta_round_trip(tmp_path):
+    saved, path = samples(), tmp_path / "deep" / "er" / "model.safetensors"
+    save_tensors(path, saved, META)
+    loaded, meta = load_tensors(path)
+    assert meta == META
+    assert loaded.keys() == saved.keys()
+    for name, value in saved.items():
+        assert loaded[name].dtype == value.dtype
+        assert not loaded[name].requires_grad
+        torch.testing.assert_close(loaded[name], value.detach(), rtol=0, atol=0, equal_nan=True)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_no_tensors_and_no_meta_round_trip(tmp_path):
+    save_tensors(tmp_path / "x", {}, {})
+    assert load_tensors(tmp_path / "x") == ({}, {})
+
+
+def full(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace", "mkstemp", "chmod"])
+@pytest.mark.parametrize("earlier", [b"earlier", None])
+def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(tmp_path, monkeypatch, where, earlier):
+    path = tmp_path / "model.safetensors"
+    if earlier is not None:
+        path.write_bytes(earlier)
+    owner = {"fsync": checkpoint.os, "mkstemp": checkpoint.tempfile}.get(where, Path)
+    monkeypatch.setattr(owner, where, full)
+    with pytest.raises(TrainingError) as caught:
+        write_atomically(path, b"later")
+    assert str(path) in str(caught.value)
+    assert "No space left on device" in str(caught.value)
+    assert "run the same command again" in str(caught.value)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == ({path.name: earlier} if earlier else {})
+
+
+def test_the_disk_has_the_content_before_the_name(tmp_path, monkeypatch):
+    """A crash between the two must not leave a name without content."""
+    done = []
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda handle: done.append(("fsync", os.fstat(handle).st_size)))
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: (done.append(("replace", to.name)), replace(self, to))[1])
+    write_atomically(tmp_path / "a", b"12345")
+    assert done == [("fsync", 5), ("replace", "a")]
+
+
+def test_a_folder_that_cannot_be_made_is_a_training_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="cannot write"):
+        write_atomically(tmp_path / "file" / "below", b"")
+
+
+def test_every_flipped_bit_is_found(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_tensors(path, {"weight": torch.randn(3), "bits": torch.tensor([5], dtype=torch.uint8)}, {"epoch": 3})
+    whole = path.read_bytes()
+    assert len(whole) > 8 + 13
+    unnoticed = []
+    for position in range(len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                load_tensors(path)
+            except CheckpointError as error:
+                assert str(path) in str(error)
+            else:
+                unnoticed.append((position, bit))
+    assert unnoticed == []
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.9, 0.999])
+def test_a_truncated_file_is_refused(tmp_path, share):
+    path = tmp_path / "model.safetensors"
+    save_tensors(path, samples(), META)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(CheckpointError, match="corrupt or truncated"):
+        load_tensors(path)
+
+
+def test_missing_and_foreign_files_are_refused_with_a_remedy(tmp_path):
+    with pytest.raises(CheckpointError, match="is missing; give the folder of a finished stage"):
+        load_tensors(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="corrupt"):
+        load_tensors(tmp_path)
+    for number, metadata in enumerate([None, {"format": "pt"}]):
+        path = tmp_path / f"foreign{number}.safetensors"
+        save_file({"weight": torch.zeros(2)}, path, metadata)
+        with pytest.raises(CheckpointError, match=r"is no hydraprune checkpoint.*--weights"):
+            load_tensors(path)
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "pickle.pt")
+    with pytest.raises(CheckpointError, match="corrupt"):
+        load_tensors(tmp_path / "pickle.pt")
+
+
+def test_json_round_trips_and_is_refused_where_broken(tmp_path):
+    path = tmp_path / "run" / "meta.json"
+    write_json(path, META)
+    assert read_json(path) == META
+    assert json.loads(path.read_text()) == META
+    path.write_text(path.read_text()[:-5])
+    with pytest.raises(CheckpointError, match=r"meta\.json is unreadable"):
+        read_json(path)
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(CheckpointError, match="unreadable"):
+        read_json(path)
+    with pytest.raises(CheckpointError, match=r"none\.json is missing"):
+        read_json(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (8,), (9,), (3, 5), (2, 3, 3, 3), (0, 4)])
+def test_masks_round_trip_as_packed_bits(shape):
+    mask = torch.rand(shape) < 0.3
+    packed = pack_mask(mask)
+    assert packed.dtype == torch.uint8
+    assert packed.shape == ((mask.numel() + 7) // 8,)
+    assert torch.equal(unpack_mask(packed, shape), mask)
+
+
+def test_bits_are_packed_most_significant_first():
+    assert pack_mask(torch.tensor([[True, False, False], [False, True, False]])).tolist() == [0b10001000]
+
+
+@pytest.mark.parametrize("shape", [(8,), (17,), (3, 3, 3)])
+def test_a_mask_of_another_size_is_refused(shape):
+    with pytest.raises(CheckpointError, match="does not fit a weight of shape"):
+        unpack_mask(pack_mask(torch.ones(9, dtype=torch.bool)), shape)
+    with pytest.raises(CheckpointError):
+        unpack_mask(torch.zeros(2), (9,))

@@ -1,0 +1,144 @@
+"""Names to classes: lazily, with plug-ins, and as fields of other settings."""
+
+import sys
+import types
+from importlib.metadata import EntryPoint
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from hydraprune.core import registry
+from hydraprune.core.errors import SpecError
+from hydraprune.core.registry import Registry
+from hydraprune.core.spec import Number, Spec
+
+
+class Method(Spec):
+    kind: str
+
+
+class Sort(Method):
+    kind: Literal["sort"] = "sort"
+    share: Number = Field(default=0.5, gt=0)
+
+
+class Shuffle(Method):
+    kind: Literal["shuffle"] = "shuffle"
+
+
+TABLE = {"sort": "methods_for_tests:Sort", "absent": "no_such_module:Absent", "wrong": "methods_for_tests:Wrong"}
+
+
+@pytest.fixture(autouse=True)
+def _module(monkeypatch):
+    module = types.ModuleType("methods_for_tests")
+    module.Sort, module.Shuffle, module.Wrong = Sort, Shuffle, Spec
+    monkeypatch.setitem(sys.modules, "methods_for_tests", module)
+
+
+@pytest.fixture
+def methods():
+    return Registry("method", Method, TABLE)
+
+
+@pytest.fixture
+def plug(monkeypatch):
+    """Pretends that an installed package has one entry point."""
+
+    def install(name: str, value: str) -> None:
+        entry = EntryPoint(name, value, "hydraprune.method")
+        monkeypatch.setattr(registry, "entry_points", lambda *, group: [entry] if group == entry.group else [])
+
+    return install
+
+
+def test_nothing_is_imported_before_it_is_used(methods):
+    assert methods.names() == ["sort", "absent", "wrong"]
+    assert methods.get("sort") is Sort
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        methods.get("absent")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(methods):
+    with pytest.raises(SpecError, match=r"^unknown method 'sotr'; did you mean 'sort'\?$"):
+        methods.get("sotr")
+    with pytest.raises(SpecError, match=r"^stage\.method: unknown method 'sotr'; did you mean 'sort'\?$"):
+        methods.make("sotr", "stage.method")
+
+
+def test_a_class_of_another_base_is_refused(methods):
+    with pytest.raises(SpecError, match="methods_for_tests:Wrong is no Method"):
+        methods.get("wrong")
+
+
+@pytest.mark.parametrize("values", ["sort", {"kind": "sort"}, {"kind": "sort", "share": "1/2"}, Sort()])
+def test_make(methods, values):
+    assert methods.make(values, "method") == Sort(share=0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (3, "here: expected {kind: ...}, got 3; kinds: sort, absent, wrong"),
+        ({"share": 1}, "here: expected {kind: ...}, got {'share': 1}; kinds: sort, absent, wrong"),
+        ({"kind": "sort", "share": -1}, "here.share: Input should be greater than 0 (got -1)"),
+        ({"kind": "sort", "shrae": 1}, "here: unknown key 'shrae'; did you mean 'share'?"),
+    ],
+)
+def test_make_refuses_with_the_path(methods, values, message):
+    with pytest.raises(SpecError) as caught:
+        methods.make(values, "here")
+    assert str(caught.value) == message
+
+
+def test_a_plug_in_is_found_by_its_entry_point(plug):
+    plug("shuffle", "methods_for_tests:Shuffle")
+    assert Registry("method", Method, TABLE).make("shuffle", "method") == Shuffle()
+    assert Registry("noun", Method, TABLE).names() == list(TABLE)
+
+
+def test_the_entry_point_does_not_change_the_callers_table(plug):
+    plug("shuffle", "methods_for_tests:Shuffle")
+    table = dict(TABLE)
+    Registry("method", Method, table)
+    assert table == TABLE
+
+
+def test_a_plug_in_may_not_take_a_name(plug):
+    plug("sort", "elsewhere:Sort")
+    with pytest.raises(SpecError, match=r"'elsewhere:Sort' takes the name of the method 'sort'; rename it"):
+        Registry("method", Method, TABLE)
+
+
+METHODS = Registry("method", Method, TABLE)
+
+
+class Stage(Spec):
+    method: Annotated[Method, METHODS] = Sort()
+    others: list[Annotated[Method, METHODS]] = []
+
+
+@pytest.mark.parametrize("given", ["sort", {"kind": "sort", "share": "1/4"}, Sort(share=0.75)])
+def test_a_field_of_another_spec_round_trips(given):
+    stage = Stage.parse({"method": given, "others": [given, "sort"]}, "stage")
+    assert type(stage.method) is Sort
+    share = stage.method.share
+    assert stage.plain()["method"] == {"kind": "sort", "share": share}
+    assert stage.plain()["others"] == [{"kind": "sort", "share": share}, {"kind": "sort", "share": 0.5}]
+    assert Stage.parse(stage.plain(), "stage") == stage
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"method": "sotr"}, "stage.method: unknown method 'sotr'; did you mean 'sort'?"),
+        ({"others": ["sort", {"kind": "sort", "share": 0}]}, "stage.others.1.share: Input should be greater than 0"),
+        ({"method": {"kind": "sort", "shrae": 1}}, "stage.method: unknown key 'shrae'; did you mean 'share'?"),
+        ({"method": 7}, "stage.method: expected {kind: ...}, got 7"),
+    ],
+)
+def test_errors_of_a_field_quote_the_path_from_the_outermost(values, message):
+    with pytest.raises(SpecError) as caught:
+        Stage.parse(values, "stage")
+    assert str(caught.value).startswith(message)
