@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from machine import machine, synchronize
 from torch import Tensor, nn
 
 from hydraprune.core.objective import Batch, Clock
@@ -190,11 +190,6 @@ def ours(net: nn.Module, batch: Batch, keep: float, steps: int, compile: bool) -
     return watch.seconds
 
 
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def selection(net: nn.Module) -> dict[str, float]:
     """Milliseconds to select the masks of all layers: cold, warm after a small move, and by the published sort."""
     view = MaskView(net)
@@ -239,7 +234,7 @@ def main() -> None:
     parser.add_argument("--published-steps", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="compile the network that attacks see")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--memory-of", choices=["dense", "ours", "published"], help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=["dense", "ours"], help=argparse.SUPPRESS)
     args = parser.parse_args()
 
     torch.manual_seed(0)
@@ -270,7 +265,7 @@ def main() -> None:
     seconds["published"] = steps("published", args.published_steps) if args.published_steps else []
     medians = {side: statistics.median(values) for side, values in seconds.items() if values}
     memory = {}
-    for side in medians:
+    for side in ("dense", "ours"):
         command = [sys.executable, *sys.argv, "--memory-of", side]
         memory[side] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
     pick = selection(net())
@@ -288,12 +283,7 @@ def main() -> None:
         "selection_ms": pick,
         "selection_share_of_step": pick["warm"] / 1000 / medians["ours"],
         "compiled_attack": args.compile,
-        "machine": {
-            "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
-            "torch": torch.__version__,
-        },
+        "machine": machine(),
     }
     print(json.dumps(report, indent=2))
     if args.out:

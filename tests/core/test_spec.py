@@ -94,7 +94,7 @@ def test_defaults_are_validated():
         size: int = "many"
 
     assert Sound().size == 8 / 255
-    with pytest.raises(SpecError, match="Broken.size"):
+    with pytest.raises(SpecError, match=r"Broken\.size"):
         Broken()
 
 

@@ -61,9 +61,9 @@ def ascend(
     with torch.enable_grad():
         logits = model(adversarial).float()
         (gradient,) = torch.autograd.grad(loss(logits).sum(), adversarial)
-    # The sign of NaN is 0: hidden, a broken gradient would leave the image where it is and make it look robust.
-    direction = torch.where(gradient.isnan(), gradient, threat.steepest(gradient))
-    return threat.project(x, adversarial + step_size * direction), logits.detach()
+        # The sign of NaN is 0: hidden, a broken gradient would leave the image where it is and make it look robust.
+        direction = threat.steepest(gradient).add_(gradient, alpha=0)
+    return threat.project(x, direction.mul_(step_size).add_(adversarial.detach())), logits.detach()
 
 
 def _first(x: Tensor, threat: ThreatModel, start: Start, rng: torch.Generator) -> Tensor:

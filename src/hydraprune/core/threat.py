@@ -52,7 +52,7 @@ class ThreatModel(Spec):
     def project(self, x: Tensor, adversarial: Tensor) -> Tensor:
         """The point of ball and pixel range next to `adversarial`; both (B, ...), gradients cut."""
         # Clipping moves each pixel towards x, so the point stays in the ball.
-        return (x + self.shrink(adversarial.detach() - x)).clamp(*PIXELS)
+        return self.shrink(adversarial.detach() - x).add_(x).clamp_(*PIXELS)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The direction of unit length in `norm` along which a linear function with this gradient grows fastest."""

@@ -13,5 +13,8 @@ OBJECTIVES: Registry[Objective] = Registry(
         "mart": "hydraprune.objectives.mart:MART",
         "fast": "hydraprune.objectives.fast:Fast",
         "free": "hydraprune.objectives.free:Free",
+        "gaussian": "hydraprune.objectives.gaussian:Gaussian",
+        "stability": "hydraprune.objectives.stability:Stability",
+        "smoothadv": "hydraprune.objectives.smoothadv:SmoothAdv",
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import zlib
@@ -17,6 +18,7 @@ from torch import nn
 from hydraprune.attacks.pgd import PGD
 from hydraprune.core.checkpoint import load_tensors, read_json, save_tensors, write_atomically, write_json
 from hydraprune.core.errors import SpecError
+from hydraprune.core.plain import evaluating
 from hydraprune.core.results import Record
 from hydraprune.data import Batches, Dataset
 from hydraprune.evaluate import evaluate
@@ -36,6 +38,7 @@ def fabric_for(trainer: Trainer) -> Fabric:
     Raises:
         SpecError: if it asks for a GPU and there is none.
     """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision
     cuda = torch.cuda.is_available()
     if trainer.device == "cuda" and not cuda:
         raise SpecError("trainer.device is 'cuda' but torch sees no GPU; use `--set trainer.device=cpu`")
@@ -177,7 +180,9 @@ class _Run:
             return load(self.out / job.start)
         torch.manual_seed(self.recipe.seed)
         channels, side, _ = self.data.shape
-        return self.recipe.net.build(self.data.num_classes, channels, side), Meta()
+        model = self.recipe.net.build(self.data.num_classes, channels, side)
+        _try(model, self.recipe.net.kind, self.data)
+        return model, Meta()
 
     def measure(self, job: Job, stage: Evaluate) -> None:
         """One evaluation stage, on the first process."""
@@ -245,6 +250,17 @@ class _Validate(Hook):
             before = load_tensors(self._best)[1]["value"] if self._best.exists() else -1.0
             if value > before:
                 save_tensors(self._best, model.state_dict(), {"value": value, "epoch": epoch})
+
+
+def _try(model: nn.Module, name: str, data: Dataset) -> None:
+    """See that the network takes the images and has a logit for each class, before anything is trained."""
+    try:
+        with evaluating(model), torch.no_grad():
+            logits = model(torch.zeros(1, *data.shape))
+    except RuntimeError as error:
+        raise SpecError(f"net {name!r} does not take images of shape {data.shape}: {error}") from None
+    if tuple(logits.shape) != (1, data.num_classes):
+        raise SpecError(f"net {name!r} returns {tuple(logits.shape)} for one image of {data.num_classes} classes")
 
 
 def _seed(seed: int, purpose: str) -> int:

@@ -1,0 +1,69 @@
+"""What it costs to shuffle and augment CIFAR-10, against a TRADES-10 step of `vgg4` on the same batch.
+
+python benchmarks/data.py --path CIFAR_FOLDER --out benchmarks/data.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from machine import machine, synchronize
+from train_step import Repeated, Stopwatch
+
+from hydraprune import TRADES, MaskView, Net, Optim, ThreatModel, fit, load_data
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", required=True, help="folder of CIFAR-10 parquet files")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    cuda = torch.cuda.is_available()
+    began = time.perf_counter()
+    data = load_data("cifar10", path=args.path)
+    load = time.perf_counter() - began
+    batches = data.train.batches(
+        args.batch, seed=0, augment=True, shuffle=True, drop_last=True, device="cuda" if cuda else "cpu"
+    )
+    began = time.perf_counter()
+    for batch in batches.epoch(0):
+        pass
+    synchronize()
+    per_batch = (time.perf_counter() - began) / len(batches)
+    net, watch = Net(kind="vgg4").build(10), Stopwatch()
+    fit(
+        net,
+        MaskView(net).parameters("weights"),
+        Repeated(batch, 5),
+        TRADES(),
+        epochs=1,
+        optim=Optim(lr=1e-3),
+        threat=ThreatModel(eps="8/255"),
+        fabric=Fabric(accelerator="cuda" if cuda else "cpu", devices=1, precision="bf16-mixed"),
+        hooks=[watch],
+    )
+    step = statistics.median(watch.seconds[1:])
+    epochs = 220  # of the paper's three stages; the load is paid once
+    share = (per_batch + load / (epochs * len(batches))) / step
+    report = {
+        "batch": args.batch,
+        "load_seconds": load,
+        "batch_milliseconds": 1000 * per_batch,
+        "step_seconds": step,
+        "share_of_step": share,
+        "machine": machine(),
+    }
+    print(json.dumps(report, indent=2))
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

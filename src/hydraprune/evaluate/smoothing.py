@@ -1,0 +1,347 @@
+"""Randomized smoothing: an l2 radius around each image in which no adversary can act (Cohen et al., arXiv:1902.02918).
+
+The smoothed network answers with the class that the network most often gives to `x + sigma * n`, n being standard
+normal. A certificate holds with probability `1 - alpha` for each image by itself, not for all images together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+from scipy.special import bdtr, betaincinv, ndtri
+from torch import Tensor, nn
+
+from hydraprune.core.errors import CheckpointError, EvaluationError
+from hydraprune.core.objective import Batch
+from hydraprune.core.plain import plain_copy
+from hydraprune.core.spec import Number, Spec, sentence
+from hydraprune.core.twin import Twin
+from hydraprune.evaluate.accuracy import checked, judge
+from hydraprune.evaluate.worst_case import _channels_last
+
+ABSTAIN = -1
+"""The class of an image for which the votes do not suffice."""
+
+RADII = (0.0, 0.25, 110 / 255, 0.5, 0.75)
+"""Radii that tables report. In 3,072 dimensions the l2 ball of 110/255 stands for the linf ball of 2/255."""
+
+_BLOCK = 2**24
+"""Numbers drawn at a time. It decides which noise follows from a seed, and `batch_size` does not."""
+
+_PRODUCTS = (
+    torch.backends.cuda.matmul,
+    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
+    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
+    torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
+)
+
+
+class Smoothing(Spec):
+    """How images are certified.
+
+    Args:
+        sigma: standard deviation of the noise, in pixels of [0, 1]; that of training.
+        n0: draws that choose the class.
+        n: new draws that bound its probability. The largest radius at hand grows with it: at sigma 0.25 and alpha
+            0.001 it is 0.80 for 10,000 and 0.95 for 100,000.
+        alpha: probability that a certificate is wrong.
+        every: `certify_dataset` takes each `every`-th image.
+        batch_size: noisy images per forward pass; it changes no noise.
+        precision: `float32` means what it says, without TF32. `bf16` is faster, and certifies the network as it runs
+            in bf16: rounding decides votes near a tie the other way.
+
+    Sample: `{sigma: 0.25, n: 100000, every: 20}`
+    """
+
+    sigma: Number = Field(gt=0)
+    n0: int = Field(default=100, ge=1)
+    n: int = Field(default=100_000, ge=1)
+    alpha: float = Field(default=0.001, gt=0, lt=1)
+    every: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    precision: Literal["float32", "bf16"] = "float32"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is certain of B images.
+
+    Attributes:
+        label: (B,) int64, the smoothed network's class, or ABSTAIN.
+        radius: (B,) float64, the l2 distance in pixels of [0, 1] below which the class cannot change; 0 if abstaining.
+        counts: (B, K) int64, the votes of the `n` draws.
+    """
+
+    label: Tensor
+    radius: Tensor
+    counts: Tensor
+
+
+class CertifiedImage(Spec):
+    """One line of the file that `certify_dataset` writes.
+
+    Args:
+        index: place of the image in the data set, from 0.
+        label: its class.
+        prediction: the smoothed network's class, or ABSTAIN (-1).
+        radius: certified l2 radius, in pixels of [0, 1]; 0 if abstaining.
+        counts: votes of the `n` draws per class.
+        seconds: wall time.
+        key: hash of network, image, label, settings and seed.
+    """
+
+    index: int
+    label: int
+    prediction: int
+    radius: float = Field(ge=0)
+    counts: tuple[int, ...]
+    seconds: float
+    key: str
+
+
+def certify(model: nn.Module, x: Tensor, smoothing: Smoothing, *, seed: int = 0) -> Certificate:
+    """Class and certified radius of each image (algorithm CERTIFY).
+
+    The noise of image i follows from `(seed, i)` on a given kind of device. The model may be parametrized; it keeps
+    its modes, gradients, buffers and random state.
+
+    Args:
+        model: returns logits (B, K).
+        x: images (B, C, H, W) in [0, 1].
+
+    Raises:
+        DataError: for images outside [0, 1].
+        EvaluationError: for logits that are not finite.
+    """
+    batch = _unlabelled(model, x)
+    with _deployed(model, batch, smoothing.precision) as net:
+        found = [_certified(net, image, smoothing, _generator(seed, i, image)) for i, image in enumerate(batch.x)]
+    labels, radii, counts = zip(*found, strict=True)
+    return Certificate(torch.tensor(labels), torch.tensor(radii, dtype=torch.float64), torch.stack(counts))
+
+
+def predict(model: nn.Module, x: Tensor, smoothing: Smoothing, *, seed: int = 0) -> Tensor:
+    """(B,) int64: the smoothed network's class from `n` draws, or ABSTAIN (algorithm PREDICT).
+
+    It is wrong with probability `alpha` at most. Noise and errors are those of `certify`.
+    """
+    batch = _unlabelled(model, x)
+    with _deployed(model, batch, smoothing.precision) as net:
+        counts = [_votes(net, x, smoothing.n, smoothing, _generator(seed, i, x)) for i, x in enumerate(batch.x)]
+    return torch.tensor([decision(votes, smoothing.alpha)[0] for votes in counts])
+
+
+def certify_dataset(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    smoothing: Smoothing,
+    path: Path,
+    *,
+    seed: int = 0,
+    progress: Callable[[CertifiedImage], None] | None = None,
+) -> list[CertifiedImage]:
+    """Certify each `every`-th image and keep the records in `path`, one line of JSON each.
+
+    After a kill the same call goes on where it stopped. Noise follows from `seed` and an image's index, so records
+    depend neither on the interruption nor on how images are batched.
+
+    Args:
+        model: as for `certify`.
+        batches: the data set in its order, images in [0, 1] with labels.
+        path: the file to write, or to continue.
+        progress: called with every record, those found in the file included.
+
+    Returns:
+        The records in the order of the data.
+
+    Raises:
+        CheckpointError: if `path` holds records of another network, other images, settings or seed, or no records.
+        DataError: for images outside [0, 1] or labels that the network has no class for.
+        EvaluationError: without images, for logits that are not finite, or if the disk refuses.
+    """
+    device = next(model.parameters()).device
+    known, identity = _read(path), _identity(model, smoothing, seed)
+    records: list[CertifiedImage] = []
+    first = 0
+    for batch in batches:
+        batch = checked(batch, device)
+        with _deployed(model, batch, smoothing.precision) as net:
+            for i in range(-first % smoothing.every, len(batch.x), smoothing.every):
+                image, label = batch.x[i], int(batch.y[i])
+                key = _key(identity, image, label)
+                record = known.get(first + i)
+                if record is None:
+                    began = time.perf_counter()
+                    found = _certified(net, image, smoothing, _generator(seed, first + i, image))
+                    record = CertifiedImage(
+                        index=first + i,
+                        label=label,
+                        prediction=found[0],
+                        radius=found[1],
+                        counts=tuple(found[2].tolist()),
+                        seconds=time.perf_counter() - began,
+                        key=key,
+                    )
+                    _append(path, record)
+                elif record.key != key:
+                    raise CheckpointError(
+                        f"{path}: image {record.index} was certified for another network, image, setting or seed; "
+                        "restore them, or write to another file"
+                    )
+                records.append(record)
+                if progress:
+                    progress(record)
+        first += len(batch.x)
+    if not records:
+        raise EvaluationError("no images to certify; give at least one batch")
+    return records
+
+
+def summary(records: Sequence[CertifiedImage], smoothing: Smoothing, radii: Iterable[float] = RADII) -> dict[str, Any]:
+    """Figures of a certified data set, ready for JSON; abstaining counts as wrong.
+
+    The certified accuracy depends on `n`: report both.
+    """
+    return {
+        "samples": len(records),
+        **smoothing.model_dump(include={"sigma", "n0", "n", "alpha", "precision"}),
+        "clean_accuracy": certified_accuracy(records, [0.0])[0.0],
+        "certified_accuracy": certified_accuracy(records, radii),
+        "average_certified_radius": average_certified_radius(records),
+        "abstention_rate": fmean(record.prediction == ABSTAIN for record in records),
+    }
+
+
+def certified_accuracy(records: Sequence[CertifiedImage], radii: Iterable[float]) -> dict[float, float]:
+    """Radius -> share of the images classified correctly with at least that radius; at 0 the clean accuracy."""
+    return {r: fmean(record.prediction == record.label and record.radius >= r for record in records) for r in radii}
+
+
+def average_certified_radius(records: Sequence[CertifiedImage]) -> float:
+    """Mean radius over all images, that of a wrong or abstaining one being 0 (arXiv:2001.02378)."""
+    return fmean(record.radius * (record.prediction == record.label) for record in records)
+
+
+def certificate(selection: Tensor, estimation: Tensor, sigma: float, alpha: float) -> tuple[int, float]:
+    """Class, or ABSTAIN, and l2 radius, from the votes (K,) int64 of two separate rounds of draws."""
+    top = int(selection.argmax())
+    bound = clopper_pearson(int(estimation[top]), int(estimation.sum()), alpha)
+    return (top, sigma * float(ndtri(bound))) if bound >= 0.5 else (ABSTAIN, 0.0)
+
+
+def clopper_pearson(hits: int, n: int, alpha: float) -> float:
+    """Lower end of the one-sided interval that covers a probability with confidence `1 - alpha`, in float64."""
+    return float(betaincinv(hits, n - hits + 1, alpha)) if hits else 0.0
+
+
+def decision(counts: Tensor, alpha: float) -> tuple[int, float]:
+    """Class, or ABSTAIN, from votes (K,) int64, and the p-value of the two-sided binomial test of the two largest."""
+    most, second = counts.topk(2).values.tolist()
+    # At probability 1/2 both tails are equal; they overlap in a tie.
+    p_value = min(1.0, 2 * float(bdtr(second, most + second, 0.5)))
+    return (int(counts.argmax()) if p_value <= alpha else ABSTAIN), p_value
+
+
+def _certified(net: nn.Module, image: Tensor, smoothing: Smoothing, rng: torch.Generator) -> tuple[int, float, Tensor]:
+    selection = _votes(net, image, smoothing.n0, smoothing, rng)
+    estimation = _votes(net, image, smoothing.n, smoothing, rng)
+    return *certificate(selection, estimation, smoothing.sigma, smoothing.alpha), estimation
+
+
+def _votes(net: nn.Module, image: Tensor, draws: int, smoothing: Smoothing, rng: torch.Generator) -> Tensor:
+    """(K,) int64 on the CPU: how often each class wins among the next `draws` noisy copies of `image` (C, H, W)."""
+    block = max(1, _BLOCK // image.numel())
+    winners, finite = [], []
+    for first in range(0, draws, block):
+        shape = (min(block, draws - first), *image.shape)
+        noise = torch.randn(shape, generator=rng, device=image.device, dtype=image.dtype)
+        for part in noise.split(smoothing.batch_size):
+            logits = net(torch.add(image, part, alpha=smoothing.sigma))
+            winners.append(logits.argmax(1))
+            finite.append(logits.isfinite().all())
+    if not torch.stack(finite).all():
+        raise EvaluationError("the network returns NaN or infinite logits for noisy images; was its training stable?")
+    return torch.cat(winners).cpu().bincount(minlength=logits.shape[1])
+
+
+def _generator(seed: int, index: int, image: Tensor) -> torch.Generator:
+    """The random numbers of one image, on its device."""
+    mixed = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
+    return torch.Generator(image.device).manual_seed(int(mixed[0]))
+
+
+def _unlabelled(model: nn.Module, x: Tensor) -> Batch:
+    return checked(Batch(x, torch.zeros(len(x), dtype=torch.int64)), next(model.parameters()).device)
+
+
+@contextmanager
+def _deployed(model: nn.Module, batch: Batch, precision: str) -> Iterator[nn.Module]:
+    """A folded copy of `model` that has been tried on `batch`, to be used inside in the precision asked for."""
+    device, exact = batch.x.device, [product.fp32_precision for product in _PRODUCTS]
+    try:
+        for product in _PRODUCTS:
+            product.fp32_precision = "ieee"
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            net = Twin(model).refresh(0)
+            _channels_last(net, batch.x[:1])
+            judge(net, *batch)  # refuses bad labels and logits before anything is written
+            yield net
+    finally:
+        for product, before in zip(_PRODUCTS, exact, strict=True):
+            product.fp32_precision = before
+
+
+def _identity(model: nn.Module, smoothing: Smoothing, seed: int) -> bytes:
+    """Hash of all that certificates depend on beside the image."""
+    total = hashlib.sha256(f"{seed} {smoothing.model_dump_json(exclude={'every', 'batch_size'})}".encode())
+    plain = plain_copy(model)
+    for name, value in [*plain.named_parameters(), *plain.named_buffers()]:
+        total.update(name.encode())
+        total.update(_bytes(value))
+    return total.digest()
+
+
+def _key(identity: bytes, image: Tensor, label: int) -> str:
+    return hashlib.sha256(identity + _bytes(image) + str(label).encode()).hexdigest()[:16]
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _read(path: Path) -> dict[int, CertifiedImage]:
+    """Index -> record. What follows the last newline was being written when the process was killed; it is cut off."""
+    content = path.read_bytes() if path.exists() else b""
+    *lines, rest = content.split(b"\n")
+    records = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = CertifiedImage.model_validate_json(line)
+        except ValidationError as error:
+            raise CheckpointError(f"{sentence(error, f'{path}:{number}')}; mend or remove the file") from None
+        records[record.index] = record
+    if rest:
+        os.truncate(path, len(content) - len(rest))
+    return records
+
+
+def _append(path: Path, record: CertifiedImage) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(record.model_dump_json().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise EvaluationError(f"cannot write {path}: {error.strerror}; mend that and run the same call again") from None

@@ -1,0 +1,267 @@
+"""Checkpoints: the masked network and the plain one are the same, and no damage goes unnoticed."""
+
+import ast
+import hashlib
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import hydraprune
+from hydraprune import ERK, Hydra, Magnitude, MaskView, Net, ThreatModel, load, prune, save
+from hydraprune.core.checkpoint import read_json, save_tensors
+from hydraprune.core.errors import CheckpointError
+from hydraprune.masks.structures import Filter
+from hydraprune.recipes.checkpoint import MASKS, META, MODEL, Meta, finished
+
+SPEC = Net(kind="cnn_digits", normalize={"mean": [0.3], "std": [0.35]})
+META_GIVEN = Meta(net=SPEC, num_classes=10, in_channels=1, image_size=8, threat=ThreatModel(eps="1/10"), pruner="hydra")
+
+
+def network(pruner=None, structure=None, sparsity=0.7):
+    """A net whose norm layers have statistics, pruned if a pruner is given."""
+    torch.manual_seed(1)
+    model = SPEC.build(10, 1, 8)
+    with torch.no_grad():
+        model(torch.rand(32, 1, 8, 8))
+    if pruner is not None:
+        prune(MaskView(model), pruner, ERK(sparsity=sparsity), structure)
+    return model.eval()
+
+
+def logits(model):
+    torch.manual_seed(2)
+    with torch.no_grad():
+        return model.eval()(torch.rand(16, 1, 8, 8))
+
+
+CASES = {
+    "dense": (None, None),
+    "learned": (Hydra(), None),
+    "fixed": (Magnitude(), None),
+    "filters": (Magnitude(), Filter()),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_round_trip_gives_the_same_network(tmp_path, case):
+    model = network(*CASES[case])
+    saved = save(tmp_path / "run" / "finetune", model, META_GIVEN)
+    found, meta = load(tmp_path / "run" / "finetune")
+    assert meta == saved
+    assert torch.equal(logits(found), logits(model))
+    before, after = MaskView(model).masks(), MaskView(found).masks()
+    assert before.keys() == after.keys()
+    assert len(after) == (0 if case == "dense" else 5)
+    assert all(torch.equal(mask, after[name]) for name, mask in before.items())
+    assert MaskView(found).counts() == MaskView(model).counts()
+    assert (meta.net, meta.threat, meta.pruner) == (SPEC, ThreatModel(eps=0.1), "hydra")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_model_file_is_one_that_the_plain_network_loads(tmp_path, case):
+    model = network(*CASES[case])
+    save(tmp_path, model, META_GIVEN)
+    plain = SPEC.build(10, 1, 8)
+    plain.load_state_dict(load_file(tmp_path / MODEL), strict=True)
+    assert torch.equal(logits(plain), logits(model))
+    assert not [name for name in load_file(tmp_path / MODEL) if "parametrizations" in name or "score" in name]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_counts_are_those_of_the_file(tmp_path, case):
+    meta = save(tmp_path, network(*CASES[case]))
+    weights = {n: v for n, v in load_file(tmp_path / MODEL).items() if v.dim() > 1}
+    assert meta.layers == {name: (int(v.count_nonzero()), v.numel()) for name, v in weights.items()}
+    assert (meta.kept, meta.total) == (sum(k for k, _ in meta.layers.values()), sum(n for _, n in meta.layers.values()))
+    assert meta.sparsity == pytest.approx(1 - meta.kept / meta.total)
+    if case == "filters":
+        assert all(kept % weights[name][0].numel() == 0 for name, (kept, _) in meta.layers.items())
+    assert meta.sparsity == pytest.approx({"dense": 0, "filters": 0.79}.get(case, 0.7), abs=0.01)
+
+
+def test_what_is_written_down(tmp_path):
+    meta = save(tmp_path, network(Hydra()), META_GIVEN.model_copy(update={"sparsity": 0.1, "kept": 3}))
+    written = read_json(tmp_path / META)
+    assert written == meta.plain()
+    assert meta.sparsity > 0.6
+    assert written["versions"].keys() == {"python", "hydraprune", "torch", "numpy"}
+    for name in (MODEL, MASKS):
+        assert written["sha256"][name] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([META, MASKS, MODEL])
+
+
+def test_a_mask_takes_one_bit_per_weight(tmp_path):
+    meta = save(tmp_path, network(Hydra()))
+    packed = load_file(tmp_path / MASKS)
+    assert {name: len(bits) for name, bits in packed.items()} == {
+        name: (total + 7) // 8 for name, (_, total) in meta.layers.items()
+    }
+
+
+def test_a_module_made_in_python_is_loaded_into_another_of_its_kind(tmp_path):
+    def own():
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    torch.manual_seed(0)
+    model = own()
+    prune(MaskView(model), Magnitude(), ERK(sparsity=0.5))
+    save(tmp_path, model)
+    with pytest.raises(CheckpointError, match=r"does not say which network it holds; pass it: load\(folder, model\)"):
+        load(tmp_path)
+    found, meta = load(tmp_path, own())
+    assert torch.equal(logits(found), logits(model))
+    assert (meta.net, meta.kept) == (None, 320)
+
+
+def test_a_checkpoint_does_not_need_the_weights_that_training_started_from(tmp_path):
+    spec = SPEC.model_copy(update={"weights": str(tmp_path / "gone.safetensors")})
+    save(tmp_path, network(Hydra()), META_GIVEN.model_copy(update={"net": spec}))
+    assert torch.equal(logits(load(tmp_path)[0]), logits(network(Hydra())))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+        Net(kind="cnn_digits").build(10, 1, 8),
+        Net(kind="cnn_digits", normalize={"mean": [0.3], "std": [0.35]}).build(7, 1, 8),
+    ],
+    ids=["another", "without-normalisation", "of-other-classes"],
+)
+def test_another_network_is_refused(tmp_path, other):
+    save(tmp_path, network(Hydra()), META_GIVEN)
+    with pytest.raises(CheckpointError, match=rf"{tmp_path} does not fit Sequential: ") as caught:
+        load(tmp_path, other)
+    assert "\n" not in str(caught.value)
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 4
+    file.write_bytes(content)
+
+
+def sham(file):
+    """A pickle that would leave a mark if anybody opened it as such."""
+    file.write_bytes(pickle.dumps(Mark(file.parent / "unpickled")))
+
+
+class Mark:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+DAMAGE = {"missing": Path.unlink, "truncated": truncate, "altered": flip, "empty": empty, "pickle": sham}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", [MODEL, MASKS, META])
+def test_damage_is_one_error(tmp_path, name, damage):
+    save(tmp_path, network(Hydra()), META_GIVEN)
+    DAMAGE[damage](tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json|safetensors") as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "unpickled").exists()
+    assert finished(tmp_path) == ((name, damage) != (META, "missing"))
+
+
+def test_a_sham_does_leave_its_mark_when_it_is_unpickled(tmp_path):
+    sham(tmp_path / "file")
+    pickle.loads((tmp_path / "file").read_bytes())
+    assert (tmp_path / "unpickled").exists()
+
+
+def test_weights_put_in_place_of_others_are_noticed(tmp_path):
+    """Even if the file is whole by itself."""
+    save(tmp_path / "one", network(Hydra()), META_GIVEN)
+    save(tmp_path / "two", network(Hydra(), sparsity=0.5), META_GIVEN)
+    for name in (MODEL, MASKS):
+        (tmp_path / "one" / name).write_bytes((tmp_path / "two" / name).read_bytes())
+    with pytest.raises(CheckpointError, match=r"is corrupt: its checksum is not the one in checkpoint\.json"):
+        load(tmp_path / "one")
+
+
+@pytest.mark.parametrize("change", [{"net": {"kind": "cnn_digit"}}, {"sparsitty": 1}, {"kept": "many"}])
+def test_an_altered_description_is_noticed(tmp_path, change):
+    save(tmp_path, network(Hydra()), META_GIVEN)
+    (tmp_path / META).write_text(json.dumps(read_json(tmp_path / META) | change))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json.*restore it"):
+        load(tmp_path)
+
+
+def test_masks_that_do_not_fit_are_noticed(tmp_path):
+    save(tmp_path, network(Hydra()), META_GIVEN)
+    bits = {"net.0.weight": torch.zeros(3, dtype=torch.uint8)}
+    save_tensors(tmp_path / MASKS, bits, {"shapes": {"net.0.weight": [5, 5]}})
+    (tmp_path / META).write_text(json.dumps(read_json(tmp_path / META) | {"sha256": {}}))
+    with pytest.raises(CheckpointError, match="does not fit a weight of shape"):
+        load(tmp_path)
+
+
+def test_a_folder_without_a_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match=r"holds no finished checkpoint \(no checkpoint\.json\); give a folder"):
+        load(tmp_path)
+
+
+def test_an_unfinished_save_is_no_checkpoint(tmp_path, monkeypatch):
+    """`checkpoint.json` comes last."""
+    written = []
+
+    def cut(path, value):
+        written.extend(sorted(file.name for file in tmp_path.iterdir()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hydraprune.recipes.checkpoint.write_json", cut)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, network(Hydra()), META_GIVEN)
+    assert written == [MASKS, MODEL]
+    assert not finished(tmp_path)
+
+
+def calls(tree):
+    """Name and keywords of every call of an attribute: `torch.load`, {"weights_only": "True"}."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_no_line_of_the_package_can_unpickle():
+    """No import of a module that can, and `torch.load` with `weights_only` alone."""
+    modules = {"pickle", "dill", "joblib", "shelve", "marshal"}
+    functions = {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "np.load", "numpy.load", "torch.hub.load"}
+    loads = 0
+    for file in Path(hydraprune.__file__).parent.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        assert not {name.partition(".")[0] for name in imports(tree)} & modules, file
+        for name, settings in calls(tree):
+            assert name not in functions, file
+            assert "allow_pickle" not in settings, file
+            if name == "torch.load":
+                loads += 1
+                assert settings.get("weights_only") == "True", file
+    assert loads == 1

@@ -1,0 +1,180 @@
+"""Recipes by name and file, inheritance, overrides, and what is said about mistakes."""
+
+import re
+
+import pytest
+import yaml
+
+from hydraprune.core.errors import SpecError
+from hydraprune.recipes.library import dump_recipe, load_recipe, names, resolve
+from hydraprune.recipes.plan import plan
+from recipes.tiny import TINY, tiny
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_shipped_recipe_reads_back_as_it_was_dumped(tmp_path, name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.about
+    file = tmp_path / "copy.yaml"
+    file.write_text(dump_recipe(recipe))
+    again = load_recipe(str(file))
+    assert again == recipe
+    assert plan(again) == plan(recipe)
+    assert dump_recipe(again) == dump_recipe(recipe)
+
+
+@pytest.mark.parametrize("name", [name for name in names() if re.search(r"-\d\d$", name)])
+def test_a_recipe_prunes_to_the_sparsity_of_its_name(name):
+    (stage,) = [stage for stage in load_recipe(name).stages if getattr(stage, "budget", None)]
+    assert stage.budget.sparsity == pytest.approx(int(name[-2:]) / 100)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_recipe_is_for_the_data_and_the_threat_of_its_name(name):
+    recipe = load_recipe(name)
+    kinds = {"imagenet": "images"}
+    data, net, *_ = name.split("-")
+    assert recipe.data.kind == kinds.get(data, data)
+    assert net == "demo" or net.replace("_", "").startswith(recipe.net.kind.removeprefix("timm:").split("_")[0])
+    eps = {"images": 4 / 255, "digits": 0.1}.get(recipe.data.kind, 8 / 255)
+    assert (recipe.threat.norm, recipe.threat.eps) == ("linf", pytest.approx(eps))
+
+
+def test_recipes_that_others_extend_are_not_listed():
+    assert names() == sorted(names())
+    assert "digits-demo" in names()
+    assert not [name for name in names() if name.startswith("base-")]
+
+
+def write(file, **values):
+    file.write_text(yaml.safe_dump(values))
+    return str(file)
+
+
+def test_extends_replaces_whole_settings_and_set_single_ones(tmp_path):
+    base = write(tmp_path / "base.yaml", **TINY)
+    child = write(
+        tmp_path / "child.yaml",
+        extends=base, name="child", threat={"norm": "l2", "eps": 0.5},
+        set={"stages.prune.budget.sparsity": 0.5, "stages.prune.pruner.init": "kaiming_normal", "seed": 3},
+    )  # fmt: skip
+    grandchild = write(tmp_path / "grandchild.yaml", extends=child, set={"stages.prune.budget.sparsity": 0.25})
+    expected = tiny(
+        "name=child", "seed=3", "threat={norm: l2, eps: 0.5}", "stages.prune.pruner={kind: hydra, init: kaiming_normal}"
+    )
+    assert load_recipe(child) == resolve(expected.plain(), ["stages.prune.budget.sparsity=0.5"], "")
+    assert load_recipe(grandchild) == resolve(expected.plain(), ["stages.prune.budget.sparsity=0.25"], "")
+    assert load_recipe(base) == tiny()
+
+
+def test_a_shipped_recipe_can_be_extended(tmp_path):
+    mine = load_recipe(write(tmp_path / "mine.yaml", extends="digits-demo", name="mine", set={"seed": 5}))
+    assert mine == load_recipe("digits-demo", ["name=mine", "seed=5"])
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("seed=7", lambda r: r.seed == 7),
+        ("threat.eps=8/255", lambda r: r.threat.eps == 8 / 255),
+        ("threat={norm: l2, eps: 0.5}", lambda r: (r.threat.norm, r.threat.eps) == ("l2", 0.5)),
+        ("stages.prune.epochs=0", lambda r: r.stages[1].epochs == 0),
+        ("stages.prune.optim.lr=1e-3", lambda r: r.stages[1].optim.lr == 1e-3),
+        ("stages.pretrain.optim.lr=1e30", lambda r: r.stages[0].optim.lr == 1e30),
+        ("stages.prune.pruner.sort_ties=true", lambda r: r.stages[1].pruner.sort_ties is True),
+        ("stages.prune.structure=filter", lambda r: r.stages[1].structure.kind == "filter"),
+        ("stages.evaluate.attacks=[{kind: pgd, steps: 7}]", lambda r: r.stages[3].attacks[0].name == "pgd-7x10"),
+        ("stages.finetune={kind: fit, name: finetune, over: weights, epochs: 9}", lambda r: r.stages[2].epochs == 9),
+        ("data.padding=0", lambda r: r.data.padding == 0),
+        ("net.options.width=3", lambda r: r.net.options == {"width": 3}),
+        ("trainer.precision=bf16", lambda r: r.trainer.precision == "bf16"),
+        ("compare.pruners=[hydra, random]", None),
+    ],
+)
+def test_overrides(override, value):
+    if value is None:
+        with pytest.raises(SpecError, match=r"tiny\.compare\.sparsities: Field required"):
+            tiny(override)
+        return
+    changed = tiny(override)
+    assert value(changed)
+    assert not value(tiny())
+
+
+def test_later_overrides_win_and_the_settings_given_stay_as_they_were():
+    before = yaml.safe_dump(TINY)
+    assert tiny("seed=1", "seed=2").seed == 2
+    assert yaml.safe_dump(TINY) == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["sead=1"], r"tiny: unknown key 'sead'; did you mean 'seed'\?"),
+        (["stages.prun.epochs=1"], r"stages\.prun: there is no 'prun'; did you mean 'prune'\?"),
+        (["stages.prune.epoch=1"], r"tiny\.stages\.1: unknown key 'epoch'; did you mean 'epochs'\?"),
+        (["stages.prune.optim.learning_rate=1"], r"tiny\.stages\.1\.optim: unknown key 'learning_rate'; known: .*lr"),
+        (["stages.prune.budget.sparsit=0.5"], r"tiny\.stages\.1\.budget: unknown key 'sparsit'; did you mean 'spars"),
+        (["stages.prune.budget.sparsity=1.0"], r"tiny\.stages\.1\.budget\.sparsity: .*less than 1 \(got 1\.0\)"),
+        (["stages.prune.budget.sparsity=-0.1"], r"sparsity: .*greater than or equal to 0 \(got -0\.1\)"),
+        (["threat.eps=8"], r"tiny\.threat: eps 8 is above 1; pixels lie in \[0, 1\], so write 8/255"),
+        (["threat.eps=-1"], r"tiny\.threat\.eps: .*greater than or equal to 0 \(got -1\)"),
+        (["threat.eps=eight"], r"tiny\.threat\.eps: 'eight' is not a number or a fraction such as 8/255"),
+        (["threat.norm=l1"], r"tiny\.threat\.norm: .*'linf' or 'l2' \(got 'l1'\)"),
+        (["objective=tradez"], r"tiny\.objective: unknown objective 'tradez'; did you mean 'trades'\?"),
+        (["objective.betta=1"], r"tiny\.objective: unknown key 'betta'; did you mean 'beta'\?"),
+        (["stages.prune.pruner=hidra"], r"tiny\.stages\.1\.pruner: unknown pruner 'hidra'; did you mean 'hydra'\?"),
+        (["stages.prune.budget.kind=erq"], r"tiny\.stages\.1\.budget: unknown budget 'erq'; did you mean 'erk'\?"),
+        (["stages.prune.structure=filtre"], r"unknown structure 'filtre'; did you mean 'filter'\?"),
+        (["stages.evaluate.attacks=[pdg]"], r"attacks\.0: unknown attack 'pdg'; did you mean 'pgd'\?"),
+        (["data.kind=digit"], r"tiny\.data: unknown dataset 'digit'; did you mean 'digits'\?"),
+        (["net.kind=cnn_digit"], r"tiny\.net\.kind: unknown net 'cnn_digit'; did you mean 'cnn_digits'\?"),
+        (["stages.prune.kind=fitt"], r"tiny\.stages\.1: unknown stage 'fitt'; did you mean 'fit'\?"),
+        (["seed=-1"], r"tiny\.seed: .*greater than or equal to 0"),
+        (["seed=4294967296"], r"tiny\.seed: .*less than 2147483648"),
+        (["seed.x=1"], r"tiny\.seed: "),
+        (["stages.prune.epochs.x=1"], r"stages\.prune\.epochs is 1, not a group of settings, so stages\.prune"),
+        (["seed"], r"--set 'seed': write path\.to\.key=value, such as stages\.prune\.epochs=5"),
+        (["seed=[1"], r"--set 'seed=\[1': the value is no YAML \(line 1: "),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_with_path_and_remedy(overrides, complaint):
+    with pytest.raises(SpecError, match=complaint) as caught:
+        tiny(*overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("- a\n- b\n", r"expected a mapping of settings, got \['a', 'b'\]"),
+        ("name: [1\n", r"is no YAML \(line 2: "),
+        ("", "expected a mapping of settings, got None"),
+        ("extends: digits-dem\n", r"unknown recipe 'digits-dem'; did you mean 'digits-demo'\?"),
+        ("extends: digits-demo\nset: 5\n", "`set` takes path.to.key: value, got 5"),
+        ("extends: digits-demo\nset: {stages.prun.epochs: 5}\n", r"there is no 'prun'; did you mean 'prune'\?"),
+        ("name: mine\n", r"mine\.data: Field required; mine\.net: Field required"),
+    ],
+)
+def test_a_file_that_cannot_be_used(tmp_path, text, complaint):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(SpecError, match=complaint) as caught:
+        load_recipe(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_recipes():
+    with pytest.raises(SpecError, match=r"unknown recipe 'digit-demo'; did you mean 'digits-demo'\? \(or give a file"):
+        load_recipe("digit-demo")
+    with pytest.raises(SpecError, match=r"cannot read the recipe missing\.yaml: No such file"):
+        load_recipe("missing.yaml")
+
+
+def test_values_of_a_recipe_are_data_and_never_python(tmp_path):
+    file = tmp_path / "evil.yaml"
+    file.write_text(f"name: !!python/object/apply:pathlib.Path.touch [!!python/name:x {tmp_path / 'touched'}]\n")
+    with pytest.raises(SpecError, match="is no YAML"):
+        load_recipe(str(file))
+    assert not (tmp_path / "touched").exists()

@@ -1,0 +1,143 @@
+"""Recipes that cannot work are refused before anything runs."""
+
+import copy
+
+import pytest
+
+from hydraprune.core.errors import SpecError
+from hydraprune.recipes.schema import Evaluate, Fit, Recipe
+from recipes.tiny import TINY, tiny
+
+
+def changed(change):
+    values = copy.deepcopy(TINY)
+    change(values)
+    return Recipe.parse(values, "tiny")
+
+
+def test_the_recipe_itself_is_well():
+    recipe = tiny()
+    assert [type(stage) for stage in recipe.stages] == [Fit, Fit, Fit, Evaluate]
+    assert [attack.name for attack in recipe.stages[3].attacks] == ["fgsm", "pgd-2x1"]
+
+
+FIT = {"kind": "fit", "over": "weights", "epochs": 1}
+SCORES = {"kind": "fit", "name": "again", "over": "scores", "epochs": 1}
+BUDGET = {"kind": "uniform", "sparsity": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("stage", "complaint"),
+    [
+        (SCORES, r"there are no scores without a pruner; add `pruner: \{kind: hydra\}`"),
+        (SCORES | {"pruner": "hydra"}, r"a pruner needs a budget and a budget a pruner"),
+        (SCORES | {"budget": BUDGET}, r"a pruner needs a budget and a budget a pruner"),
+        (SCORES | {"pruner": "magnitude", "budget": BUDGET}, r"pruner 'magnitude' has no scores to train; use `ep"),
+        (SCORES | {"pruner": "random", "budget": BUDGET}, r"pruner 'random' has no scores to train"),
+        (FIT | {"name": "prune"}, r"two stages are called 'prune'; give each its own name"),
+        (FIT | {"name": "../up"}, r"tiny\.stages\.4\.name: .*pattern"),
+        (FIT | {"name": ""}, r"tiny\.stages\.4\.name: .*pattern"),
+        (FIT | {"name": "more", "epochs": -1}, r"tiny\.stages\.4\.epochs: .*greater than or equal to 0"),
+        (FIT | {"name": "more", "over": "weight"}, r"tiny\.stages\.4\.over: .*'weights' or 'scores' \(got 'weight'\)"),
+        (FIT | {"name": "more", "batch_size": 0}, r"tiny\.stages\.4\.batch_size: .*greater than or equal to 1"),
+        (
+            FIT | {"name": "more", "select": "best", "validation": {"samples": 0}},
+            r"select: best needs validation images; set validation\.samples",
+        ),
+        ({"kind": "evaluate", "name": "more", "attacks": []}, r"tiny\.stages\.4\.attacks: .*at least 1 item"),
+        (
+            {"kind": "evaluate", "name": "more", "attacks": ["fgsm"], "of": ["finetun"]},
+            r"stage 'more' evaluates 'finetun', no fit before it; did you mean 'finetune'\?",
+        ),
+        ({"kind": "evaluate", "name": "more", "attacks": ["fgsm"], "of": ["evaluate"]}, r"'evaluate', no fit"),
+        (
+            {"kind": "evaluate", "name": "more", "attacks": ["fgsm", "pgd", "fgsm"]},
+            r"two attacks are called 'fgsm'; remove one",
+        ),
+        (
+            {"kind": "evaluate", "name": "more", "attacks": ["fgsm"], "attack_samples": {"fgms": 5}},
+            r"attack_samples: no attack 'fgms' is run; did you mean 'fgsm'\?",
+        ),
+        (
+            {"kind": "evaluate", "name": "more", "attacks": ["fgsm"], "attack_samples": {"fgsm": 0}},
+            r"attack_samples\.fgsm: .*greater than or equal to 1",
+        ),
+    ],
+)  # fmt: skip
+def test_a_stage_that_cannot_work(stage, complaint):
+    with pytest.raises(SpecError, match=complaint):
+        changed(lambda values: values["stages"].append(stage))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda v: v.pop("threat"), r"stage 'evaluate' has attacks, but the recipe has no threat model"),
+        (
+            lambda v: v["data"].update(validation=0),
+            r"stage 'finetune' selects the best epoch, but data\.validation is 0",
+        ),
+        (lambda v: v["stages"].insert(0, v["stages"].pop()), r"stage 'evaluate' has no network to evaluate"),
+        (
+            lambda v: v["stages"].insert(1, {**v["stages"][3], "name": "early"}),
+            r"stage 'early' evaluates 'finetune', no fit before it; known: pretrain",
+        ),
+        (lambda v: v.update(stages=[]), r"tiny\.stages: .*at least 1 item"),
+        (lambda v: v.update(stages=v["stages"][3:]), r"stage 'evaluate' has no network to evaluate"),
+        (lambda v: v.update(stages=v["stages"][0]), r"tiny\.stages: .*list"),
+        (lambda v: v["stages"].append("fit"), r"tiny\.stages\.4\."),
+        (lambda v: v["stages"].append(5), r"tiny\.stages\.4: expected \{kind: \.\.\.\}, got 5; kinds: fit, evaluate"),
+        (lambda v: v.update(name=None), r"tiny\.name: "),
+        (lambda v: v.update(trainer={"devices": 0}), r"tiny\.trainer\.devices: .*greater than or equal to 1"),
+        (lambda v: v.update(trainer={"device": "tpu"}), r"tiny\.trainer\.device: .*'cuda' \(got 'tpu'\)"),
+        (lambda v: v.update(source={}), r"tiny\.source\.paper: Field required"),
+    ],
+)
+def test_a_recipe_that_cannot_work(change, complaint):
+    with pytest.raises(SpecError, match=complaint):
+        changed(change)
+
+
+@pytest.mark.parametrize(
+    ("compare", "complaint"),
+    [
+        ({"pruners": ["hydra", "hydra"], "sparsities": [0.9]}, r"pruner 'hydra' stands twice in compare\.pruners"),
+        (
+            {"pruners": ["hydra", {"kind": "hydra", "init": "kaiming_normal"}], "sparsities": [0.9]},
+            r"pruner 'hydra' stands twice in compare\.pruners",
+        ),
+        ({"pruners": ["hydra"], "sparsities": [0.9, 0.5, 0.9]}, r"sparsity 0\.9 stands twice in compare\.sparsities"),
+        ({"pruners": ["hydra"], "sparsities": [0.9, 1.0]}, r"compare\.sparsities\.1: .*less than 1 \(got 1\.0\)"),
+        ({"pruners": ["hydra"], "sparsities": [-0.1]}, r"compare\.sparsities\.0: .*greater than or equal to 0"),
+        ({"pruners": [], "sparsities": [0.9]}, r"compare\.pruners: .*at least 1 item"),
+        ({"pruners": ["hydra"], "sparsities": []}, r"compare\.sparsities: .*at least 1 item"),
+        ({"pruners": ["snip"], "sparsities": [0.9]}, r"compare\.pruners\.0: unknown pruner 'snip'"),
+    ],
+)
+def test_a_comparison_that_cannot_work(compare, complaint):
+    with pytest.raises(SpecError, match=complaint):
+        changed(lambda values: values.update(compare=compare))
+
+
+def test_a_comparison_needs_something_to_compare():
+    def without_pruning(values):
+        values["stages"].pop(1)
+        values["compare"] = {"pruners": ["hydra"], "sparsities": [0.9]}
+
+    with pytest.raises(SpecError, match="compare needs a stage with a pruner"):
+        changed(without_pruning)
+
+
+def test_every_mistake_is_named_at_once():
+    with pytest.raises(SpecError) as caught:
+        tiny("threat.eps=8", "stages.prune.budget.sparsity=1.0", "stages.pretrain.optim.lr=0")
+    assert str(caught.value).count("tiny.") == 3
+    for path in ("tiny.threat: ", "tiny.stages.1.budget.sparsity: ", "tiny.stages.0.optim.lr: "):
+        assert path in str(caught.value)
+
+
+def test_natural_training_needs_no_threat():
+    recipe = tiny(
+        "threat=null", "objective=natural", "stages.evaluate={kind: fit, name: more, over: weights, epochs: 1}"
+    )
+    assert recipe.threat is None

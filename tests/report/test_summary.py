@@ -1,0 +1,213 @@
+"""Tables and pictures of one run and of several, against figures worked out by hand."""
+
+import io
+import json
+import math
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.core.results import Record
+from hydraprune.core.threat import ThreatModel
+from hydraprune.report import as_markdown, as_table, draw, read_records, rows
+
+
+def record(stage, pruner, kept, clean, robust, **more):
+    values = {
+        "stage": stage, "pruner": pruner, "sparsity": 1 - kept / 1000, "kept": kept, "total": 1000,
+        "clean_accuracy": clean, "robust_accuracy": robust, "samples": 200, "threat": ThreatModel(eps="8/255"),
+        "seed": 0, "seconds": 1.0,
+    }  # fmt: skip
+    return Record(**values | more)
+
+
+def write(folder, *records):
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps([record.plain() for record in records]))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three seeds of a dense net and two pruned ones."""
+    return [
+        write(
+            tmp_path / f"seed{seed}",
+            record("pretrain", None, 1000, 0.9, {"pgd-50x10": 0.6}, seed=seed),
+            record("hydra-0.9/finetune", "hydra", 100, clean, {"pgd-50x10": robust}, seed=seed),
+            record("magnitude-0.9/finetune", "magnitude", 100, 0.75, {"pgd-50x10": 0.45}, seed=seed),
+        )
+        for seed, (clean, robust) in enumerate([(0.80, 0.50), (0.81, 0.54), (0.85, 0.55)])
+    ]
+
+
+def test_a_single_run(runs):
+    dense, hydra, magnitude = rows(runs[:1])
+    assert dense == {
+        "stage": "pretrain", "pruner": "dense", "sparsity": 0, "kept": 1000, "total": 1000, "runs": 1,
+        "figures": {
+            "clean": {"mean": 0.9, "std": None, "values": [0.9], "samples": 200},
+            "pgd-50x10": {"mean": 0.6, "std": None, "values": [0.6], "samples": 200},
+        },
+    }  # fmt: skip
+    assert (hydra["pruner"], hydra["kept"], hydra["figures"]["clean"]["mean"]) == ("hydra", 100, 0.8)
+    assert magnitude["pruner"] == "magnitude"
+
+
+def test_several_seeds(runs):
+    _, hydra, magnitude = rows(runs)
+    assert hydra["runs"] == 3
+    clean, robust = hydra["figures"]["clean"], hydra["figures"]["pgd-50x10"]
+    assert clean["values"] == [0.80, 0.81, 0.85]
+    assert clean["mean"] == pytest.approx(0.82)
+    assert clean["std"] == pytest.approx(math.sqrt((0.02**2 + 0.01**2 + 0.03**2) / 2))
+    assert robust["mean"] == pytest.approx(0.53)
+    assert robust["std"] == pytest.approx(math.sqrt((0.03**2 + 0.01**2 + 0.02**2) / 2))
+    assert magnitude["figures"]["clean"]["std"] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_network_that_only_some_runs_hold(runs, tmp_path):
+    more = write(tmp_path / "more", record("random-0.9/finetune", "random", 100, 0.5, {"pgd-50x10": 0.2}))
+    table = rows([*runs, more])
+    assert [(row["pruner"], row["runs"]) for row in table] == [
+        ("dense", 3), ("hydra", 3), ("magnitude", 3), ("random", 1),
+    ]  # fmt: skip
+
+
+def test_an_attack_that_only_some_runs_made_is_no_figure(tmp_path):
+    one = write(tmp_path / "one", record("finetune", "hydra", 100, 0.8, {"pgd": 0.5, "autoattack": 0.4}))
+    two = write(tmp_path / "two", record("finetune", "hydra", 100, 0.8, {"pgd": 0.5}))
+    (row,) = rows([one, two])
+    assert row["figures"].keys() == {"clean", "pgd"}
+
+
+def test_several_evaluations_of_a_network_are_one_row(tmp_path):
+    """They are no repetitions: the network is the same."""
+    run = write(
+        tmp_path / "run",
+        record("finetune", "hydra", 100, 0.8, {"pgd": 0.5}),
+        record("finetune", "hydra", 100, 0.7, {"autoattack": 0.4}, samples=50),
+    )
+    (row,) = rows([run])
+    assert row["runs"] == 1
+    assert {name: (f["mean"], f["samples"]) for name, f in row["figures"].items()} == {
+        "clean": (0.8, 200), "pgd": (0.5, 200), "autoattack": (0.4, 50),
+    }  # fmt: skip
+
+
+def test_attacks_on_fewer_images_say_so(tmp_path):
+    robust = {"pgd": 0.5, "autoattack": 0.4}
+    run = write(tmp_path / "run", record("finetune", "hydra", 100, 0.8, robust, robust_samples={"autoattack": 20}))
+    (row,) = rows([run])
+    assert {name: figure["samples"] for name, figure in row["figures"].items()} == {
+        "clean": 200, "pgd": 200, "autoattack": 20,
+    }  # fmt: skip
+
+
+def test_markdown(runs):
+    assert as_markdown(rows(runs)) == (
+        "| network | sparsity % | weights kept | clean % | pgd-50x10 % |\n"
+        "| --- | ---: | ---: | ---: | ---: |\n"
+        "| dense | 0.0 | 1,000 of 1,000 | 90.0 ± 0.0 | 60.0 ± 0.0 |\n"
+        "| hydra | 90.0 | 100 of 1,000 | 82.0 ± 2.6 | 53.0 ± 2.6 |\n"
+        "| magnitude | 90.0 | 100 of 1,000 | 75.0 ± 0.0 | 45.0 ± 0.0 |\n"
+    )
+    assert "| dense | 0.0 | 1,000 of 1,000 | 90.0 | 60.0 |\n" in as_markdown(rows(runs[:1]))
+
+
+def test_markdown_where_an_attack_is_missing(tmp_path):
+    run = write(
+        tmp_path / "run",
+        record("pretrain", None, 1000, 0.9, {"pgd": 0.6}),
+        record("finetune", "hydra", 5, 0.8, {"fgsm": 0.5}, total=12_345),
+    )
+    assert as_markdown(rows([run])).splitlines()[2:] == [
+        "| dense | 0.0 | 1,000 of 1,000 | 90.0 | 60.0 | - |",
+        "| hydra | 99.5 | 5 of 12,345 | 80.0 | - | 50.0 |",
+    ]
+
+
+def test_a_table_for_the_terminal(runs):
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(as_table(rows(runs)))
+    text = console.export_text()
+    for cell in ("network", "sparsity %", "pgd-50x10 %", "dense", "100 of 1,000", "82.0 ± 2.6"):
+        assert cell in text
+
+
+@pytest.mark.parametrize(
+    ("attacks", "panels"), [(["pgd"], 2), (["pgd", "autoattack"], 3), (["pgd", "autoattack", "worst-case"], 3), ([], 1)]
+)
+def test_the_picture_has_a_panel_for_two_attacks_and_for_clean_accuracy(tmp_path, attacks, panels):
+    robust = dict.fromkeys(attacks, 0.5)
+    run = write(
+        tmp_path / "run",
+        record("pretrain", None, 1000, 0.9, robust),
+        *[record(f"hydra-{kept}", "hydra", kept, 0.8, robust) for kept in (100, 50, 10)],
+    )
+    draw(rows([run]), tmp_path / "new" / "picture.png", "title")
+    with Image.open(tmp_path / "new" / "picture.png") as image:
+        image.verify()
+        assert image.format == "PNG"
+        assert image.size == (598 * panels, 494)
+
+
+def drawn(monkeypatch, table, path):
+    """The (label, color, x, y, bars) of every line, panel by panel."""
+    from matplotlib.axes import Axes
+
+    lines = []
+    original = Axes.errorbar
+
+    def noted(axes, x, y, bars, **style):
+        lines.append((style["label"], style["color"], list(x), list(y), list(bars)))
+        return original(axes, x, y, bars, **style)
+
+    monkeypatch.setattr(Axes, "errorbar", noted)
+    draw(table, path)
+    return lines
+
+
+def test_the_lines_are_means_against_compression_with_standard_deviations(runs, tmp_path, monkeypatch):
+    lines = drawn(monkeypatch, rows(runs), tmp_path / "picture.png")
+    assert [line[0] for line in lines] == ["hydra", "magnitude"] * 2
+    _, _, x, y, bars = lines[0]
+    assert x == [pytest.approx(10)]
+    assert y == [pytest.approx(53)]
+    assert bars == [pytest.approx(100 * math.sqrt((0.03**2 + 0.01**2 + 0.02**2) / 2))]
+    assert lines[2][3] == [pytest.approx(82)]
+
+
+def test_points_are_in_order_of_sparsity_and_a_single_run_has_no_bars(tmp_path, monkeypatch):
+    networks = [record(f"hydra-{kept}", "hydra", kept, kept / 1000, {"pgd": 0.1}) for kept in (10, 500, 100)]
+    lines = drawn(monkeypatch, rows([write(tmp_path / "run", *networks)]), tmp_path / "picture.png")
+    assert [list(part) for part in lines[1][2:]] == [pytest.approx([2, 10, 100]), pytest.approx([50, 10, 1]), [0, 0, 0]]
+
+
+def test_a_method_has_one_colour_in_all_panels_and_no_other_has_it(tmp_path, monkeypatch):
+    methods = ["hydra", "snip", "magnitude", "grasp", "random"]
+    networks = [record(f"{m}-0.9", m, 100, 0.8, {"pgd": 0.5, "autoattack": 0.4}) for m in methods]
+    lines = drawn(monkeypatch, rows([write(tmp_path / "run", *networks)]), tmp_path / "picture.png")
+    colours = {(label, color) for label, color, *_ in lines}
+    assert len(lines) == 15
+    assert len(colours) == len({color for _, color in colours}) == 5
+
+
+def test_a_picture_of_a_dense_network_alone(tmp_path):
+    run = write(tmp_path / "run", record("pretrain", None, 1000, 0.9, {"pgd": 0.6}))
+    draw(rows([run]), tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_records_are_read_and_checked(tmp_path, runs):
+    assert [r.stage for r in read_records(runs[0])] == ["pretrain", "hydra-0.9/finetune", "magnitude-0.9/finetune"]
+    with pytest.raises(CheckpointError, match=r"results\.json is missing"):
+        read_records(tmp_path / "nowhere")
+    (runs[0] / "results.json").write_text("[{]")
+    with pytest.raises(CheckpointError, match=r"results\.json is unreadable"):
+        rows(runs)
+    (runs[0] / "results.json").write_text('[{"stage": "a", "sparcity": 1}]')
+    with pytest.raises(SpecError, match=r"results\.json\[0\]: unknown key 'sparcity'; did you mean 'sparsity'\?"):
+        rows(runs)

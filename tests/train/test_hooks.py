@@ -1,0 +1,99 @@
+"""The log of metrics, the curves and the progress bar."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from hydraprune.core.errors import TrainingError
+from hydraprune.train.hooks import Log, ProgressBar
+from train.small import OPTIMS, KillAfterEpoch, Killed, train
+
+NAMES = {"loss", "accuracy", "robust_accuracy", "clean_loss", "stability_loss", "lr", "seconds"}
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def log(folder, stage="prune"):
+    return Log(stage, folder / "metrics.jsonl", folder / "tensorboard")
+
+
+def curves(folder, stage="prune"):
+    """Name -> [(epoch, value)], as TensorBoard itself reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard" / stage))
+    events.Reload()
+    return {name: [(s.step, s.value) for s in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_a_line_and_a_point_for_every_epoch(tmp_path):
+    _, history = train("scores", OPTIMS["sgd"], hooks=[log(tmp_path)])
+    written = lines(tmp_path)
+    assert [(line["stage"], line["epoch"]) for line in written] == [("prune", 1), ("prune", 2), ("prune", 3)]
+    assert [{k: v for k, v in line.items() if k not in ("stage", "seconds")} for line in written] == history
+    drawn = curves(tmp_path)
+    assert drawn.keys() == NAMES
+    assert drawn["loss"] == [(line["epoch"], pytest.approx(line["loss"])) for line in written]
+
+
+def test_an_epoch_that_was_logged_but_not_saved_is_logged_once(tmp_path):
+    """Beside the lines of another stage, which stay."""
+    train("weights", OPTIMS["sgd"], epochs=2, hooks=[log(tmp_path, "pretrain")])
+    state = tmp_path / "state.safetensors"
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train("scores", OPTIMS["sgd"], state=state, hooks=[log(tmp_path), KillAfterEpoch(2)])
+    train("scores", OPTIMS["sgd"], state=state, hooks=[log(tmp_path)])
+    written = [(line["stage"], line["epoch"]) for line in lines(tmp_path)]
+    assert written == [("pretrain", 1), ("pretrain", 2), ("prune", 1), ("prune", 2), ("prune", 3)]
+    assert [step for step, _ in curves(tmp_path)["loss"]] == [1, 2, 3]
+    assert [step for step, _ in curves(tmp_path, "pretrain")["loss"]] == [1, 2]
+
+
+@pytest.mark.parametrize("blocked", ["metrics.jsonl", "tensorboard"])
+def test_a_log_that_cannot_be_written_is_one_error(tmp_path, blocked):
+    folder = tmp_path / "file"
+    folder.write_text("no folder")
+    places = {"file": tmp_path / "metrics.jsonl", "curves": tmp_path / "tensorboard"}
+    places["file" if blocked == "metrics.jsonl" else "curves"] = folder / blocked
+    with pytest.raises(
+        TrainingError, match=rf"cannot write .*{blocked}.*: (File exists|Not a directory); mend that"
+    ) as caught:
+        train("scores", OPTIMS["sgd"], hooks=[Log("prune", **places)])
+    assert "\n" not in str(caught.value)
+
+
+def shown(**settings):
+    text = io.StringIO()
+    bar = ProgressBar("prune", Console(file=text, width=200))
+    history = train("scores", OPTIMS["sgd"], hooks=[bar, *settings.pop("hooks", ())], **settings)[1]
+    return [line.strip() for line in text.getvalue().splitlines() if line.strip()], history
+
+
+def test_one_line_stays_of_the_progress_bar():
+    text, history = shown()
+    last = history[-1]
+    figures = f"loss {last['loss']:.3f}, accuracy {last['accuracy']:.3f}, robust accuracy {last['robust_accuracy']:.3f}"
+    assert text == [f"prune: {figures}"]
+
+
+def test_the_progress_bar_says_where_it_goes_on(tmp_path):
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        train("scores", OPTIMS["sgd"], state=state, hooks=[KillAfterEpoch(2)])
+    text, _ = shown(state=state)
+    assert text[0] == "prune: resumed after epoch 1 of 3"
+    assert len(text) == 2
+
+
+def test_the_progress_bar_counts_every_step():
+    text = io.StringIO()
+    bar = ProgressBar("prune", Console(file=text))
+    train("scores", OPTIMS["sgd"], hooks=[bar])
+    (task,) = bar._bar.tasks
+    assert (task.completed, task.total, task.finished) == (9, 9, True)
+    assert "epoch 3/3" in task.fields["note"]

@@ -1,0 +1,246 @@
+"""A run that is killed and started again ends with the very bits of one that was not."""
+
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from hydraprune.core.checkpoint import load_tensors
+from hydraprune.core.errors import CheckpointError, TrainingError
+from hydraprune.objectives.trades import TRADES
+from hydraprune.train import Hook, Optim
+from train.small import EPOCHS, OPTIMS, STEPS, KillAfterEpoch, KillAtStep, Killed, net, same, train
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@cache
+def uninterrupted(over, optim):
+    return train(over, OPTIMS[optim])
+
+
+@pytest.mark.parametrize("over", ["weights", "scores"])
+@pytest.mark.parametrize("optim", OPTIMS)
+def test_killed_at_any_step(tmp_path, over, optim):
+    model, history = uninterrupted(over, optim)
+    assert not same(model, train(over, OPTIMS[optim], epochs=1)[0])
+    for step in range(1, STEPS * EPOCHS + 1):
+        state = tmp_path / f"{step}.safetensors"
+        with pytest.raises(Killed):
+            train(over, OPTIMS[optim], state=state, hooks=[KillAtStep(step)])
+        assert state.exists() == (step > STEPS)
+        again, resumed = train(over, OPTIMS[optim], state=state)
+        assert same(again, model), step
+        assert resumed == history
+
+
+@pytest.mark.parametrize("optim", OPTIMS)
+def test_killed_between_an_epoch_and_its_saving_and_again_later(tmp_path, optim):
+    model, history = uninterrupted("scores", optim)
+    state = tmp_path / "state.safetensors"
+    for kill in (KillAfterEpoch(1), KillAtStep(5), KillAfterEpoch(2), KillAfterEpoch(3)):
+        with pytest.raises(Killed):
+            train("scores", OPTIMS[optim], state=state, hooks=[kill])
+    assert load_tensors(state)[1]["epoch"] == 2
+    again, resumed = train("scores", OPTIMS[optim], state=state)
+    assert same(again, model)
+    assert resumed == history
+
+
+@pytest.mark.parametrize("optim", OPTIMS)
+def test_killed_after_the_last_epoch_was_saved(tmp_path, optim):
+    model, history = uninterrupted("weights", optim)
+    state = tmp_path / "state.safetensors"
+    assert same(train("weights", OPTIMS[optim], state=state)[0], model)
+    again, resumed = train("weights", OPTIMS[optim], state=state, hooks=[KillAtStep(1)])
+    assert same(again, model)
+    assert resumed == history
+
+
+def test_killed_while_saving(tmp_path, monkeypatch):
+    model, history = uninterrupted("scores", "sgd")
+    state = tmp_path / "state.safetensors"
+
+    def cut_short(path, content):
+        (path.parent / f".{path.name}.half").write_bytes(content[: len(content) // 2])
+        raise Killed
+
+    with pytest.raises(Killed):
+        train("scores", OPTIMS["sgd"], state=state, hooks=[KillAtStep(4)])
+    with monkeypatch.context() as patch:
+        patch.setattr("hydraprune.core.checkpoint.write_atomically", cut_short)
+        with pytest.raises(Killed):
+            train("scores", OPTIMS["sgd"], state=state)
+    again, resumed = train("scores", OPTIMS["sgd"], state=state)
+    assert same(again, model)
+    assert resumed == history
+
+
+def test_killed_by_the_system(tmp_path):
+    state = tmp_path / "state.safetensors"
+    script = Path(__file__).with_name("small.py")
+    with subprocess.Popen([sys.executable, str(script), str(state)], stdout=subprocess.PIPE, text=True) as child:
+        for line in child.stdout:
+            if int(line) == STEPS + 2:
+                child.kill()
+                break
+    assert child.returncode == -9
+    assert load_tensors(state)[1]["epoch"] == 1
+    model, history = uninterrupted("scores", "sgd")
+    again, resumed = train("scores", OPTIMS["sgd"], state=state)
+    assert same(again, model)
+    assert resumed == history
+
+
+def test_the_hooks_see_where_a_resumed_run_stands(tmp_path):
+    class Seen(Hook):
+        def __init__(self):
+            self.calls = []
+
+        def on_start(self, epochs, steps_per_epoch, done):
+            self.calls.append(("start", epochs, steps_per_epoch, done))
+
+        def on_step(self, clock, images, loss):
+            self.calls.append(("step", clock.step, images))
+
+        def on_epoch(self, epoch, model, metrics):
+            self.calls.append(("epoch", epoch))
+            metrics["noted"] = float(epoch)
+
+        def on_end(self):
+            self.calls.append(("end",))
+
+    state, seen = tmp_path / "state.safetensors", Seen()
+    with pytest.raises(Killed):
+        train("scores", OPTIMS["sgd"], state=state, hooks=[seen, KillAtStep(5)])
+    steps = [("step", step, 24) for step in range(1, 6)]
+    assert seen.calls == [("start", 3, 3, 0), *steps[:3], ("epoch", 1), *steps[3:], ("end",)]
+    seen.calls.clear()
+    _, history = train("scores", OPTIMS["sgd"], state=state, hooks=[seen])
+    assert seen.calls[:2] == [("start", 3, 3, 1), ("step", 4, 24)]
+    assert seen.calls[-2:] == [("epoch", 3), ("end",)]
+    assert [line["noted"] for line in history] == [1.0, 2.0, 3.0]
+
+
+def test_only_hooks_that_began_are_ended():
+    class Refusing(Hook):
+        ended = False
+
+        def on_start(self, epochs, steps_per_epoch, done):
+            raise TrainingError("the disk is full")
+
+        def on_end(self):
+            self.ended = True
+
+    class Begun(Hook):
+        ended = False
+
+        def on_end(self):
+            self.ended = True
+
+    begun, refusing = Begun(), Refusing()
+    with pytest.raises(TrainingError, match="the disk is full"):
+        train("scores", OPTIMS["sgd"], hooks=[begun, refusing])
+    assert begun.ended
+    assert not refusing.ended
+
+
+def test_other_settings_are_refused_and_the_state_kept(tmp_path):
+    state = tmp_path / "state.safetensors"
+    train("scores", OPTIMS["sgd"], state=state, key="lr=0.1")
+    before = state.read_bytes()
+    with pytest.raises(CheckpointError, match=r"state\.safetensors belongs to other settings .* use a new folder"):
+        train("scores", OPTIMS["sgd"], state=state, key="lr=0.2")
+    assert state.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "emptied", "foreign"])
+def test_a_damaged_state_is_one_error(tmp_path, damage):
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        train("scores", OPTIMS["adam"], state=state, hooks=[KillAtStep(4)])
+    content = bytearray(state.read_bytes())
+    if damage == "truncated":
+        content = content[: len(content) // 2]
+    elif damage == "altered":
+        content[-5] ^= 1
+    elif damage == "emptied":
+        content = b""
+    else:
+        content = b"\x80\x04K\x01."  # a pickle
+    state.write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=r"state\.safetensors (is corrupt or truncated|has been altered)"
+    ) as caught:
+        train("scores", OPTIMS["adam"], state=state)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_keeps_the_epoch_before(tmp_path, monkeypatch):
+    model, _ = uninterrupted("weights", "sgd")
+    state = tmp_path / "state.safetensors"
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+
+        class Fill(Hook):
+            def on_epoch(self, epoch, model, metrics):
+                if epoch == 2:
+                    patch.setattr("os.fsync", full)
+
+        with pytest.raises(
+            TrainingError, match=r"cannot write .*state\.safetensors: No space left on device; mend that"
+        ):
+            train("weights", OPTIMS["sgd"], state=state, hooks=[Fill()])
+    assert [file.name for file in tmp_path.iterdir()] == ["state.safetensors"]
+    assert load_tensors(state)[1]["epoch"] == 1
+    assert same(train("weights", OPTIMS["sgd"], state=state)[0], model)
+
+
+class Spoiled(TRADES):
+    """TRADES whose loss is not finite at the sixth step."""
+
+    factor: str
+
+    def __call__(self, model, batch, ctx):
+        loss = super().__call__(model, batch, ctx)
+        return loss._replace(value=loss.value * float(self.factor)) if ctx.clock.step == 5 else loss
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_epoch_before(tmp_path, bad):
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(TrainingError, match=rf"the loss is {bad} at step 5 \(epoch 2\); lower the learning rate"):
+        train("weights", OPTIMS["sgd"], Spoiled(steps=1, factor=bad), state=state)
+    tensors, meta = load_tensors(state)
+    assert meta["epoch"] == 1
+    assert all(value.isfinite().all() for value in tensors.values())
+    assert same(train("weights", OPTIMS["sgd"], state=state)[0], uninterrupted("weights", "sgd")[0])
+
+
+def test_a_learning_rate_beyond_reason_ends_in_the_same_error():
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d"):
+        train("weights", Optim(lr=1e30))
+
+
+def test_a_state_holds_nothing_but_tensors_and_json(tmp_path):
+    state = tmp_path / "state.safetensors"
+    train("scores", OPTIMS["sgd"], state=state, epochs=1)
+    tensors, meta = load_tensors(state)
+    assert meta.keys() == {"epoch", "history", "key", "optimizer", "average_steps"}
+    assert {name.partition("/")[0] for name in tensors} == {"model", "optimizer", "average"}
+    assert {name.removeprefix("model/") for name in tensors if name.startswith("model/")} >= {
+        "0.parametrizations.weight.original", "0.parametrizations.weight.0.score", "1.running_mean",
+    }  # fmt: skip
+    assert net().state_dict().keys() & {name.removeprefix("model/") for name in tensors}
