@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from machine import machine, synchronize
-from train_step import Repeated, Stopwatch
 
 from hydraprune import TRADES, MaskView, Net, Optim, ThreatModel, fit, load_data
+from machine import machine, synchronize
+from train_step import Repeated, Stopwatch
 
 
 def main() -> None:
@@ -33,8 +33,7 @@ def main() -> None:
         args.batch, seed=0, augment=True, shuffle=True, drop_last=True, device="cuda" if cuda else "cpu"
     )
     began = time.perf_counter()
-    for batch in batches.epoch(0):
-        pass
+    *_, batch = batches.epoch(0)
     synchronize()
     per_batch = (time.perf_counter() - began) / len(batches)
     net, watch = Net(kind="vgg4").build(10), Stopwatch()

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from machine import machine, synchronize
 from torch import Tensor, nn
 
 from hydraprune.attacks.pgd import PGD
@@ -23,6 +22,7 @@ from hydraprune.core.objective import Batch
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluate import evaluate
 from hydraprune.nets import Net
+from machine import machine, synchronize
 
 STEPS, RESTARTS = 50, 10
 

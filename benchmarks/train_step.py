@@ -22,7 +22,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from machine import machine, synchronize
 from torch import Tensor, nn
 
 from hydraprune.core.objective import Batch, Clock
@@ -36,6 +35,7 @@ from hydraprune.objectives.trades import TRADES
 from hydraprune.pruners.base import prune
 from hydraprune.pruners.hydra import Hydra
 from hydraprune.train import Hook, Optim, fit
+from machine import machine, synchronize
 
 EPS, STEPS, STEP_SIZE, BETA = 8 / 255, 10, 2 / 255, 6.0
 

@@ -1,5 +1,7 @@
 """What every registered attack must do, and must leave alone."""
 
+import copy
+
 import pytest
 import torch
 
@@ -56,7 +58,7 @@ def test_it_finds_something_and_never_raises_accuracy(name, norm):
     assert attack.name.startswith(name)
     result = evaluate(model, [images(16)], threat=THREATS[norm], attacks=[attack], seed=0)
     clean = clean_accuracy(model, [images(16)])
-    assert result.clean_accuracy == clean > 0.7
+    assert result.clean_accuracy == clean > 0.6
     assert result.robust_accuracy[attack.name] < clean
     assert not (result.survived[attack.name] & ~result.correct).any()
     assert unchanged(model, before)

@@ -61,7 +61,7 @@ def record(**changes) -> CertifiedImage:
 
 
 def test_bounds_and_radii_are_those_of_the_table(golden):
-    rows = list(csv.DictReader((golden / "smoothing_certify.csv").open()))
+    rows = list(csv.DictReader((golden / "smoothing_certify.csv").read_text().splitlines()))
     assert len(rows) > 800
     for row in rows:
         hits, n, alpha, sigma = int(row["n_a"]), int(row["n"]), float(row["alpha"]), float(row["sigma"])
@@ -195,10 +195,10 @@ def test_every_draw_is_new_and_unclipped(noting):
 # ---------------------------------------------------------------- what must not matter
 
 
-def test_neither_batch_size_nor_company_nor_masks_change_a_certificate(monkeypatch):
-    net, (x, _) = digits()
-    x = x[:4]
-    monkeypatch.setattr(module, "_BLOCK", 64 * 90)  # blocks of 90 draws
+def test_neither_batch_size_nor_company_changes_a_certificate(monkeypatch):
+    # 75 is no multiple of 16: on a CPU, torch would draw other numbers in other portions.
+    net, x = plane(75), torch.rand(4, 3, 5, 5) * 0.2 + 0.4
+    monkeypatch.setattr(module, "_BLOCK", 75 * 90)  # blocks of 90 draws
     base = certify(net, x, SHORT)
     assert (base.counts.sum(1) == SHORT.n).all()
     for size in (1, 33, 90, 1000):
@@ -439,5 +439,5 @@ def test_refuses_no_images_and_a_single_one_without_its_batch(tmp_path):
 
 def test_says_so_when_the_disk_refuses(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(EvaluationError, match="cannot write .*run the same call again"):
+    with pytest.raises(EvaluationError, match=r"cannot write .*run the same call again"):
         certify_dataset(digits()[0], data(), SHORT, tmp_path / "file" / "c.jsonl")

@@ -128,10 +128,34 @@ def test_the_same_recipe_gives_the_same_files(whole, tmp_path):
     assert contents(tmp_path) == contents(whole[0])
 
 
-def test_another_seed_gives_other_weights(whole, tmp_path):
-    run(tiny("seed=1"), tmp_path)
-    one, other = (load_file(folder / "finetune" / "model.safetensors") for folder in (tmp_path, whole[0]))
-    assert not torch.equal(one["0.weight"], other["0.weight"])
+def test_another_seed_gives_other_numbers_everywhere(whole, tmp_path, monkeypatch):
+    """Initial weights, order of the images, scores, and what training draws: each follows from the seed."""
+    seen = {0: [], 1: []}
+    runner = sys.modules["hydraprune.recipes.runner"]
+    fit, prune = runner.fit, runner.prune
+
+    def watched_fit(model, params, batches, *arguments, seed, **settings):
+        labels = torch.cat([y for _, y in batches.epoch(0)])
+        weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+        seen[number].append((labels.tolist(), weights.tolist(), watched(seed)))
+        return fit(model, params, batches, *arguments, seed=seed, **settings)
+
+    def watched(seed):
+        """The first number that an objective would draw in the first epoch."""
+        generator = torch.Generator().manual_seed(sys.modules["hydraprune.train.fit"]._mixed(seed, 0, 0))
+        return torch.rand((), generator=generator).item()
+
+    def watched_prune(view, pruner, budget, structure, rng):
+        seen[number].append(torch.rand(3, generator=rng).tolist())
+        return prune(view, pruner, budget, structure, rng)
+
+    monkeypatch.setattr(runner, "fit", watched_fit)
+    monkeypatch.setattr(runner, "prune", watched_prune)
+    for number in seen:
+        run(tiny(f"seed={number}"), tmp_path / str(number))
+    assert len(seen[0]) == len(seen[1]) == 4
+    for mine, other in zip(seen[0], seen[1], strict=True):
+        assert all(a != b for a, b in zip(mine, other, strict=True))
 
 
 def test_a_kill_between_any_two_changes_of_the_folder_changes_nothing(whole):
@@ -323,17 +347,42 @@ def test_a_comparison_prunes_one_network_in_every_way(tmp_path):
     assert [epochs.count(r.stage) for r in records] == [2, 2, 3, 3]
 
 
-def test_an_evaluation_that_was_done_is_not_done_again_by_another_stage(tmp_path, monkeypatch):
-    """Two evaluations of one network with different attacks are two records, made once each."""
+def attacked(*stages):
+    """The tiny recipe with these evaluations of the fine-tuned network."""
     values = tiny().plain()
-    measure = {"kind": "evaluate", "samples": 20, "of": ["finetune"], "attacks": ["fgsm"]}
-    other = {"kind": "pgd", "steps": 1, "restarts": 1}
-    values["stages"][3:] = [{**measure, "name": "first"}, {**measure, "name": "second", "attacks": [other]}]
-    recipe = type(tiny()).parse(values, "two")
-    records = run(recipe, tmp_path)
-    assert [(r.stage, list(r.robust_accuracy)) for r in records] == [("finetune", ["fgsm"]), ("finetune", ["pgd-1x1"])]
+    values["stages"][3:] = [{"kind": "evaluate", "name": f"e{n}", "samples": 20, **s} for n, s in enumerate(stages)]
+    return type(tiny()).parse(values, "attacked")
+
+
+ONE_STEP = {"kind": "pgd", "steps": 1, "restarts": 1}
+
+
+def test_several_evaluations_of_a_network_are_one_record(tmp_path, monkeypatch):
+    recipe = attacked({"attacks": ["fgsm"]}, {"attacks": [ONE_STEP], "samples": 10})
+    (record,) = run(recipe, tmp_path)
+    assert (record.stage, list(record.robust_accuracy)) == ("finetune", ["fgsm", "pgd-1x1"])
+    assert (record.samples, record.robust_samples) == (20, {"pgd-1x1": 10})
     monkeypatch.setattr("hydraprune.recipes.runner.evaluate", refuse)
-    assert run(recipe, tmp_path) == records
+    assert run(recipe, tmp_path) == [record]
+
+
+def test_an_attack_added_later_is_run_on_the_networks_that_are_there(tmp_path, monkeypatch):
+    """And nothing else is done again."""
+    (before,) = run(attacked({"attacks": ["fgsm"]}), tmp_path)
+    original, made = sys.modules["hydraprune.recipes.runner"].evaluate, []
+
+    def counted(model, batches, *, attacks, **settings):
+        made.extend(attack.name for attack in attacks)
+        return original(model, batches, attacks=attacks, **settings)
+
+    monkeypatch.setattr("hydraprune.recipes.runner.evaluate", counted)
+    monkeypatch.setattr("hydraprune.recipes.runner.fit", refuse)
+    more = attacked({"attacks": ["fgsm", ONE_STEP]})
+    (after,) = run(more, tmp_path)
+    assert made == ["pgd-1x1"]
+    assert after.robust_accuracy["fgsm"] == before.robust_accuracy["fgsm"]
+    assert "pgd-1x1" in after.robust_accuracy
+    assert load_recipe(str(tmp_path / "recipe.yaml")) == more
 
 
 def test_an_attack_can_be_run_on_fewer_images(tmp_path):
@@ -414,7 +463,7 @@ def test_two_processes_share_a_run(tmp_path):
     script.write_text(TWO)
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(script), str(tmp_path / "run")]
-    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stderr
     written = contents(tmp_path / "run")
     assert written["environment.json"]["processes"] == 2

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from hydraprune.core.errors import TrainingError
+from hydraprune.train import Hook
 from hydraprune.train.hooks import Log, ProgressBar
 from train.small import OPTIMS, KillAfterEpoch, Killed, train
 
@@ -67,25 +68,33 @@ def test_a_log_that_cannot_be_written_is_one_error(tmp_path, blocked):
     assert "\n" not in str(caught.value)
 
 
-def shown(**settings):
-    text = io.StringIO()
-    bar = ProgressBar("prune", Console(file=text, width=200))
-    history = train("scores", OPTIMS["sgd"], hooks=[bar, *settings.pop("hooks", ())], **settings)[1]
-    return [line.strip() for line in text.getvalue().splitlines() if line.strip()], history
+def lines_of(text):
+    return [line.strip() for line in text.getvalue().splitlines() if line.strip()]
 
 
 def test_one_line_stays_of_the_progress_bar():
-    text, history = shown()
+    text = io.StringIO()
+    _, history = train("scores", OPTIMS["sgd"], hooks=[ProgressBar("prune", Console(file=text, width=200))])
     last = history[-1]
     figures = f"loss {last['loss']:.3f}, accuracy {last['accuracy']:.3f}, robust accuracy {last['robust_accuracy']:.3f}"
-    assert text == [f"prune: {figures}"]
+    assert lines_of(text) == [f"prune: {figures}"]
 
 
 def test_the_progress_bar_says_where_it_goes_on(tmp_path):
     state = tmp_path / "state.safetensors"
     with pytest.raises(Killed):
         train("scores", OPTIMS["sgd"], state=state, hooks=[KillAfterEpoch(2)])
-    text, _ = shown(state=state)
+    seen = []
+
+    class Look(Hook):
+        def on_step(self, clock, images, loss):
+            seen.append(bar._bar.tasks[0].completed)
+
+    text = io.StringIO()
+    bar = ProgressBar("prune", Console(file=text, width=200))
+    train("scores", OPTIMS["sgd"], state=state, hooks=[bar, Look()])
+    assert seen == [4, 5, 6, 7, 8, 9]
+    text = lines_of(text)
     assert text[0] == "prune: resumed after epoch 1 of 3"
     assert len(text) == 2
 

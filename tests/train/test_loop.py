@@ -94,8 +94,15 @@ def test_metrics_are_averages_over_images():
 
 
 def test_metrics_start_anew_in_each_epoch():
-    history = whole(plain_net(), epochs=2, optim=Optim(lr=1e-12))
-    assert history[0]["loss"] == pytest.approx(history[1]["loss"], rel=0.05)
+    class Losses(Hook):
+        seen = []
+
+        def on_step(self, clock, images, loss):
+            self.seen.append(loss)
+
+    history = whole(plain_net(), epochs=3, optim=LEARN, hooks=[Losses()])
+    assert [line["loss"] for line in history] == pytest.approx([sum(Losses.seen[i : i + 3]) / 3 for i in (0, 3, 6)])
+    assert history[2]["loss"] < history[0]["loss"]
 
 
 @pytest.mark.parametrize("over", ["weights", "scores"])
@@ -173,6 +180,22 @@ def test_every_random_number_follows_from_the_seed():
     one, two, other = (train("weights", Optim(), seed=seed)[0] for seed in (1, 1, 2))
     assert same(one, two)
     assert not same(one, other)
+
+
+def test_every_epoch_and_every_seed_has_random_numbers_of_its_own():
+    class Drawing(Natural):
+        def __call__(self, model, batch, ctx):
+            draws.append((torch.rand(()).item(), torch.rand((), generator=ctx.rng).item()))
+            return super().__call__(model, batch, ctx)
+
+    draws = []
+    for seed in (0, 1, 2**40):
+        whole(plain_net(), objective=Drawing(), epochs=3, seed=seed)
+    assert len({number for number, _ in draws}) == len({number for _, number in draws}) == 27
+    first = draws.copy()
+    draws.clear()
+    whole(plain_net(), objective=Drawing(), epochs=3, seed=0)
+    assert draws == first[:9]
 
 
 def test_random_numbers_of_the_caller_change_nothing():

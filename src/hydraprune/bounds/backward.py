@@ -52,12 +52,12 @@ class Backward:
         def part(images: slice, some: slice) -> Rows:
             return Rows(rows[images, None, some])
 
-        return self._ends(self.tape.last, part, rows.shape[1], 1, floor)[0]
+        return self._ends(self.tape.last, part, rows.shape[1], 1, floor)[0].squeeze(2)
 
     def neurons(self, name: str) -> Box:
         """Bounds of every output of a step, each end (B, *shape)."""
         box = self.tape.steps[name].box
-        positions = box.shape[2:].numel() if len(box.shape) == 4 else 1
+        positions = box.shape[2] * box.shape[3] if len(box.shape) == 4 else 1
         units = torch.eye(box.shape[1:].numel() // positions, dtype=box.center.dtype, device=box.center.device)
 
         def ends(picked: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,8 @@ class Backward:
         batch = self.tape.steps[start].box.shape[0]
         images = max(1, self.chunk // (specs * positions))
         some = max(1, self.chunk // positions)
-        lower, upper = [], []
+        lower: list[Tensor] = []
+        upper: list[Tensor] = []
         for first in range(0, batch, images):
             here = slice(first, first + images)
             walk = partial(self._walk, start, self._backs(start, floor, here), here)
@@ -113,4 +114,5 @@ class Backward:
         for name, rest in waiting.items():
             box = self.tape.steps[name].box[images]
             ends.add(rest.dot(box.center), rest.magnitude().dot(box.radius))
-        return ends.middle - ends.reach, ends.middle + ends.reach
+        middle, reach = torch.as_tensor(ends.middle), torch.as_tensor(ends.reach)
+        return middle - reach, middle + reach

@@ -35,6 +35,10 @@ class Ends:
         self.reach = self.reach + reach
 
 
+def _magnitude(factor: Tensor | float) -> Tensor | float:
+    return factor.abs() if isinstance(factor, Tensor) else abs(factor)
+
+
 Back = Callable[[Rows, Ends], tuple[Rows, ...]]
 """Rows over the output to rows over each input that bound them from below; constants go to the ends."""
 
@@ -126,9 +130,7 @@ class Conv(Op):
             ]
             extra = (side[0] - reached[0], side[1] - reached[1])
         images = values.flatten(0, 2)
-        images = F.conv_transpose2d(
-            images, self.weight, None, self.stride, padding, extra, self.groups, self.dilation
-        )
+        images = F.conv_transpose2d(images, self.weight, None, self.stride, padding, extra, self.groups, self.dilation)
         return images.unflatten(0, values.shape[:3])
 
 
@@ -143,7 +145,7 @@ class Scale(Op):
 
     def interval(self, *inputs: Interval) -> Interval:
         (x,) = inputs
-        return Interval(center=x.center * self.factor + self.shift, radius=x.radius * abs(self.factor))
+        return Interval(center=x.center * self.factor + self.shift, radius=x.radius * _magnitude(self.factor))
 
     def back(self, slope: Slope, *inputs: Interval) -> Back:
         like = inputs[0].center[:1]
@@ -267,7 +269,7 @@ class ReLU(Op):
 
             return parallel
         chosen = {"adaptive": upper > -lower, "zero": False, "one": True}[slope]
-        least = torch.where(unstable, torch.as_tensor(chosen, device=lower.device).to(lower), share)
+        least = torch.where(unstable, torch.as_tensor(chosen, device=lower.device).to(lower), share.detach())
 
         def back(rows: Rows, ends: Ends) -> tuple[Rows, ...]:
             negative = replace(rows, values=rows.values.clamp_max(0))
@@ -297,8 +299,8 @@ class MaxPool(Op):
     def back(self, slope: Slope, *inputs: Interval) -> Back:
         if (self.stride, self.padding, self.dilation, self.ceil) != (self.kernel, (0, 0), (1, 1), False):
             raise SpecError(
-                f"max pooling by {self.kernel} with stride {self.stride} and padding {self.padding} has interval bounds "
-                "only; use the bound 'ibp', or windows that tile the map"
+                f"max pooling by {self.kernel} with stride {self.stride} and padding {self.padding} has interval "
+                "bounds only; use the bound 'ibp', or windows that tile the map"
             )
         lower, upper = inputs[0].lower, inputs[0].upper
         most, index = F.max_pool2d(lower, self.kernel, return_indices=True)

@@ -23,6 +23,10 @@ class Value(NamedTuple):
 
     name: str
     interval: Interval
+    memory: str
+    """The step whose memory this is, as a view or after an in-place operation."""
+    version: int
+    """How often that memory had been overwritten."""
 
     @property
     def shape(self) -> torch.Size:
@@ -58,6 +62,12 @@ def _axis(x: Value, axis: int) -> int:
     if axis == 0:
         raise SpecError("works along the batch; bounds are image by image")
     return axis
+
+
+def _attribute(x: Value, name: str) -> Any:
+    if name not in ("shape", "ndim"):
+        raise SpecError(f"of {name!r} is not known while bounds are computed")
+    return getattr(x, name)
 
 
 def _same(x: Value, *_: Any, **__: Any) -> Result:
@@ -227,6 +237,10 @@ def _conv_module(m: Any, x: Value) -> Result:
     return _conv2d(x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
 
 
+def _nothing(m: Any, x: Value) -> Result:
+    return x
+
+
 MODULES: dict[type[nn.Module], Callable[[Any, Value], Result]] = {
     nn.Conv2d: _conv_module,
     nn.Linear: lambda m, x: _linear(x, m.weight, m.bias),
@@ -240,14 +254,15 @@ MODULES: dict[type[nn.Module], Callable[[Any, Value], Result]] = {
     ),
     nn.Flatten: lambda m, x: _reshaped("flatten")(x, m.start_dim, m.end_dim),
     nn.Unflatten: lambda m, x: _reshaped("unflatten")(x, m.dim, m.unflattened_size),
-    nn.Identity: _same,
-    nn.Dropout: _same,
-    nn.Dropout1d: _same,
-    nn.Dropout2d: _same,
+    nn.Identity: _nothing,
+    nn.Dropout: _nothing,
+    nn.Dropout1d: _nothing,
+    nn.Dropout2d: _nothing,
 }
 """Rules for the modules of `torch.nn`, beside batch norm. Dropout is what it is in evaluation: nothing."""
 
 FUNCTIONS: dict[Any, Callable[..., Result]] = {
+    getattr: _attribute,
     operator.add: _add,
     operator.iadd: _add,
     torch.add: _add,
@@ -278,7 +293,9 @@ FUNCTIONS: dict[Any, Callable[..., Result]] = {
     **{getattr(torch, name): _reshaped(name) for name in ("flatten", "reshape", "squeeze", "unsqueeze", "unflatten")},
 }
 
-METHODS: dict[str, Callable[..., Result]] = {
+METHODS: dict[str, Callable[..., Any]] = {
+    "size": Value.size,
+    "dim": Value.dim,
     "add": _add,
     "add_": _add,
     "sub": _sub,
@@ -299,7 +316,7 @@ METHODS: dict[str, Callable[..., Result]] = {
 }
 
 
-def rule_for(target: Any, statistics: Statistics | None) -> Callable[..., Result] | None:
+def rule_for(target: Any, statistics: Statistics | None) -> Callable[..., Any] | None:
     """The rule for a function, the name of a method, or a module; None if there is none."""
     if isinstance(target, nn.modules.batchnorm._BatchNorm):
         return partial(_batch_norm, target, statistics)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from collections import Counter
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from hydraprune.bounds.backward import Backward
@@ -16,6 +15,8 @@ from hydraprune.bounds.tape import IMAGES, Tape
 from hydraprune.bounds.trace import graph_of, place
 from hydraprune.core.errors import SpecError
 from hydraprune.core.threat import Box
+
+_INPLACE = {"iadd", "isub", "imul", "itruediv"}
 
 
 def run(model: nn.Module, box: Box, statistics: Statistics | None, slope: Slope | None, chunk: int) -> Tape:
@@ -30,25 +31,77 @@ def run(model: nn.Module, box: Box, statistics: Statistics | None, slope: Slope 
     Raises:
         SpecError: if the model cannot be traced, has an operation without bounds, or gives no logits (B, K).
     """
-    root, tape, memory = nn.Sequential(model), Tape(box), _Memory()
-    tighten = None if slope is None else Backward(tape, slope, chunk).tighten
-    known: dict[fx.Node, Any] = {}
+    tape = Tape(box)
+    backward = None if slope is None else Backward(tape, slope, chunk)
+    runner = _Runner(nn.Sequential(model), tape, statistics, backward)
+    for node in graph_of(model).nodes:
+        try:
+            runner.step(node)
+        except (SpecError, TypeError) as error:
+            raise SpecError(f"{place(model, node.meta.get('where', ''))}: {_called(node)} {error}") from error
+    return tape
 
-    def called(node: fx.Node) -> Any:
-        target = root.get_submodule(node.target) if node.op == "call_module" else node.target
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
-        inputs = [known[source] for source in node.all_input_nodes if isinstance(known[source], Value)]
-        if not inputs:  # sizes, and weights on their way to a layer
-            return getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)
-        rule = rule_for(target, statistics)
+
+class _Runner:
+    """Walks a graph; what depends on the images becomes steps of the tape, all else is computed as it stands."""
+
+    def __init__(self, root: nn.Module, tape: Tape, statistics: Statistics | None, backward: Backward | None) -> None:
+        self.root = root
+        self.tape = tape
+        self.statistics = statistics
+        self.backward = backward
+        self.known: dict[fx.Node, Any] = {}
+        # How often the memory of a step was overwritten; what was read from it before is then no longer there.
+        self.writes: Counter[str] = Counter()
+
+    def step(self, node: fx.Node) -> None:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.known.__getitem__)
+        if node.op == "placeholder":
+            first = not self.known
+            self.known[node] = Value(IMAGES, self.tape.steps[IMAGES].box, IMAGES, 0) if first else args[0]
+        elif node.op == "get_attr":
+            path, _, name = str(node.target).rpartition(".")
+            self.known[node] = getattr(self.root.get_submodule(path), name)
+        elif node.op == "output":
+            if not isinstance(args[0], Value) or args[0].ndim != 2:
+                raise SpecError("must be one tensor of logits (B, K)")
+            self.tape.last = args[0].name
+        else:
+            self.known[node] = self._call(node, args, kwargs)
+
+    def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        target: Any = self.root.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+        inputs = [self.known[source] for source in node.all_input_nodes]
+        if not any(isinstance(value, Value) for value in inputs):  # sizes, and weights on their way to a layer
+            return getattr(args[0], target)(*args[1:], **kwargs) if isinstance(target, str) else target(*args, **kwargs)
+        rule = rule_for(target, self.statistics)
         if rule is None:
             raise SpecError("has no bounds")
-        memory.read(inputs)
         result = rule(*args, **kwargs)
-        if not isinstance(result, Call):
-            return result
-        op, sources = result
-        if tighten and isinstance(op, ReLU | MaxPool):
-            tighten(sources[0].name)
-        memory.write(node.name, sources[0].name, shared=isinstance(op, Reshape|Permute), over=)
-        return Value(node.name, tape.append(node.name, op, tuple(source.name for source in sources)))
+        return self._append(node, *result) if isinstance(result, Call) else result
+
+    def _append(self, node: fx.Node, op: Any, inputs: tuple[Value, ...]) -> Value:
+        for value in inputs:
+            if value.version != self.writes[value.memory]:
+                raise SpecError("reads what an in-place operation has overwritten; use inplace=False")
+        if self.backward is not None and isinstance(op, ReLU | MaxPool):
+            self.backward.tighten(inputs[0].name)
+        memory = inputs[0].memory if isinstance(op, Reshape | Permute) else node.name
+        if _inplace(node, self.root):
+            memory = inputs[0].memory
+            self.writes[memory] += 1
+        box = self.tape.append(node.name, op, tuple(value.name for value in inputs))
+        return Value(node.name, box, memory, self.writes[memory])
+
+
+def _called(node: fx.Node) -> str:
+    if node.op == "call_module":
+        return "this layer"
+    return node.op if node.op in ("output", "placeholder") else getattr(node.target, "__name__", str(node.target))
+
+
+def _inplace(node: fx.Node, root: nn.Module) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
+    name = getattr(node.target, "__name__", str(node.target))
+    return name in _INPLACE or name.endswith("_") or bool(node.kwargs.get("inplace"))

@@ -45,7 +45,7 @@ class Tape:
         """Whether some step is max pooling, whose lower and upper lines differ for every slope."""
         return any(isinstance(step.op, MaxPool) for step in self.steps.values())
 
-    def before_last_mixing(self) -> str:
+    def before_last(self) -> str:
         """The input of the last layer, or the last step where no layer comes last."""
         name = self.last
         while (op := self.steps[name].op) is not None and op.elementwise:

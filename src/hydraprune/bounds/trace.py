@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
@@ -48,7 +47,9 @@ class _Tracer(fx.Tracer):
 
     def create_arg(self, value: Any) -> Any:
         if isinstance(value, Tensor) and not any(value is t for t in _stored(self.root)):
-            raise SpecError("a tensor is computed outside of the layers; bounds would freeze it. Register it as a buffer")
+            raise SpecError(
+                "a tensor is computed outside of the layers; bounds would freeze it. Register it as a buffer"
+            )
         return super().create_arg(value)
 
 

@@ -38,3 +38,15 @@ class Record(Spec):
     threat: ThreatModel | None = None
     seed: int
     seconds: float
+
+    def joined(self, other: Record) -> Record:
+        """This record with what `other` found of the same network under further attacks."""
+        sizes = {name: other.robust_samples.get(name, other.samples) for name in other.robust_accuracy}
+        fewer = {name: count for name, count in sizes.items() if count != self.samples}
+        return self.model_copy(
+            update={
+                "robust_accuracy": self.robust_accuracy | other.robust_accuracy,
+                "robust_samples": self.robust_samples | fewer,
+                "seconds": self.seconds + other.seconds,
+            }
+        )

@@ -39,6 +39,9 @@ RADII = (0.0, 0.25, 110 / 255, 0.5, 0.75)
 _BLOCK = 2**24
 """Numbers drawn at a time. It decides which noise follows from a seed, and `batch_size` does not."""
 
+_START = b'{"index":'
+"""How each line of a file begins: whatever else ends without a newline is not ours to cut off."""
+
 _PRODUCTS = (
     torch.backends.cuda.matmul,
     torch.backends.cudnn.conv,  # type: ignore[attr-defined]
@@ -332,6 +335,8 @@ def _read(path: Path) -> dict[int, CertifiedImage]:
             raise CheckpointError(f"{sentence(error, f'{path}:{number}')}; mend or remove the file") from None
         records[record.index] = record
     if rest:
+        if not _START.startswith(rest[: len(_START)]):
+            raise CheckpointError(f"{path} holds no certificates; write to another file")
         os.truncate(path, len(content) - len(rest))
     return records
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from hydraprune.objectives.gaussian import noise_like
 
 
 class _Smoothed(nn.Module):
-    """`net` averaged over the noise (m, B, C, H, W): images (B, C, H, W) to the log of the mean softmax, (B, K)."""
+    """The mean of `net`'s softmax over the noise (m, B, C, H, W), as logits (B, K) of images (B, C, H, W)."""
 
     def __init__(self, net: nn.Module, noise: Tensor) -> None:
         super().__init__()
@@ -25,7 +24,7 @@ class _Smoothed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.net((x + self.noise).flatten(0, 1)).float()
-        return F.log_softmax(logits, 1).unflatten(0, self.noise.shape[:2]).logsumexp(0) - math.log(len(self.noise))
+        return F.log_softmax(logits, 1).unflatten(0, self.noise.shape[:2]).logsumexp(0)
 
 
 class SmoothAdv(Objective):
@@ -62,7 +61,7 @@ class SmoothAdv(Objective):
             _Smoothed(ctx.frozen(model), noise),
             batch.x,
             threat,
-            lambda log_p: F.nll_loss(log_p, batch.y, reduction="none"),
+            lambda logits: F.cross_entropy(logits, batch.y, reduction="none"),
             steps=self.steps,
             step_size=2 * threat.eps / self.steps if self.step_size is None else self.step_size,
             start="zero",

@@ -62,7 +62,8 @@ def run(recipe: Recipe, out: Path | str, console: Console | None = None) -> list
 
     Args:
         recipe: what to run.
-        out: a new folder, or one of an earlier run of the same recipe.
+        out: a new folder, or one of an earlier run of the same recipe; only machine and evaluations may differ, and
+            what is already measured with the attacks asked for is not measured again.
         console: where progress is shown; None shows nothing.
 
     Raises:
@@ -98,9 +99,8 @@ class _Run:
         written = self.out / "recipe.yaml"
         if written.exists():
             _same(load_recipe(str(written)), self.recipe, self.out)
-        elif self.fabric.is_global_zero:
-            write_atomically(written, dump_recipe(self.recipe).encode())
         if self.fabric.is_global_zero:
+            write_atomically(written, dump_recipe(self.recipe).encode())
             write_json(self.out / "environment.json", _environment(self.fabric))
         self.fabric.barrier()
 
@@ -188,16 +188,20 @@ class _Run:
         """One evaluation stage, on the first process."""
         if not self.fabric.is_global_zero:
             return
-        names = {attack.name for attack in stage.attacks}
         for target in job.targets:
-            if any(r.stage == target and names <= set(r.robust_accuracy) for r in self.records()):
+            records = {record.stage: record for record in self.records()}
+            before = records.get(target)
+            known = before.robust_accuracy if before is not None else {}
+            missing = [attack for attack in stage.attacks if attack.name not in known]
+            if not missing:
                 self.console.print(f"{target}: measured before")
                 continue
-            record = measure(
-                self.out / target, self.recipe, stage, data=self.data, fabric=self.fabric, console=self.console
-            )
-            record = record.model_copy(update={"stage": target})
-            write_json(self.out / "results.json", [r.plain() for r in [*self.records(), record]])
+            rest = stage.model_copy(update={"attacks": missing})
+            found = measure(
+                self.out / target, self.recipe, rest, data=self.data, fabric=self.fabric, console=self.console
+            ).model_copy(update={"stage": target})
+            records[target] = before.joined(found) if before is not None else found
+            write_json(self.out / "results.json", [record.plain() for record in records.values()])
 
 
 def measure(
@@ -264,8 +268,11 @@ def _try(model: nn.Module, name: str, data: Dataset) -> None:
 
 
 def _seed(seed: int, purpose: str) -> int:
-    """A seed of its own for every purpose; the same for all branches, so that they see the same batches."""
-    return (seed << 32) + zlib.crc32(purpose.encode())
+    """A seed of its own for every purpose; the same for all branches, so that they see the same batches.
+
+    It has 32 bits: torch's generator on the CPU ignores the rest.
+    """
+    return zlib.crc32(f"{seed}/{purpose}".encode())
 
 
 def _key(recipe: Recipe, job: Job, stage: Fit) -> str:
@@ -275,7 +282,11 @@ def _key(recipe: Recipe, job: Job, stage: Fit) -> str:
 
 
 def _same(written: Recipe, recipe: Recipe, out: Path) -> None:
-    old, new = (r.plain() | {"trainer": None} for r in (written, recipe))
+    """See that both train the same networks; machine and evaluations may differ."""
+    old, new = (
+        r.plain() | {"trainer": None, "stages": [stage.plain() for stage in r.stages if isinstance(stage, Fit)]}
+        for r in (written, recipe)
+    )
     if old != new:
         keys = [key for key in new if old.get(key) != new[key]]
         raise SpecError(f"{out} holds a run of another recipe (it differs in {', '.join(keys)}); choose another --out")

@@ -51,15 +51,7 @@ def _networks(records: Sequence[Record]) -> dict[str, Record]:
     """One record per network of a run: what several evaluations found of it, together."""
     merged: dict[str, Record] = {}
     for record in records:
-        if record.stage in merged:
-            first = merged[record.stage]
-            fewer = {name: record.robust_samples.get(name, record.samples) for name in record.robust_accuracy}
-            changes = {
-                "robust_accuracy": first.robust_accuracy | record.robust_accuracy,
-                "robust_samples": first.robust_samples | fewer,
-            }
-            record = first.model_copy(update=changes)
-        merged[record.stage] = record
+        merged[record.stage] = merged[record.stage].joined(record) if record.stage in merged else record
     return merged
 
 
@@ -158,7 +150,7 @@ def draw(table: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
             axes.set_ylabel(f"{'clean' if name == 'clean' else name + ' robust'} accuracy (%)")
             axes.grid(axis="y", color="#dddddd", lw=0.7)
             if number == 1:
-                axes.legend(frameon=False)
+                figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
         if title:
             figure.suptitle(title)
         picture = io.BytesIO()

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ def fit(
         epochs: passes over the data; 0 does nothing.
         optim: optimizer, schedule, clipping and averaging; SGD with a cosine schedule if None.
         threat: the adversary that the objective trains against.
-        seed: every random number of epoch `e` follows from `seed` and `e` alone.
+        seed: every random number of epoch `e` follows from `seed`, at least 0, and `e` alone.
         fabric: device, number of processes and precision; one process on the CPU in float32 if None.
         channels_last: hold image batches in that memory format.
         compile: compile the network that attacks see (pays on a GPU, costs seconds at the start).
@@ -127,8 +128,8 @@ def fit(
 
 
 def _mixed(seed: int, epoch: int, rank: int) -> int:
-    """A seed for the random numbers of one epoch on one process."""
-    return (seed * 1_000_003 + epoch * 1009 + rank) % 2**63
+    """A seed for the random numbers of one epoch on one process: 32 bits, as torch ignores the rest on the CPU."""
+    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0])
 
 
 class _Loop:
