@@ -463,7 +463,7 @@ def test_two_processes_share_a_run(tmp_path):
     script.write_text(TWO)
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(script), str(tmp_path / "run")]
-    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=600)
+    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
     written = contents(tmp_path / "run")
     assert written["environment.json"]["processes"] == 2

@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     ran = subprocess.run(
         [sys.executable, str(script), str(out)],
         env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=600,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     return out

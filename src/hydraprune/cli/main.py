@@ -33,7 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Prune networks with the robust training objective itself, and measure what is left of their robustness.",
 )
-console = Console(stderr=False)
+# A file or a pipe has no width; lines are not to be broken there.
+console = Console(width=None if sys.stdout.isatty() else 200)
 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting: stages.prune.epochs=5")
