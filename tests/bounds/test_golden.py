@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from bounds.golden import NETS, load
 
+from bounds.golden import NETS, load
 from hydraprune.bounds.base import Bounds
 from hydraprune.bounds.methods import IBP, Crown, CrownIBP, Symbolic
 from hydraprune.core.threat import ThreatModel
