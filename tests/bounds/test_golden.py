@@ -1,82 +1,92 @@
-"""All bounds of the reference networks, in both precisions."""
+"""Bounds against reference numbers of another implementation, computed with auto_LiRPA."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import functional as F
 
 from bounds.golden import NETS, load
-from hydraprune.bounds.base import Bounds
-from hydraprune.bounds.methods import IBP, Crown, CrownIBP, Symbolic
-from hydraprune.core.threat import ThreatModel
+from hydraprune.bounds import BOUNDS
+from hydraprune.core.threat import Box, ThreatModel
 
-METHODS = {
-    "ibp": IBP(),
-    "crown_ibp": CrownIBP(),
-    "crown_ibp_zero": CrownIBP(slope="zero"),
-    "crown": Crown(),
-    "crown_same_slope": Crown(slope="same"),
-    "symbolic": Symbolic(),
+METHODS: dict[str, Any] = {
+    "ibp": "ibp",
+    "crown_ibp": "crown-ibp",
+    "crown_ibp_zero": {"kind": "crown-ibp", "slope": "zero"},
+    "crown": {"kind": "crown", "chunk": 4096},
+    "crown_same_slope": {"kind": "symbolic", "chunk": 4096},
 }
-FOLDERS = {"symbolic": "crown_same_slope"}
+PRECISIONS = {"f64": torch.float64, "f32": torch.float32}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
+@pytest.fixture
+def folder(reference: Path) -> Path:
+    return reference / "golden" / "bounds"
+
+
+def wrong_classes(margins: Tensor, y: Tensor) -> Tensor:
+    """(B, K - 1): without the column of the label."""
+    return margins[~F.one_hot(y, margins.shape[1]).bool()].view(len(y), -1)
+
+
+def close(found: Tensor, reference: np.ndarray, precision: str) -> None:
+    atol = 1e-9 if precision == "f64" else 1e-5 * (1 + float(np.abs(reference).max()))
+    rtol = 1e-9 if precision == "f64" else 0.0
+    np.testing.assert_allclose(found.detach().numpy(), reference, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NETS)
-def test_bounds_are_those_of_the_reference(reference: Path, name: str, method: str, dtype: torch.dtype) -> None:
-    net, arrays = load(reference / "golden" / "bounds", name, dtype)
-    x, y = torch.from_numpy(arrays["x"]).to(dtype), torch.from_numpy(arrays["y"])
-    where = f"{'f64' if dtype == torch.float64 else 'f32'}/{FOLDERS.get(method, method)}"
-    bounds: Bounds = METHODS[method]
-    for number, eps in enumerate(arrays["eps"]):
-        box = ThreatModel(eps=float(eps)).box(x)
-        with torch.no_grad():
-            lower, upper = bounds.logits(net, box)
-            margins = bounds.margins(net, box, y)
-        rivals = F.one_hot(y, margins.shape[1]) == 0
-        assert (margins[~rivals] == 0).all()
-        for found, key in ((lower, "logits_lb"), (upper, "logits_ub"), (margins[rivals].view(len(y), -1), "margin_lb")):
-            expected = arrays[f"{where}/{key}"][number]
-            if dtype == torch.float64:
-                np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9)
-            else:
-                largest = max(np.abs(arrays[f"{where}/{k}"]).max() for k in ("logits_lb", "logits_ub", "margin_lb"))
-                np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5 * (1 + largest))
+def test_logits_and_margins(folder: Path, name: str, method: str, precision: str) -> None:
+    net, arrays = load(folder, name, PRECISIONS[precision])
+    x, y = torch.from_numpy(arrays["x"]).to(PRECISIONS[precision]), torch.from_numpy(arrays["y"])
+    bound = BOUNDS.make(METHODS[method], "bound")
+    # All radii in one batch.
+    boxes = [ThreatModel(eps=float(eps)).box(x) for eps in arrays["eps"]]
+    labels = y.repeat(len(boxes))
+    with torch.no_grad():
+        analysis = bound.analyse(net, Box(*map(torch.cat, zip(*boxes, strict=True))))
+        lower, upper = analysis.logits()
+        margins = analysis.margins(labels)
+    assert margins.gather(1, labels[:, None]).eq(0).all()
+    margins = wrong_classes(margins, labels)
+    close(lower, np.concatenate(arrays[f"{precision}/{method}/logits_lb"]), precision)
+    close(upper, np.concatenate(arrays[f"{precision}/{method}/logits_ub"]), precision)
+    close(margins, np.concatenate(arrays[f"{precision}/{method}/margin_lb"]), precision)
+    if precision == "f64":
+        assert (margins.numpy() <= np.concatenate(arrays["f64/attack_margin_ub"]) + 1e-9).all()
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown", "crown_same_slope"])
+@pytest.mark.parametrize("name", [name for name in NETS if name != "linear"])
+def test_boxes_before_each_relu(folder: Path, name: str, method: str) -> None:
+    net, arrays = load(folder, name, torch.float64)
+    box = ThreatModel(eps="2/255").box(torch.from_numpy(arrays["x"][:2]).double())
+    with torch.no_grad():
+        boxes = BOUNDS.make(METHODS[method], "bound").analyse(net, box).boxes
+    assert list(boxes) == [node["id"] for node in net.nodes if node["op"] == "relu"]
+    for relu, found in boxes.items():
+        close(found.lower, arrays[f"f64/{method}/pre/{relu}/lb"], "f64")
+        close(found.upper, arrays[f"f64/{method}/pre/{relu}/ub"], "f64")
 
 
 @pytest.mark.parametrize("method", ["ibp", "crown_ibp"])
-@pytest.mark.parametrize("name", [name for name in NETS if name != "cnn_sparse95"])
-def test_robust_loss_and_its_gradients_are_those_of_the_reference(reference: Path, name: str, method: str) -> None:
-    net, arrays = load(reference / "golden" / "bounds", name, torch.float64)
-    net.requires_grad_(True)
+@pytest.mark.parametrize("name", NETS)
+def test_robust_loss_and_gradients(folder: Path, name: str, method: str) -> None:
+    net, arrays = load(folder, name, torch.float64)
     x, y = torch.from_numpy(arrays["x"]).double(), torch.from_numpy(arrays["y"])
-    margins = METHODS[method].margins(net, ThreatModel(eps="2/255").box(x), y)
+    margins = BOUNDS.make(METHODS[method], "bound").margins(net, ThreatModel(eps="2/255").box(x), y)
     loss = F.cross_entropy(-margins, y)
-    np.testing.assert_allclose(loss.item(), arrays[f"f64/{method}/robust_ce"], rtol=1e-9)
     loss.backward()
-    for key, expected in arrays.items():
-        if key.startswith(f"f64/{method}/gradnorm/"):
-            parameter = net.get_parameter(key.removeprefix(f"f64/{method}/gradnorm/"))
-            np.testing.assert_allclose(parameter.grad.norm().item(), expected, rtol=1e-7, atol=1e-12)
-
-
-@pytest.mark.parametrize("method", ["ibp", "crown", "symbolic"])
-@pytest.mark.parametrize("name", ["mlp3", "cnn_bn", "resnet_small", "wrn_preact", "cnn_cat_drop"])
-def test_images_of_the_box_keep_to_the_bounds(reference: Path, name: str, method: str) -> None:
-    net, arrays = load(reference / "golden" / "bounds", name, torch.float64)
-    x, y = torch.from_numpy(arrays["x"]).double(), torch.from_numpy(arrays["y"])
-    threat = ThreatModel(eps="8/255")
-    with torch.no_grad():
-        lower, upper = METHODS[method].logits(net, threat.box(x))
-        margins = METHODS[method].margins(net, threat.box(x), y)
-        for seed in range(20):
-            inside = threat.sample(x, torch.Generator().manual_seed(seed))
-            corner = threat.project(x, x + threat.eps * (inside - x).sign())
-            for image in (inside, corner):
-                logits = net(image)
-                assert (logits >= lower - 1e-9).all()
-                assert (logits <= upper + 1e-9).all()
-                assert (logits.gather(1, y[:, None]) - logits >= margins - 1e-9).all()
+    close(loss, arrays[f"f64/{method}/robust_ce"], "f64")
+    norms = {key.rpartition("/")[2]: value for key, value in arrays.items() if f"f64/{method}/gradnorm/" in key}
+    # At units that are constant zero, gradients of linear bounds hang on conventions; the reference has none there.
+    assert set(norms) == ({key for key, _ in net.named_parameters()} if norms else set())
+    assert norms or (name, method) == ("cnn_sparse95", "crown_ibp")
+    for key, norm in norms.items():
+        close(net.get_parameter(key).grad.norm(), norm, "f64")

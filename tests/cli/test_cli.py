@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from hydraprune.cli import main
+from hydraprune.core.errors import HydrapruneError
 from hydraprune.nets import Net
 from hydraprune.recipes import library
 from hydraprune.recipes.runner import run
@@ -132,7 +133,7 @@ def test_run_prints_the_table_and_draws_it(succeeds, recipe):
     assert "loss" not in again
 
 
-PRUNE = ["--set", "data.samples=100", "--set", "stages.prune.epochs=1", "--set", "stages.finetune.epochs=1"]
+PRUNE = ["--set", "data.samples=100", "--set", "stages.finetune.epochs=1"]
 PRUNE += ["--set", "objective.steps=1", "--set", "stages.evaluate={kind: evaluate, attacks: [fgsm], samples: 20}"]
 
 
@@ -141,7 +142,7 @@ def test_prune_starts_from_given_weights(succeeds, tmp_path):
     dense = Net(kind="cnn_digits").build(10, 1, 8)
     save_file(dense.state_dict(), tmp_path / "mine.safetensors")
     args = ["--net", "cnn_digits", "--data", "digits", "--weights", "mine.safetensors", "--eps", "0.1", "--out", "run"]
-    succeeds("prune", *args, "--sparsity", "0.8", *PRUNE)
+    succeeds("prune", *args, "--sparsity", "0.8", "--set", "stages.prune.epochs=1", *PRUNE)
     assert {entry.name for entry in Path("run").iterdir() if entry.is_dir()} == {"prune", "finetune", "tensorboard"}
     pruned, start = load_file("run/prune/model.safetensors"), dense.state_dict()
     left = pruned["0.weight"] != 0
@@ -162,7 +163,7 @@ def test_prune_takes_a_network_of_the_users_own_and_trains_it_first(succeeds, tm
     )
     args = ["--net", "mine.nets:narrow", "--data", "digits", "--eps", "8/255", "--out", "run", "--pruner", "magnitude"]
     args += ["--objective", "pgd", "--set", "net.options.width=3", "--set", "stages.pretrain.epochs=1"]
-    succeeds("prune", *args, *PRUNE, "--set", "stages.prune.epochs=0")
+    succeeds("prune", *args, *PRUNE)
     written = library.load_recipe("run/recipe.yaml")
     assert (written.name, written.net.options) == ("prune-mine.nets-narrow", {"width": 3})
     assert [stage.name for stage in written.stages] == ["pretrain", "prune", "finetune", "evaluate"]
@@ -315,7 +316,6 @@ def test_a_network_without_prunable_layers(fails, tmp_path):
 
 
 def test_a_network_for_other_images(fails, tmp_path):
-    """Whose error spans several lines in torch."""
     (tmp_path / "wide.py").write_text(
         "from torch import nn\n"
         "def net():\n"
@@ -323,6 +323,14 @@ def test_a_network_for_other_images(fails, tmp_path):
     )  # fmt: skip
     assert "wide:net" in fails("prune", "--net", "wide:net", "--data", "digits", "--out", "run")
     sys.modules.pop("wide")
+
+
+def test_an_error_of_several_lines_is_one_line(fails, monkeypatch):
+    def failing(recipe, out, console):
+        raise HydrapruneError("attack 'x' failed:\nRuntimeError\n  at 5")
+
+    monkeypatch.setattr(sys.modules["hydraprune.cli.main"], "run_recipe", failing)
+    assert fails("run", "digits-demo", "--out", "x") == "attack 'x' failed: RuntimeError   at 5"
 
 
 def test_an_out_that_cannot_be_written(fails, recipe, tmp_path):

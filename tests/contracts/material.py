@@ -1,7 +1,6 @@
 """What the batteries feed to methods that they know only by name: images of every kind of source, and small nets."""
 
 import io
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +66,10 @@ def settings(kind: str, folder: Path, side: int) -> dict[str, Any]:
     raise NotImplementedError(f"say in tests/contracts/material.py how to make images for the source {kind!r}")
 
 
-def quick(method: type[Spec], **changes: Any) -> Spec:
-    """A method with its defaults, but few steps."""
-    few = {"steps": 2, "restarts": 1}
-    return method(**{name: value for name, value in few.items() if name in method.model_fields} | changes)
+def quick(method: type[Spec], few: int = 2) -> Spec:
+    """A method with its defaults, but with few steps."""
+    settings = {"steps": few, "restarts": 1}
+    return method(**{name: value for name, value in settings.items() if name in method.model_fields})
 
 
 def net() -> nn.Sequential:
@@ -82,7 +81,6 @@ def net() -> nn.Sequential:
     )  # fmt: skip
 
 
-@cache
 def batch(size: int = 16) -> Batch:
     """Random images (B, 1, 8, 8) and labels."""
     rng = torch.Generator().manual_seed(size)

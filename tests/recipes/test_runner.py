@@ -454,7 +454,7 @@ def late(folder):
 
 runner.finished = late
 compare = "compare={pruners: [magnitude], sparsities: [0.5]}"
-records = runner.run(tiny(compare, "trainer.devices=2", "trainer.device=cpu", "data.samples=180"), sys.argv[1])
+records = runner.run(tiny(compare, "trainer.devices=2", "data.samples=180"), sys.argv[1])
 """
 
 

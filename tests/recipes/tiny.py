@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
         {"kind": "evaluate", "of": ["pretrain", "finetune"], "samples": 40,
          "attacks": ["fgsm", {"kind": "pgd", "steps": 2, "restarts": 1}]},
     ],
-    "trainer": {"threads": 1},
+    "trainer": {"threads": 1, "device": "cpu"},
 }  # fmt: skip
 COMPARE = "compare={pruners: [hydra, magnitude, random], sparsities: [0.9, 0.5]}"
 

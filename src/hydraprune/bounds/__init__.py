@@ -1,15 +1,8 @@
-"""Certified bounds of networks over boxes of images."""
+"""Certified bounds: what a network can do at worst on all images of a box."""
 
 from hydraprune.bounds.base import Bounds
-from hydraprune.core.registry import Registry
+from hydraprune.bounds.certify import logit_bounds, margin_bounds
+from hydraprune.bounds.registry import BOUNDS
+from hydraprune.bounds.statistics import batch_statistics
 
-BOUNDS: Registry[Bounds] = Registry(
-    "bound",
-    Bounds,
-    {
-        "ibp": "hydraprune.bounds.methods:IBP",
-        "crown": "hydraprune.bounds.methods:Crown",
-        "crown-ibp": "hydraprune.bounds.methods:CrownIBP",
-        "symbolic": "hydraprune.bounds.methods:Symbolic",
-    },
-)
+__all__ = ["BOUNDS", "Bounds", "batch_statistics", "logit_bounds", "margin_bounds"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -16,21 +18,28 @@ from hydraprune.bounds.rows import Rows, unit_rows
 from hydraprune.bounds.tape import IMAGES, Tape
 from hydraprune.core.threat import Box
 
+CPU_ROWS, ROWS = 128, 2048
+
+Chunk = Annotated[int | None, Field(ge=1)]
+"""How many rows of linear bounds, a row being one function of one image, are computed at once.
+
+Their memory is about four times so many rows of the largest layer; all positions of a channel count as one piece, so it
+is never less than the positions of one map. None takes 128 on a CPU, which fits its caches, and 2048 elsewhere.
+"""
+
 
 @dataclass(frozen=True)
 class Backward:
     """Linear bounds on the steps of `tape`, which hold while its boxes do.
 
     Args:
-        slope: lower line of unstable ReLUs.
-        chunk: how many rows, each one linear function of one image, are computed at once. That bounds the memory: some
-            four times `chunk` rows of the largest layer. With gradients, chunks are computed again on the way back
-            instead of being kept.
+        slope: lower lines of unstable ReLUs.
+        chunk: how many rows, each one linear function of one image, are computed at once; see `Chunk`.
     """
 
     tape: Tape
     slope: Slope
-    chunk: int
+    chunk: int | None
 
     def tighten(self, name: str) -> None:
         """Take the box of a step from linear bounds, unless interval arithmetic is exact up to there.
@@ -45,17 +54,22 @@ class Backward:
     def functions(self, rows: Tensor, floor: str = IMAGES) -> Tensor:
         """Lower bounds (B, S) of the linear functions `rows` (B, S, K) of the logits.
 
+        With gradients, what the way back computes is kept, as much as in about S passes of the network.
+
         Args:
             floor: the step where the way back ends, in its box.
         """
 
         def part(images: slice, some: slice) -> Rows:
-            return Rows(rows[images, None, some])
+            return Rows(-rows[images, None, some])
 
-        return self._ends(self.tape.last, part, rows.shape[1], 1, floor)[0].squeeze(2)
+        return -self._ends(self.tape.last, part, rows.shape[1], 1, floor)[1].squeeze(2)
 
     def neurons(self, name: str) -> Box:
-        """Bounds of every output of a step, each end (B, *shape)."""
+        """Bounds of every output of a step, each end (B, *shape).
+
+        With gradients, each chunk is computed again when they are taken, instead of being kept.
+        """
         box = self.tape.steps[name].box
         positions = box.shape[2] * box.shape[3] if len(box.shape) == 4 else 1
         units = torch.eye(box.shape[1:].numel() // positions, dtype=box.center.dtype, device=box.center.device)
@@ -64,33 +78,39 @@ class Backward:
             def part(images: slice, some: slice) -> Rows:
                 return unit_rows(picked[some], box.shape[1:])
 
-            return self._ends(name, part, len(units), positions, IMAGES)
+            return self._ends(name, part, len(units), positions, IMAGES, again=torch.is_grad_enabled())
 
         lower, upper = ends(units)
         # Between parallel lines one way back serves both ends.
         if self.slope != "same" or self.tape.pools():
-            upper = -ends(-units)[0]
+            lower = -ends(-units)[1]
         return Box(lower.reshape(box.shape), upper.reshape(box.shape))
 
     def _ends(
-        self, start: str, rows: Callable[[slice, slice], Rows], specs: int, positions: int, floor: str
+        self,
+        start: str,
+        rows: Callable[[slice, slice], Rows],
+        specs: int,
+        positions: int,
+        floor: str,
+        *,
+        again: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Both ends (B, specs, positions) of `rows(images, specifications)` over a step, chunk by chunk."""
-        batch = self.tape.steps[start].box.shape[0]
-        images = max(1, self.chunk // (specs * positions))
-        some = max(1, self.chunk // positions)
-        lower: list[Tensor] = []
-        upper: list[Tensor] = []
-        for first in range(0, batch, images):
+        """Both ends (B, specs, positions), see `Ends`, of `rows(images, specifications)` over the outputs of a step."""
+        box = self.tape.steps[start].box
+        chunk = self.chunk or (CPU_ROWS if box.device.type == "cpu" else ROWS)
+        images, some = max(1, chunk // (specs * positions)), max(1, chunk // positions)
+        parts = []
+        for first in range(0, box.shape[0], images):
             here = slice(first, first + images)
             walk = partial(self._walk, start, self._backs(start, floor, here), here)
-            if torch.is_grad_enabled() and (images < batch or some < specs):
+            if again:
                 walk = partial(checkpoint, walk, use_reentrant=False, preserve_rng_state=False)
             ends = [walk(rows(here, slice(spec, spec + some))) for spec in range(0, specs, some)]
-            for found, end in zip((lower, upper), zip(*ends, strict=True), strict=True):
-                # Positions come first within a chunk.
-                found.append(torch.cat([e.unflatten(1, (positions, -1)).transpose(1, 2) for e in end], 1))
-        return torch.cat(lower), torch.cat(upper)
+            # Within a chunk, positions come first.
+            parts.append(torch.cat([end.unflatten(2, (positions, -1)).transpose(2, 3) for end in ends], 2))
+        lower, upper = torch.cat(parts, 1)
+        return lower, upper
 
     def _backs(self, start: str, floor: str, images: slice) -> dict[str, Back]:
         """The way back through each step that lies between `floor` and `start`, the last one first."""
@@ -103,8 +123,8 @@ class Backward:
                 reached |= {*inputs} - {floor}
         return backs
 
-    def _walk(self, start: str, backs: dict[str, Back], images: slice, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Both ends, (images, positions * specifications), of rows over the outputs of a step."""
+    def _walk(self, start: str, backs: dict[str, Back], images: slice, rows: Rows) -> Tensor:
+        """Both ends (2, images, positions * specifications) of rows over the outputs of a step."""
         ends = Ends()
         waiting = {start: rows}
         # Whatever reads a step comes before it, so the rows over its outputs are complete when it is reached.
@@ -114,5 +134,4 @@ class Backward:
         for name, rest in waiting.items():
             box = self.tape.steps[name].box[images]
             ends.add(rest.dot(box.center), rest.magnitude().dot(box.radius))
-        middle, reach = torch.as_tensor(ends.middle), torch.as_tensor(ends.reach)
-        return middle - reach, middle + reach
+        return torch.stack([ends.middle - ends.reach, ends.middle + ends.reach])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hydraprune.bounds.backward import Backward
 from hydraprune.bounds.ops import ReLU, Slope
 from hydraprune.bounds.statistics import Statistics
-from hydraprune.bounds.tape import Tape
+from hydraprune.bounds.tape import IMAGES, Tape
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import Box
 
@@ -22,16 +22,21 @@ class Analysis:
 
     Args:
         slope: lower lines of the linear bounds on the logits; None takes interval arithmetic for them.
-        chunk: rows of linear bounds computed at once.
+        chunk: see `Chunk`.
     """
 
     tape: Tape
-    slope: Slope | None
-    chunk: int
+    slope: Slope | None = None
+    chunk: int | None = None
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return self.tape.steps[self.tape.last].box.shape[1]
 
     @property
     def boxes(self) -> dict[str, Box]:
-        """What enters each ReLU, (B, *shape), by the name of the ReLU's step in the traced graph, in order."""
+        """What enters each ReLU, (B, *shape), in order, by its module (with a `+` for every earlier call)."""
         steps = self.tape.steps
         entered = {name: steps[step.inputs[0]].box for name, step in steps.items() if isinstance(step.op, ReLU)}
         return {name: Box(box.lower, box.upper) for name, box in entered.items()}
@@ -40,28 +45,27 @@ class Analysis:
         """(B, K) lower bounds of f_y - f_j, 0 at j = y, for labels `y` (B,)."""
         if self.slope is None:
             return self.interval_margins(y)
-        return self._backward(self.slope).functions(self._differences(y))
+        return self._margins(y, Backward(self.tape, self.slope, self.chunk))
 
     def interval_margins(self, y: Tensor) -> Tensor:
-        """The same from the boxes alone, with the last layer taken into the margins (arXiv:1810.12715, section 3)."""
-        # One layer back, the slope is of no concern.
-        return self._backward("same").functions(self._differences(y), floor=self.tape.before_last())
+        """The same from the boxes alone, the last layer being taken into the margins (arXiv:1810.12715, section 3)."""
+        # One layer has no slope.
+        return self._margins(y, Backward(self.tape, "same", self.chunk), self.tape.before_last())
+
+    def _margins(self, y: Tensor, backward: Backward, floor: str = IMAGES) -> Tensor:
+        logits = self.tape.steps[self.tape.last].box.center
+        classes = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
+        others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(y), -1)
+        others = others + (others >= y[:, None])
+        lower = backward.functions(classes[y].unsqueeze(1) - classes[others], floor)
+        return torch.zeros_like(logits).scatter(1, others, lower)
 
     def logits(self) -> Box:
         """Ends of the logits, each (B, K)."""
         if self.slope is None:
             last = self.tape.steps[self.tape.last].box
             return Box(last.lower, last.upper)
-        return self._backward(self.slope).neurons(self.tape.last)
-
-    def _differences(self, y: Tensor) -> Tensor:
-        """(B, K, K) rows e_y - e_j."""
-        logits = self.tape.steps[self.tape.last].box.center
-        classes = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
-        return classes[y].unsqueeze(1) - classes
-
-    def _backward(self, slope: Slope) -> Backward:
-        return Backward(self.tape, slope, self.chunk)
+        return Backward(self.tape, self.slope, self.chunk).neurons(self.tape.last)
 
 
 class Bounds(Spec, ABC):

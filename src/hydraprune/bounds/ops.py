@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,26 +21,21 @@ Slope = Literal["adaptive", "zero", "one", "same"]
 
 
 class Ends:
-    """What rows have gathered on their way, (B or 1, rows): they lie within `reach` of `middle` plus what is left.
+    """Constants that rows have gathered on their way, (B or 1, rows): `middle + reach` bounds them from above.
 
-    With lower lines unlike the upper ones, only `middle - reach` is a bound.
+    As long as all lines were parallel, `middle - reach` bounds them from below.
     """
 
     def __init__(self) -> None:
-        self.middle: Tensor | float = 0.0
-        self.reach: Tensor | float = 0.0
+        self.middle = self.reach = torch.zeros(())
 
     def add(self, sums: Tensor, reach: Tensor | float = 0.0) -> None:
         self.middle = self.middle + sums
         self.reach = self.reach + reach
 
 
-def _magnitude(factor: Tensor | float) -> Tensor | float:
-    return factor.abs() if isinstance(factor, Tensor) else abs(factor)
-
-
 Back = Callable[[Rows, Ends], tuple[Rows, ...]]
-"""Rows over the output to rows over each input that bound them from below; constants go to the ends."""
+"""Rows over the output to rows over each input that bound them from above; constants go to the ends."""
 
 
 class Op(ABC):
@@ -118,38 +113,37 @@ class Conv(Op):
         return back
 
     def _transposed(self, values: Tensor, side: Pair | None) -> Tensor:
-        """The transposed convolution of (B, P, S, C, h, w), onto a map of `side`, or onto all that it reaches."""
-        padding, extra = (0, 0), (0, 0)
+        """The transposed convolution of (B, P, S, C, h, w): onto a map of `side`, or onto all that the pieces reach."""
+        padding, border = (0, 0), (0, 0)
         if side is not None:
-            padding = self.padding
-            reached = [
-                (size - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1
-                for size, stride, pad, dilation, kernel in zip(
-                    values.shape[-2:], self.stride, padding, self.dilation, self.weight.shape[-2:], strict=True
-                )
-            ]
-            extra = (side[0] - reached[0], side[1] - reached[1])
+            padding, border = self.padding, (self._border(0, side, values), self._border(1, side, values))
         images = values.flatten(0, 2)
-        images = F.conv_transpose2d(images, self.weight, None, self.stride, padding, extra, self.groups, self.dilation)
+        images = F.conv_transpose2d(images, self.weight, None, self.stride, padding, border, self.groups, self.dilation)
         return images.unflatten(0, values.shape[:3])
+
+    def _border(self, axis: int, side: Pair, values: Tensor) -> int:
+        """Rows, or columns, at the end of the map that no window reaches, because the stride leaves them over."""
+        window = self.dilation[axis] * (self.weight.shape[axis + 2] - 1) + 1
+        return side[axis] + 2 * self.padding[axis] - window - (values.shape[axis - 2] - 1) * self.stride[axis]
 
 
 @dataclass(frozen=True)
 class Scale(Op):
-    """`x * factor + shift`; both broadcast to x without enlarging it, and are the same for every image."""
+    """`x * factor + shift`, numbers or tensors that broadcast to x, the same for every image."""
 
-    factor: Tensor | float
-    shift: Tensor | float
+    factor: Any
+    shift: Any
 
     elementwise = True
 
     def interval(self, *inputs: Interval) -> Interval:
-        (x,) = inputs
-        return Interval(center=x.center * self.factor + self.shift, radius=x.radius * _magnitude(self.factor))
+        center = inputs[0].center * self.factor + self.shift
+        return Interval(center=center, radius=inputs[0].radius * abs(self.factor))
 
     def back(self, slope: Slope, *inputs: Interval) -> Back:
         like = inputs[0].center[:1]
-        factor, shift = (torch.as_tensor(t, dtype=like.dtype).expand_as(like) for t in (self.factor, self.shift))
+        constants = (torch.as_tensor(t, dtype=like.dtype, device=like.device) for t in (self.factor, self.shift))
+        factor, shift = (constant.expand_as(like) for constant in constants)
 
         def back(rows: Rows, ends: Ends) -> tuple[Rows, ...]:
             ends.add(rows.dot(shift))
@@ -252,7 +246,7 @@ class ReLU(Op):
     """max(x, 0), between two lines where its sign is open (arXiv:1811.00866, section 3.2)."""
 
     def interval(self, *inputs: Interval) -> Interval:
-        return Interval(lower=inputs[0].lower.relu(), upper=inputs[0].upper.relu())
+        return inputs[0].clipped()
 
     def back(self, slope: Slope, *inputs: Interval) -> Back:
         lower, upper = inputs[0].lower, inputs[0].upper
@@ -272,10 +266,10 @@ class ReLU(Op):
         least = torch.where(unstable, torch.as_tensor(chosen, device=lower.device).to(lower), share.detach())
 
         def back(rows: Rows, ends: Ends) -> tuple[Rows, ...]:
-            negative = replace(rows, values=rows.values.clamp_max(0))
-            ends.add(negative.dot(shift))
+            positive = replace(rows, values=rows.values.relu())
+            ends.add(positive.dot(shift))
             low, more = rows.align(least), rows.align(share - least)
-            return (Rows(torch.addcmul(rows.values * low, negative.values, more), rows.grid),)
+            return (Rows(torch.addcmul(rows.values * low, positive.values, more), rows.grid),)
 
         return back
 
@@ -312,9 +306,9 @@ class MaxPool(Op):
 
         def back(rows: Rows, ends: Ends) -> tuple[Rows, ...]:
             rows = rows.dense()
-            negative = Rows(rows.values.clamp_max(0))
-            ends.add(negative.dot(cap))
-            values = rows.values - negative.values * rows.align((~sure).to(lower))
+            positive = Rows(rows.values.relu())
+            ends.add(positive.dot(cap))
+            values = rows.values - positive.values * rows.align((~sure).to(lower))
             values = values.repeat_interleave(self.kernel[0], -2).repeat_interleave(self.kernel[1], -1)
             rest = (0, wide - values.shape[-1], 0, tall - values.shape[-2])
             return (Rows(F.pad(values, rest)).times(picked),)

@@ -57,8 +57,8 @@ class Rows:
 
     def dot(self, layer: Tensor) -> Tensor:
         """(B or 1, P * S) sums of the coefficients times `layer` (B or 1, *shape)."""
-        seen = self.align(layer).flatten(3).transpose(2, 3)
-        return (self.values.flatten(3) @ seen).expand(-1, self.positions, -1, -1).flatten(1)
+        sums = self.align(layer).flatten(3) @ self.values.flatten(3).transpose(2, 3)
+        return sums.squeeze(2).expand(-1, self.positions, -1).flatten(1)
 
     def magnitude(self) -> Rows:
         """The absolute coefficients."""

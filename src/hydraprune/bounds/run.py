@@ -19,7 +19,7 @@ from hydraprune.core.threat import Box
 _INPLACE = {"iadd", "isub", "imul", "itruediv"}
 
 
-def run(model: nn.Module, box: Box, statistics: Statistics | None, slope: Slope | None, chunk: int) -> Tape:
+def run(model: nn.Module, box: Box, statistics: Statistics | None, slope: Slope | None, chunk: int | None) -> Tape:
     """The steps of `model` on the images of `box`, with the weights that its layers have now.
 
     Args:
@@ -37,7 +37,7 @@ def run(model: nn.Module, box: Box, statistics: Statistics | None, slope: Slope 
     for node in graph_of(model).nodes:
         try:
             runner.step(node)
-        except (SpecError, TypeError) as error:
+        except SpecError as error:
             raise SpecError(f"{place(model, node.meta.get('where', ''))}: {_called(node)} {error}") from error
     return tape
 
@@ -57,8 +57,7 @@ class _Runner:
     def step(self, node: fx.Node) -> None:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.known.__getitem__)
         if node.op == "placeholder":
-            first = not self.known
-            self.known[node] = Value(IMAGES, self.tape.steps[IMAGES].box, IMAGES, 0) if first else args[0]
+            self.known[node] = self._input(args)
         elif node.op == "get_attr":
             path, _, name = str(node.target).rpartition(".")
             self.known[node] = getattr(self.root.get_submodule(path), name)
@@ -69,6 +68,13 @@ class _Runner:
         else:
             self.known[node] = self._call(node, args, kwargs)
 
+    def _input(self, default: tuple[Any, ...]) -> Any:
+        if not self.known:
+            return Value(IMAGES, self.tape.steps[IMAGES].box, IMAGES, 0)
+        if not default:
+            raise SpecError("is a second input; bounds take networks of images alone")
+        return default[0]
+
     def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target: Any = self.root.get_submodule(str(node.target)) if node.op == "call_module" else node.target
         inputs = [self.known[source] for source in node.all_input_nodes]
@@ -77,7 +83,10 @@ class _Runner:
         rule = rule_for(target, self.statistics)
         if rule is None:
             raise SpecError("has no bounds")
-        result = rule(*args, **kwargs)
+        try:
+            result = rule(*args, **kwargs)
+        except TypeError as error:
+            raise SpecError(f"is called in a way that has no bounds: {error}") from error
         return self._append(node, *result) if isinstance(result, Call) else result
 
     def _append(self, node: fx.Node, op: Any, inputs: tuple[Value, ...]) -> Value:
@@ -86,22 +95,27 @@ class _Runner:
                 raise SpecError("reads what an in-place operation has overwritten; use inplace=False")
         if self.backward is not None and isinstance(op, ReLU | MaxPool):
             self.backward.tighten(inputs[0].name)
-        memory = inputs[0].memory if isinstance(op, Reshape | Permute) else node.name
+        name = str(node.target).partition(".")[2] if node.op == "call_module" else node.name
+        while name in self.tape.steps:
+            name += "+"
+        memory = inputs[0].memory if isinstance(op, Reshape | Permute) else name
         if _inplace(node, self.root):
             memory = inputs[0].memory
             self.writes[memory] += 1
-        box = self.tape.append(node.name, op, tuple(value.name for value in inputs))
-        return Value(node.name, box, memory, self.writes[memory])
+        box = self.tape.append(name, op, tuple(value.name for value in inputs))
+        return Value(name, box, memory, self.writes[memory])
 
 
 def _called(node: fx.Node) -> str:
-    if node.op == "call_module":
-        return "this layer"
-    return node.op if node.op in ("output", "placeholder") else getattr(node.target, "__name__", str(node.target))
+    return "this layer" if node.op == "call_module" else _name(node)
 
 
 def _inplace(node: fx.Node, root: nn.Module) -> bool:
     if node.op == "call_module":
         return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
-    name = getattr(node.target, "__name__", str(node.target))
+    name = _name(node)
     return name in _INPLACE or name.endswith("_") or bool(node.kwargs.get("inplace"))
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))

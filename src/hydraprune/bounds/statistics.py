@@ -35,7 +35,7 @@ def batch_statistics(model: nn.Module) -> Iterator[Statistics]:
         if norm in statistics:
             raise SpecError("a batch norm ran twice while its statistics were recorded; record a single clean pass")
         if norm.training or norm.running_mean is None:
-            x = inputs[0]
+            x = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
             var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
             statistics[norm] = (mean, var)
 

@@ -60,7 +60,7 @@ class Smoothing(Spec):
             0.001 it is 0.80 for 10,000 and 0.95 for 100,000.
         alpha: probability that a certificate is wrong.
         every: `certify_dataset` takes each `every`-th image.
-        batch_size: noisy images per forward pass; it changes no noise.
+        batch_size: noisy images per forward pass; it changes no noise. Small nets like it small on a CPU, a GPU large.
         precision: `float32` means what it says, without TF32. `bf16` is faster, and certifies the network as it runs
             in bf16: rounding decides votes near a tie the other way.
 
@@ -72,7 +72,7 @@ class Smoothing(Spec):
     n: int = Field(default=100_000, ge=1)
     alpha: float = Field(default=0.001, gt=0, lt=1)
     every: int = Field(default=1, ge=1)
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: int = Field(default=128, ge=1)
     precision: Literal["float32", "bf16"] = "float32"
 
 
