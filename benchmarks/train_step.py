@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from hydraprune.core.objective import Batch, Clock
 from hydraprune.core.threat import ThreatModel
 from hydraprune.masks.budgets import Uniform
-from hydraprune.masks.structures import Weight
 from hydraprune.masks.topk import top_mask
 from hydraprune.masks.view import MaskView
 from hydraprune.nets import Net
@@ -171,7 +170,7 @@ class Repeated:
 def ours(net: nn.Module, batch: Batch, keep: float, steps: int, compile: bool) -> list[float]:
     """Seconds of each step of `fit` over scores."""
     view = MaskView(net)
-    prune(view, Hydra(), Uniform(sparsity=1 - keep), Weight(), torch.Generator())
+    prune(view, Hydra(), Uniform(sparsity=1 - keep))
     watch = Stopwatch()
     objective = TRADES(beta=BETA, steps=STEPS, step_size=STEP_SIZE)
     cuda = torch.cuda.is_available()

@@ -145,9 +145,9 @@ def test_another_seed_gives_other_numbers_everywhere(whole, tmp_path, monkeypatc
         generator = torch.Generator().manual_seed(sys.modules["hydraprune.train.fit"]._mixed(seed, 0, 0))
         return torch.rand((), generator=generator).item()
 
-    def watched_prune(view, pruner, budget, structure, rng):
-        seen[number].append(torch.rand(3, generator=rng).tolist())
-        return prune(view, pruner, budget, structure, rng)
+    def watched_prune(view, pruner, budget, structure, probe):
+        seen[number].append(torch.rand(3, generator=probe.rng).tolist())
+        return prune(view, pruner, budget, structure, probe)
 
     monkeypatch.setattr(runner, "fit", watched_fit)
     monkeypatch.setattr(runner, "prune", watched_prune)

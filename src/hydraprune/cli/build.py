@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hydraprune.pruners import PRUNERS
+
 
 def prune_recipe(
     *,
@@ -19,14 +21,14 @@ def prune_recipe(
 ) -> dict[str, Any]:
     """The settings of a recipe with the paper's schedule: 100 epochs if there are no weights, then 20, then 100."""
     pretrain = {"kind": "fit", "name": "pretrain", "over": "weights", "epochs": 100, "optim": {"lr": 0.1}}
-    learns = pruner == "hydra"
+    over = PRUNERS.get(pruner).over
     stages = [
         {
             "kind": "fit",
             "name": "prune",
-            "over": "scores",
-            "epochs": 20 if learns else 0,
-            "optim": {"lr": 0.1},
+            "over": over or "scores",
+            "epochs": 20 if over else 0,
+            "optim": {"lr": 0.1 if over == "scores" else 0.01},
             "pruner": {"kind": pruner},
             "budget": {"kind": "uniform", "sparsity": sparsity},
         },

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
 
 from hydraprune.masks.structures import Structure
-from hydraprune.masks.topk import StraightThrough, top_mask
+from hydraprune.masks.topk import Passing, StraightThrough, top_mask
+
+Over = Literal["weights", "scores"]
+"""What a stage of training moves."""
 
 
-class FixedMask(nn.Module):
-    """`weight * mask`, the mask (bool, the weight's shape) never moving: pruned weights get no gradient."""
+class MaskSource(nn.Module, ABC):
+    """Turns a stored weight into the masked one.
+
+    Attributes:
+        over: the kind of stage that trains the parameters of the source, if it has any.
+    """
+
+    over: ClassVar[Over] = "scores"
+
+    @abstractmethod
+    def current(self) -> Tensor:
+        """The mask in force: bool, the weight's shape."""
+
+    def settled(self, weight: Tensor) -> Tensor:
+        """The stored weight that, under a fixed mask of what is in force, acts as `weight` does here."""
+        return weight
+
+
+class FixedMask(MaskSource):
+    """`weight * mask`, the mask (bool, the weight's shape) never moving by itself: pruned weights get no gradient."""
 
     mask: Tensor
 
@@ -22,11 +46,17 @@ class FixedMask(nn.Module):
         return weight * self.mask
 
     def current(self) -> Tensor:
-        """The mask in force."""
         return self.mask
 
 
-class LearnedMask(nn.Module):
+class PassingMask(FixedMask):
+    """`weight * mask` whose gradient passes the mask: pruned weights get the one that they would have if kept."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return Passing.apply(weight, self.mask)
+
+
+class LearnedMask(MaskSource):
     """`weight * mask`, the mask keeping the `keep` groups whose |score| is largest, the scores being trainable.
 
     The mask is selected anew each time that it is asked for; `core.plain.once` makes that once per optimizer step.
@@ -42,7 +72,6 @@ class LearnedMask(nn.Module):
         self._near: float | None = None
 
     def current(self) -> Tensor:
-        """The mask in force."""
         kept, self._near = top_mask(self.structure.pool(self.score), self.keep, self._near, sort_ties=self.sort_ties)
         return self.structure.expand(kept, tuple(self.score.shape))
 
@@ -54,9 +83,6 @@ def selected(score: Tensor, keep: int, structure: Structure) -> Tensor:
     """The mask (the score's shape) that keeps the `keep` most important groups."""
     kept, _ = top_mask(structure.pool(score), keep)
     return structure.expand(kept, tuple(score.shape)).contiguous()
-
-
-MaskSource = FixedMask | LearnedMask
 
 
 @torch.no_grad()

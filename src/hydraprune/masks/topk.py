@@ -87,3 +87,17 @@ class StraightThrough(torch.autograd.Function):
             gradient * weight * score.sign() if over_score else None,
             None,
         )
+
+
+class Passing(torch.autograd.Function):
+    """`weight * mask` whose gradient is that of the masked weight, for pruned entries too."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, weight: Tensor, mask: Tensor) -> Tensor:
+        return weight * mask
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor, None]:
+        return gradient, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,10 @@ from torch.nn.utils import parametrize
 
 from hydraprune.core.errors import PruningError
 from hydraprune.core.plain import plain_copy
-from hydraprune.masks.source import LearnedMask, MaskSource, frozen
+from hydraprune.masks.source import MaskSource, Over, frozen
 
 PRUNABLE = (nn.modules.conv._ConvNd, nn.Linear)
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-
-Over = Literal["weights", "scores"]
 
 
 @dataclass(frozen=True)
@@ -89,30 +87,38 @@ class MaskView:
                     # The shape was checked above; torch's own check would call the source once and keep its result.
                     parametrize.register_parametrization(module, "weight", source, unsafe=True)
 
+    @torch.no_grad()
     def freeze(self) -> None:
         """Fix every mask at what it selects now; learned scores are dropped."""
+        for name, source in self.sources.items():
+            stored = _stored(self.modules[name][0])
+            stored.copy_(source.settled(stored))
         self.attach({name: frozen(source) for name, source in self.sources.items()})
 
     def parameters(self, over: Over, *, train_norm: bool = True) -> list[tuple[str, nn.Parameter]]:
         """Set `requires_grad` for a stage and return the (canonical name, parameter) pairs that it moves.
 
         `weights`: every parameter but the scores. `scores`: the scores and, with `train_norm`, the scale and shift of
-        the norm layers; all other weights and biases are frozen.
+        the norm layers; all other weights and biases are frozen. What else a mask learns moves when it says so.
 
         Raises:
             PruningError: if there are no scores to train.
         """
-        scores = {id(s.score): f"score:{name}" for name, s in self.sources.items() if isinstance(s, LearnedMask)}
+        of_masks = {
+            id(parameter): (source.over, f"{kind}:{name}")
+            for name, source in self.sources.items()
+            for kind, parameter in source.named_parameters()
+        }
         norms = {id(p) for m in self.model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+        if over == "scores" and not any(moved == over for moved, _ in of_masks.values()):
+            raise PruningError("there are no scores to train: this pruner fixes its mask at once; use `epochs: 0`")
         chosen = []
         for name, parameter in self.model.named_parameters():
-            is_score = id(parameter) in scores
-            moves = not is_score if over == "weights" else is_score or (train_norm and id(parameter) in norms)
+            moved, label = of_masks.get(id(parameter), ("weights", canonical(name)))
+            moves = moved == over or (over == "scores" and train_norm and id(parameter) in norms)
             parameter.requires_grad_(moves)
             if moves:
-                chosen.append((scores.get(id(parameter), canonical(name)), parameter))
-        if over == "scores" and not scores:
-            raise PruningError("there are no scores to train: this pruner fixes its mask at once; use `epochs: 0`")
+                chosen.append((label, parameter))
         return chosen
 
     def bake(self) -> nn.Module:

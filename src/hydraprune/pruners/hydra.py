@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from hydraprune.masks.source import LearnedMask
+from hydraprune.masks.source import LearnedMask, Over
 from hydraprune.masks.structures import Structure
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Pruner
+from hydraprune.pruners.probe import Probe
 
 
 class Hydra(Pruner):
@@ -27,15 +28,12 @@ class Hydra(Pruner):
     """
 
     kind: Literal["hydra"] = "hydra"
+    over: ClassVar[Over] = "scores"
     init: Literal["scaled", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal"] = "scaled"
     sort_ties: bool = False
 
-    @property
-    def learns(self) -> bool:
-        return True
-
-    def score(self, view: MaskView, rng: torch.Generator) -> dict[str, Tensor]:
-        return {name: self._initial(weight, rng) for name, weight in view.weights().items()}
+    def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
+        return {name: self._initial(weight, probe.rng) for name, weight in view.weights().items()}
 
     def source(self, score: Tensor, keep: int, structure: Structure) -> LearnedMask:
         return LearnedMask(score, keep, structure, sort_ties=self.sort_ties)

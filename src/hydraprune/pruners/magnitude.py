@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Pruner
+from hydraprune.pruners.probe import Probe
 
 
 class Magnitude(Pruner):
@@ -19,5 +19,5 @@ class Magnitude(Pruner):
 
     kind: Literal["magnitude"] = "magnitude"
 
-    def score(self, view: MaskView, rng: torch.Generator) -> dict[str, Tensor]:
+    def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
         return view.weights()

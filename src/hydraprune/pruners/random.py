@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Pruner
+from hydraprune.pruners.probe import Probe
 
 
 class Random(Pruner):
@@ -19,8 +20,8 @@ class Random(Pruner):
 
     kind: Literal["random"] = "random"
 
-    def score(self, view: MaskView, rng: torch.Generator) -> dict[str, Tensor]:
+    def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
         return {
-            name: torch.rand(weight.shape, generator=rng, device=weight.device)
+            name: torch.rand(weight.shape, generator=probe.rng, device=weight.device)
             for name, weight in view.weights().items()
         }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hydraprune.recipes.schema import Compare, Evaluate, Fit, Recipe, Stage
+from hydraprune.recipes.schema import Compare, Fit, Measure, Recipe, Stage
+from hydraprune.train import Optim
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Job:
         path: folder inside the run, such as `finetune` or `hydra-0.9/finetune`.
         stage: what to do.
         start: path of the job whose network this one takes up; None starts from the recipe's net.
-        targets: for an evaluation, the paths of the networks that it measures.
+        targets: for a stage that measures, the paths of the networks that it measures.
     """
 
     path: str
@@ -45,7 +46,7 @@ def _chain(stages: list[Stage], prefix: str, before: dict[str, str], start: str 
         if isinstance(stage, Fit):
             jobs.append(Job(path, stage, start))
             paths[stage.name] = start = path
-        elif isinstance(stage, Evaluate):
+        elif isinstance(stage, Measure):
             names = stage.of if stage.of is not None else [next(reversed(paths))]
             jobs.append(Job(path, stage, targets=tuple(paths[name] for name in names)))
     return jobs
@@ -57,14 +58,16 @@ def _branches(stages: list[Stage], compare: Compare) -> list[tuple[list[Stage], 
     for sparsity in compare.sparsities:
         for pruner in compare.pruners:
             spare, branch = 0, []
-            for stage in stages:
+            for position, stage in enumerate(stages):
                 if isinstance(stage, Fit) and stage.pruner is not None and stage.budget is not None:
                     changes: dict[str, Any] = {
                         "pruner": pruner,
                         "budget": stage.budget.model_copy(update={"sparsity": sparsity}),
                     }
-                    if stage.over == "scores" and not pruner.learns:
+                    if stage.over == "scores" and pruner.over is None:
                         spare, changes = spare + stage.epochs, changes | {"epochs": 0}
+                    elif stage.over == "scores" and pruner.over == "weights":
+                        changes |= {"over": "weights", "optim": _optim_of_weights(stages[position:])}
                     stage = stage.model_copy(update=changes)
                 elif isinstance(stage, Fit) and stage.over == "weights" and compare.equal_epochs:
                     stage, spare = stage.model_copy(update={"epochs": stage.epochs + spare}), 0
@@ -73,12 +76,17 @@ def _branches(stages: list[Stage], compare: Compare) -> list[tuple[list[Stage], 
     return branches
 
 
+def _optim_of_weights(stages: list[Stage]) -> Optim:
+    """How the next stage over weights moves them: the rate for scores is not one for weights."""
+    return next((s.optim for s in stages if isinstance(s, Fit) and s.over == "weights"), Optim())
+
+
 def _measured_once(jobs: list[Job]) -> list[Job]:
-    """The same jobs without the evaluations of a network that an earlier branch measures already."""
+    """The same jobs without the measurements of a network that an earlier branch makes already."""
     seen: set[tuple[str, str]] = set()
     kept = []
     for job in jobs:
-        if isinstance(job.stage, Evaluate):
+        if isinstance(job.stage, Measure):
             targets = tuple(t for t in job.targets if (job.stage.name, t) not in seen)
             seen |= {(job.stage.name, target) for target in targets}
             job = Job(job.path, job.stage, targets=targets)

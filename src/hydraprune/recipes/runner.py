@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import zlib
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,19 @@ from torch import nn
 from hydraprune.attacks.pgd import PGD
 from hydraprune.core.checkpoint import load_tensors, read_json, save_tensors, write_atomically, write_json
 from hydraprune.core.errors import SpecError
+from hydraprune.core.objective import Batch
 from hydraprune.core.plain import evaluating
 from hydraprune.core.results import Record
 from hydraprune.data import Batches, Dataset
 from hydraprune.evaluate import evaluate
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
+from hydraprune.pruners.probe import Probe
+from hydraprune.recipes.certify import Certify, certify
 from hydraprune.recipes.checkpoint import Meta, finished, load, save, versions
 from hydraprune.recipes.library import dump_recipe, load_recipe
 from hydraprune.recipes.plan import Job, plan
-from hydraprune.recipes.schema import Evaluate, Fit, Recipe, Trainer
+from hydraprune.recipes.schema import Evaluate, Fit, Measure, Recipe, Trainer
 from hydraprune.train import Hook, fit
 from hydraprune.train.hooks import Log, ProgressBar, progress_bar
 
@@ -77,7 +81,7 @@ def run(recipe: Recipe, out: Path | str, console: Console | None = None) -> list
     for job in plan(recipe):
         if isinstance(job.stage, Fit):
             here.train(job, job.stage)
-        elif isinstance(job.stage, Evaluate):
+        elif isinstance(job.stage, Measure):
             here.measure(job, job.stage)
     return here.records()
 
@@ -119,10 +123,10 @@ class _Run:
             return
         recipe, fabric = self.recipe, self.fabric
         model, before = self._start(job)
-        view = MaskView(model)
+        view = MaskView(fabric.to_device(model))
+        process = None
         if stage.pruner is not None and stage.budget is not None:
-            rng = torch.Generator().manual_seed(_seed(recipe.seed, f"{stage.name}/scores"))
-            prune(view, stage.pruner, stage.budget, stage.structure, rng)
+            process = prune(view, stage.pruner, stage.budget, stage.structure, self._probe(stage))
         state, best = folder / "state.safetensors", folder / "best.safetensors"
         seed = _seed(recipe.seed, stage.name)
         batches = self.data.train.batches(
@@ -136,6 +140,8 @@ class _Run:
             world=fabric.world_size,
         )
         hooks: list[Hook] = [_Validate(self, stage, best)]
+        if process is not None:
+            hooks.insert(0, process)
         if fabric.is_global_zero:
             hooks.append(Log(job.path, self.out / "metrics.jsonl", self.out / "tensorboard"))
             hooks.append(ProgressBar(job.path, self.console))
@@ -155,6 +161,8 @@ class _Run:
             key=_key(recipe, job, stage),
             hooks=hooks,
         )
+        if process is not None:
+            process.finish()
         if fabric.is_global_zero:
             if stage.select == "best" and best.exists():
                 model.load_state_dict(load_tensors(best)[0])
@@ -175,6 +183,17 @@ class _Run:
                 leftover.unlink(missing_ok=True)
         fabric.barrier()
 
+    def _probe(self, stage: Fit) -> Probe:
+        """What the stage's pruner may look at; the same on every process."""
+        seed = _seed(self.recipe.seed, f"{stage.name}/scores")
+        device = self.fabric.device
+
+        def batches() -> Iterator[Batch]:
+            return self.data.train.batches(stage.batch_size, seed=seed, shuffle=True, device=device).epoch(0)
+
+        objective = stage.objective or self.recipe.objective
+        return Probe(torch.Generator(device).manual_seed(seed), objective, self.recipe.threat, batches)
+
     def _start(self, job: Job) -> tuple[nn.Module, Meta]:
         if job.start is not None:
             return load(self.out / job.start)
@@ -184,20 +203,19 @@ class _Run:
         _try(model, self.recipe.net.kind, self.data)
         return model, Meta()
 
-    def measure(self, job: Job, stage: Evaluate) -> None:
-        """One evaluation stage, on the first process."""
+    def measure(self, job: Job, stage: Measure) -> None:
+        """One stage that measures, on the first process."""
         if not self.fabric.is_global_zero:
             return
         for target in job.targets:
             records = {record.stage: record for record in self.records()}
             before = records.get(target)
-            known = before.robust_accuracy if before is not None else {}
-            missing = [attack for attack in stage.attacks if attack.name not in known]
-            if not missing:
+            rest = stage.rest(before)
+            if rest is None:
                 self.console.print(f"{target}: measured before")
                 continue
-            rest = stage.model_copy(update={"attacks": missing})
-            found = measure(
+            how: Any = certify if isinstance(rest, Certify) else measure
+            found = how(
                 self.out / target, self.recipe, rest, data=self.data, fabric=self.fabric, console=self.console
             ).model_copy(update={"stage": target})
             records[target] = before.joined(found) if before is not None else found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,13 +11,14 @@ from hydraprune.attacks import ATTACKS
 from hydraprune.core.attack import Attack
 from hydraprune.core.objective import Objective
 from hydraprune.core.registry import Registry
+from hydraprune.core.results import Record
 from hydraprune.core.spec import Number, Spec, nearest
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import SOURCES, Source
 from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.masks.budgets import Budget
+from hydraprune.masks.source import Over
 from hydraprune.masks.structures import Structure, Weight
-from hydraprune.masks.view import Over
 from hydraprune.nets import Net
 from hydraprune.objectives import OBJECTIVES
 from hydraprune.pruners import PRUNERS
@@ -89,30 +91,49 @@ class Fit(Stage):
             raise ValueError("a pruner needs a budget and a budget a pruner, such as {kind: uniform, sparsity: 0.9}")
         if self.over == "scores" and self.pruner is None:
             raise ValueError("there are no scores without a pruner; add `pruner: {kind: hydra}`, or train over weights")
-        if self.over == "scores" and self.epochs and self.pruner is not None and not self.pruner.learns:
-            raise ValueError(f"pruner {self.pruner.kind!r} has no scores to train; use `epochs: 0`, or pruner hydra")
+        if self.over == "scores" and self.epochs and self.pruner is not None and self.pruner.over != "scores":
+            cure = "`over: weights`" if self.pruner.over else "`epochs: 0`"
+            raise ValueError(f"pruner {self.pruner.kind!r} has no scores to train; use {cure}, or pruner hydra")
+        if self.select == "best" and self.pruner is not None and self.pruner.over == "weights":
+            raise ValueError(f"masks of pruner {self.pruner.kind!r} are found by the last epoch; use `select: last`")
         if self.select == "best" and not self.validation.samples:
             raise ValueError("select: best needs validation images; set validation.samples")
         return self
 
 
-class Evaluate(Stage):
+class Measure(Stage, ABC):
+    """A stage that measures networks and changes none.
+
+    Args:
+        of: names of the stages whose networks are measured; None takes the last one before this stage.
+        samples: number of test images, from the first on; None takes all.
+    """
+
+    of: list[str] | None = None
+    samples: int | None = Field(default=None, ge=1)
+
+    @abstractmethod
+    def check(self, threat: ThreatModel | None) -> None:
+        """Raise a ValueError unless this can be measured under the recipe's threat model."""
+
+    @abstractmethod
+    def rest(self, before: Record | None) -> Self | None:
+        """What is left to measure of a network that has this record; None if nothing is."""
+
+
+class Evaluate(Measure):
     """A stage that measures clean and robust accuracy on test images.
 
     Args:
         name: what `--set stages.NAME...` calls it.
-        of: names of the stages whose networks are measured; None takes the last one before this stage.
         attacks: the adversaries.
-        samples: number of test images, from the first on; None takes all.
         attack_samples: attack kind -> number of images, for an attack too slow for all of them.
         batch_size: images per forward pass.
     """
 
     kind: Literal["evaluate"] = "evaluate"
     name: str = "evaluate"
-    of: list[str] | None = None
     attacks: list[AnyAttack] = Field(min_length=1)
-    samples: int | None = Field(default=None, ge=1)
     attack_samples: dict[str, Annotated[int, Field(ge=1)]] = {}
     batch_size: int = Field(default=500, ge=1)
 
@@ -127,6 +148,15 @@ class Evaluate(Stage):
                 raise ValueError(f"attack_samples: no attack {kind!r} is run; {nearest(kind, kinds)}")
         return self
 
+    def check(self, threat: ThreatModel | None) -> None:
+        if threat is None:
+            raise ValueError(f"stage {self.name!r} has attacks, but the recipe has no threat model")
+
+    def rest(self, before: Record | None) -> Self | None:
+        known = before.robust_accuracy if before is not None else {}
+        attacks = [attack for attack in self.attacks if attack.name not in known]
+        return self.model_copy(update={"attacks": attacks}) if attacks else None
+
 
 STAGES: Registry[Stage] = Registry(
     "stage",
@@ -134,6 +164,7 @@ STAGES: Registry[Stage] = Registry(
     {
         "fit": "hydraprune.recipes.schema:Fit",
         "evaluate": "hydraprune.recipes.schema:Evaluate",
+        "certify": "hydraprune.recipes.certify:Certify",
     },
 )
 
@@ -144,8 +175,10 @@ class Compare(Spec):
     Args:
         pruners: in place of the pruner that the recipe names.
         sparsities: in place of the sparsity of the recipe's budget.
-        equal_epochs: give a pruner without scores the epochs that it does not spend on them in the next stage over
-            weights, so that all train equally long; the paper gives the baselines fewer.
+        equal_epochs: give a pruner that fixes its mask at once the epochs that it does not spend on scores in the next
+            stage over weights, so that all train equally long; the paper gives the baselines fewer.
+
+    A dynamic pruner spends the epochs over scores on weights, with the optimizer of the next stage over weights.
     """
 
     pruners: list[AnyPruner] = Field(min_length=1)
@@ -242,16 +275,15 @@ class Recipe(Spec):
                 fits.append(stage.name)
                 if stage.select == "best" and not self.data.validation:
                     raise ValueError(f"stage {stage.name!r} selects the best epoch, but data.validation is 0; raise it")
-            if isinstance(stage, Evaluate):
+            if isinstance(stage, Measure):
                 if not fits:
-                    raise ValueError(f"stage {stage.name!r} has no network to evaluate; put one of kind fit before it")
+                    raise ValueError(f"stage {stage.name!r} has no network to {stage.kind}; put one of kind fit before it")
                 for name in stage.of or []:
                     if name not in fits:
                         raise ValueError(
                             f"stage {stage.name!r} evaluates {name!r}, no fit before it; {nearest(name, fits)}"
                         )
-                if self.threat is None:
-                    raise ValueError(f"stage {stage.name!r} has attacks, but the recipe has no threat model")
+                stage.check(self.threat)
         if not fits:
             raise ValueError("no stage trains; add one of kind fit")
         if self.compare is not None and not any(isinstance(s, Fit) and s.pruner for s in self.stages):

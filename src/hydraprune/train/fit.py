@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from hydraprune.core.errors import TrainingError
+from hydraprune.core.hook import Hook
 from hydraprune.core.objective import Batch, Clock, Context, Objective
 from hydraprune.core.plain import once
 from hydraprune.core.threat import ThreatModel
@@ -31,22 +32,6 @@ class Batches(Protocol):
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number`, shuffled and augmented."""
-
-
-class Hook:
-    """Something that watches training; every method may be left as it is."""
-
-    def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
-        """Before the first step; `done` epochs were already taken by an earlier run."""
-
-    def on_step(self, clock: Clock, images: int, loss: float) -> None:
-        """After an optimizer step on `images` images."""
-
-    def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
-        """After `epoch` epochs, before they are saved; what is added to `metrics` goes into the history."""
-
-    def on_end(self) -> None:
-        """After the last step, or when training breaks off."""
 
 
 def fit(
@@ -82,7 +67,7 @@ def fit(
         compile: compile the network that attacks see (pays on a GPU, costs seconds at the start).
         state: where to save after every epoch, and to resume from if it is there.
         key: names the settings, so that a state of other settings is not resumed.
-        hooks: what watches.
+        hooks: what goes along.
 
     Raises:
         TrainingError: if the loss is not finite, with the step; the state of the last epoch is kept.
@@ -97,7 +82,7 @@ def fit(
     done = 0
     history: list[dict[str, Any]] = []
     if state is not None and state.exists():
-        done, history = load_state(state, model, loop.optimizer, loop.average, key)
+        done, history = load_state(state, model, loop.optimizer, loop.average, hooks, key)
     steps_per_epoch = len(batches) * objective.steps_per_batch()
     loop.ctx = Context(
         threat, torch.Generator(fabric.device), Clock(done * steps_per_epoch, steps_per_epoch, epochs), compile=compile
@@ -121,7 +106,7 @@ def fit(
                     hook.on_epoch(epoch + 1, model, metrics)
             history.append({"epoch": epoch + 1, **metrics})
             if state is not None and fabric.is_global_zero:
-                save_state(state, model, loop.optimizer, loop.average, epoch + 1, history, key)
+                save_state(state, model, loop.optimizer, loop.average, hooks, epoch + 1, history, key)
     if loop.average is not None:
         loop.average.settle()
     return history
@@ -178,6 +163,8 @@ class _Loop:
             for tensor in self.tensors:
                 if tensor.grad is not None:
                     tensor.grad = _reduced(self.fabric, tensor.grad, "mean")
+        for hook in self.hooks:
+            hook.on_gradient(clock, self.optimizer)
         if self.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.tensors, self.optim.clip_norm)
         self.optimizer.step()

@@ -17,8 +17,8 @@ from torch import nn
 
 from hydraprune.core.checkpoint import write_atomically
 from hydraprune.core.errors import TrainingError
+from hydraprune.core.hook import Hook
 from hydraprune.core.objective import Clock
-from hydraprune.train.fit import Hook
 
 
 def progress_bar(console: Console) -> Progress:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hydraprune.core.checkpoint import load_tensors, save_tensors
 from hydraprune.core.errors import CheckpointError
+from hydraprune.core.hook import Hook
 from hydraprune.train.optim import Average
 
 
@@ -19,11 +20,12 @@ def save_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: Average | None,
+    hooks: Sequence[Hook],
     epoch: int,
     history: Sequence[dict[str, Any]],
     key: str,
 ) -> None:
-    """Write model, optimizer, average and history after `epoch` epochs; `key` names the settings they belong to.
+    """Write model, optimizer, average, hooks and history after `epoch` epochs; `key` names the settings they belong to.
 
     Random numbers and data order need no saving: each epoch derives them from the seed and its number.
     """
@@ -39,12 +41,19 @@ def save_state(
     if average is not None:
         values, steps = average.state()
         tensors |= {f"average/{index}": value for index, value in enumerate(values)}
+    for index, hook in enumerate(hooks):
+        tensors |= {f"hooks/{index}/{name}": value for name, value in hook.state().items()}
     meta = {"epoch": epoch, "history": list(history), "key": key, "optimizer": scalars, "average_steps": steps}
     save_tensors(path, tensors, meta)
 
 
 def load_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, key: str
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None,
+    hooks: Sequence[Hook],
+    key: str,
 ) -> tuple[int, list[dict[str, Any]]]:
     """Take up a saved state; returns the epochs done and their history.
 
@@ -66,4 +75,7 @@ def load_state(
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     if average is not None:
         average.restore([tensors[f"average/{i}"] for i in range(len(average.values))], meta["average_steps"])
+    for index, hook in enumerate(hooks):
+        mine = f"hooks/{index}/"
+        hook.restore({name.removeprefix(mine): value for name, value in tensors.items() if name.startswith(mine)})
     return meta["epoch"], meta["history"]

@@ -1,0 +1,61 @@
+"""What a pruner may look at beside the weights: random numbers, and the robust objective on training images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from hydraprune.core.errors import PruningError
+from hydraprune.core.objective import Batch, Clock, Context, Objective
+from hydraprune.core.plain import plain_copy
+from hydraprune.core.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Random numbers and, if there is an objective, its losses on training images.
+
+    Attributes:
+        rng: on the device of the model.
+        objective: the robust objective of the stage.
+        threat: its adversary.
+        batches: starts a pass over training images, always from the same first one.
+    """
+
+    rng: torch.Generator
+    objective: Objective | None = None
+    threat: ThreatModel | None = None
+    batches: Callable[[], Iterable[Batch]] | None = None
+
+    def losses(self, model: nn.Module, batches: int) -> Iterator[Tensor]:
+        """The objective of `model` on each of the first `batches` batches, a scalar with gradient.
+
+        Raises:
+            PruningError: without objective or images.
+        """
+        if self.objective is None or self.batches is None:
+            raise PruningError("this pruner looks at losses of images; give `prune` a Probe with objective and batches")
+        model.train()
+        context = Context(self.threat, self.rng, Clock(0, 1, 1))
+        for step, batch in enumerate(islice(self.batches(), batches)):
+            # Each is a step of its own, so that attacks see the weights of the moment.
+            context.clock = Clock(step, batches, 1)
+            yield self.objective(model, batch, context).value
+
+    def gradients(self, model: nn.Module, names: Iterable[str], batches: int = 1) -> dict[str, Tensor]:
+        """Name -> gradient of the mean objective over the first `batches` batches, for parameters of `model`.
+
+        A plain copy is differentiated, so that modes, statistics and gradients of `model` stay as they are.
+        """
+        plain = plain_copy(model)
+        chosen = {name: plain.get_parameter(name).requires_grad_() for name in names}
+        sums = [torch.zeros_like(parameter) for parameter in chosen.values()]
+        losses = 0
+        for loss in self.losses(plain, batches):
+            losses += 1
+            torch._foreach_add_(sums, torch.autograd.grad(loss, list(chosen.values())))
+        return {name: total / losses for name, total in zip(chosen, sums, strict=True)}

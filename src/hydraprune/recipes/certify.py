@@ -1,0 +1,129 @@
+"""The stage that certifies networks, by bounds and by randomized smoothing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from lightning_fabric import Fabric
+from pydantic import Field, model_validator
+from rich.console import Console
+
+from hydraprune.bounds import BOUNDS, Bounds
+from hydraprune.core.results import Certified, Record, Verified
+from hydraprune.core.spec import Number
+from hydraprune.core.threat import ThreatModel
+from hydraprune.data import Dataset
+from hydraprune.evaluate import evaluate
+from hydraprune.evaluate.smoothing import RADII, Smoothing, certify_dataset, summary
+from hydraprune.evaluate.verification import Precision, verify
+from hydraprune.recipes.checkpoint import load
+from hydraprune.recipes.schema import Measure, Recipe
+from hydraprune.train.hooks import progress_bar
+
+
+class Certify(Measure):
+    """A stage that proves how accurate networks stay.
+
+    Args:
+        name: what `--set stages.NAME...` calls it.
+        bounds: proofs of the network itself, under the recipe's threat model, such as `[ibp, crown-ibp, best]`.
+        smoothing: certificates of the smoothed network, in l2, such as `{sigma: 0.25, n: 10000}`.
+        radii: l2 radii that tables report, in pixels of [0, 1].
+        precision: of the bounds.
+        batch_size: images that are bounded at once; a killed run loses no more of them.
+    """
+
+    kind: Literal["certify"] = "certify"
+    name: str = "certify"
+    bounds: list[Annotated[Bounds, BOUNDS]] = []
+    smoothing: Smoothing | None = None
+    radii: list[Annotated[Number, Field(ge=0)]] = list(RADII)
+    precision: Precision = "float64"
+    batch_size: int = Field(default=50, ge=1)
+
+    @model_validator(mode="after")
+    def _certifies(self) -> Self:
+        if not self.bounds and self.smoothing is None:
+            raise ValueError("nothing to certify with; add `bounds: [crown]` or `smoothing: {sigma: 0.25}`")
+        names = [bound.name for bound in self.bounds]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two bounds are called {name!r}; remove one")
+        return self
+
+    def check(self, threat: ThreatModel | None) -> None:
+        if self.bounds and (threat is None or threat.norm != "linf"):
+            raise ValueError(
+                f"stage {self.name!r} has bounds, which need a threat model of norm linf; "
+                "add `threat: {norm: linf, eps: 2/255}`, or certify by smoothing"
+            )
+
+    def rest(self, before: Record | None) -> Self | None:
+        if before is None:
+            return self
+        bounds = [bound for bound in self.bounds if bound.name not in before.verified]
+        smoothing = self.smoothing
+        if smoothing is not None and smoothing.name in before.certified:
+            known = before.certified[smoothing.name].certified_accuracy
+            smoothing = None if known.keys() >= {*self.radii} else smoothing
+        return self.model_copy(update={"bounds": bounds, "smoothing": smoothing}) if bounds or smoothing else None
+
+
+def certify(folder: Path, recipe: Recipe, stage: Certify, *, data: Dataset, fabric: Fabric, console: Console) -> Record:
+    """Clean accuracy of the checkpoint in `folder`, and what is proved of it.
+
+    Records per image are kept in the folder, `verified-BOUND,eps=EPS.jsonl` and `certified-SETTINGS.jsonl`, from which
+    a killed call goes on.
+    """
+    began = time.perf_counter()
+    model, meta = load(folder)
+    model = fabric.to_device(model)
+    images = data.test if stage.samples is None else data.test.take(stage.samples)
+    batches = images.batches(stage.batch_size, seed=0, device=fabric.device)
+    clean = evaluate(model, batches.epoch(0), threat=recipe.threat, seed=recipe.seed)
+    verified: dict[str, Verified] = {}
+    certified: dict[str, Certified] = {}
+    with progress_bar(console) as bar:
+        for bound in stage.bounds:
+            assert recipe.threat is not None  # Certify.check has refused this
+            task = bar.add_task(f"{folder.name}: {bound.name}", total=len(images), note="")
+            verified[bound.name] = verify(
+                model,
+                batches.epoch(0),
+                recipe.threat,
+                bound,
+                precision=stage.precision,
+                path=folder / f"verified-{bound.name},eps={recipe.threat.eps:g}.jsonl",
+                progress=lambda _, task=task: bar.advance(task),
+            ).summary
+        if (smoothing := stage.smoothing) is not None:
+            task = bar.add_task(
+                f"{folder.name}: {smoothing.name}", total=len(range(0, len(images), smoothing.every)), note=""
+            )
+            records = certify_dataset(
+                model,
+                batches.epoch(0),
+                smoothing,
+                folder / f"certified-{smoothing.name}.jsonl",
+                seed=recipe.seed,
+                progress=lambda _: bar.advance(task),
+            )
+            certified[smoothing.name] = Certified(**summary(records, smoothing, stage.radii))
+    record = clean.record(stage=folder.name, pruner=meta.pruner, kept=meta.kept, total=meta.total, seed=recipe.seed)
+    seconds = time.perf_counter() - began
+    record = record.model_copy(update={"verified": verified, "certified": certified, "seconds": seconds})
+    console.print(f"{folder}: {_figures(record)}")
+    return record
+
+
+def _figures(record: Record) -> str:
+    parts = [f"sparsity {record.sparsity:.3f}", f"clean {record.clean_accuracy:.3f}"]
+    for name, proof in record.verified.items():
+        doubt = f" ({proof.close} within rounding)" if proof.close else ""
+        parts.append(f"{name} {proof.verified_accuracy:.3f}{doubt}")
+    for name, found in record.certified.items():
+        curve = ", ".join(f"{share:.3f} at {radius:.3g}" for radius, share in found.certified_accuracy.items())
+        parts.append(f"{name} {curve}, average radius {found.average_certified_radius:.3f}")
+    return ", ".join(parts)
