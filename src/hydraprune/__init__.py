@@ -1,13 +1,16 @@
 """Networks that are both compact and robust: prune with the robust training objective itself."""
 
+from torch import Tensor, nn
+
 from hydraprune.attacks.autoattack import AutoAttack
 from hydraprune.attacks.pgd import PGD as PGDAttack
+from hydraprune.bounds import logit_bounds, margin_bounds
 from hydraprune.core.errors import HydrapruneError
 from hydraprune.core.objective import Batch, Context, Loss, Objective
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import SOURCES, Dataset
-from hydraprune.evaluate import Evaluation, evaluate
+from hydraprune.evaluate import Evaluation, Smoothing, Verification, evaluate, smoothing, verify
 from hydraprune.masks.budgets import ERK, Global, Uniform
 from hydraprune.masks.view import MaskView
 from hydraprune.nets import Net
@@ -37,6 +40,22 @@ def load_data(kind: str, **settings: object) -> Dataset:
     return SOURCES.make({"kind": kind, **settings}, "data").load()
 
 
+def certify(
+    model: nn.Module, x: Tensor, *, sigma: float, n0: int = 100, n: int = 100_000, alpha: float = 0.001, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Class (B,), or -1 to abstain, and certified l2 radius (B,) of images `x` (B, C, H, W) under Gaussian noise.
+
+    See `Smoothing` for the settings; data sets are certified by `evaluate.smoothing.certify_dataset`.
+
+    Raises:
+        SpecError: for a setting out of range, such as `sigma` 0.
+        DataError: for images outside [0, 1].
+        EvaluationError: for logits that are not finite.
+    """
+    found = smoothing.certify(model, x, Smoothing(sigma=sigma, n0=n0, n=n, alpha=alpha), seed=seed)
+    return found.label, found.radius
+
+
 __all__ = [
     "ERK",
     "MART",
@@ -63,14 +82,20 @@ __all__ = [
     "Pruner",
     "Random",
     "Record",
+    "Smoothing",
     "ThreatModel",
     "Uniform",
+    "Verification",
+    "certify",
     "evaluate",
     "fit",
     "load",
     "load_data",
     "load_recipe",
+    "logit_bounds",
+    "margin_bounds",
     "prune",
     "run",
     "save",
+    "verify",
 ]

@@ -8,12 +8,24 @@ import torch
 from attacks.trained import digits
 from contracts.material import quick, snapshot, unchanged
 from hydraprune.attacks import ATTACKS
+from hydraprune.core.errors import EvaluationError
 from hydraprune.core.objective import Batch
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluate import clean_accuracy, evaluate
 
 THREATS = {"linf": ThreatModel(eps=0.3), "l2": ThreatModel(norm="l2", eps=1.5)}
-pytestmark = pytest.mark.parametrize("name", ATTACKS.names())
+NORMS = [(name, norm) for name in ATTACKS.names() for norm in ATTACKS.get(name).norms]
+FEW = {
+    "square": {"queries": 100},
+    "cw": {"steps": 60},
+    "ensemble": {"attacks": ["fgsm", {"kind": "square", "queries": 9}]},
+}
+each = pytest.mark.parametrize(("name", "norm"), NORMS)
+
+
+def attack(name):
+    """With few steps, or as few as it can do with."""
+    return ATTACKS.make({"kind": name, **FEW[name]}, "here") if name in FEW else quick(ATTACKS.get(name), few=5)
 
 
 def images(count=8):
@@ -27,7 +39,7 @@ def frozen():
     return model
 
 
-@pytest.mark.parametrize("norm", THREATS)
+@each
 def test_it_stays_in_the_ball_and_in_the_pixel_range_and_repeats_itself(name, norm):
     (x, y), threat = images(), THREATS[norm]
     model = frozen()
@@ -35,7 +47,7 @@ def test_it_stays_in_the_ball_and_in_the_pixel_range_and_repeats_itself(name, no
     state = torch.get_rng_state()
 
     def found():
-        return quick(ATTACKS.get(name)).search(model, x, y, threat, torch.Generator().manual_seed(1))
+        return attack(name).search(model, x, y, threat, torch.Generator().manual_seed(1))
 
     adversarial = found()
     assert adversarial.shape == x.shape
@@ -51,20 +63,30 @@ def test_it_stays_in_the_ball_and_in_the_pixel_range_and_repeats_itself(name, no
     assert torch.equal(y, given.y)
 
 
-@pytest.mark.parametrize("norm", THREATS)
+@each
 def test_it_finds_something_and_never_raises_accuracy(name, norm):
     (model, _), before = digits(), snapshot(digits()[0])
-    attack = quick(ATTACKS.get(name))
-    assert attack.name.startswith(name)
-    result = evaluate(model, [images(16)], threat=THREATS[norm], attacks=[attack], seed=0)
+    tried = attack(name)
+    assert tried.name.startswith(name)
+    result = evaluate(model, [images(16)], threat=THREATS[norm], attacks=[tried], seed=0)
     clean = clean_accuracy(model, [images(16)])
     assert result.clean_accuracy == clean > 0.6
-    assert result.robust_accuracy[attack.name] < clean
-    assert not (result.survived[attack.name] & ~result.correct).any()
+    assert result.robust_accuracy[tried.name] < clean
+    assert not (result.survived[tried.name] & ~result.correct).any()
     assert unchanged(model, before)
 
 
-def test_without_room_nothing_falls(name):
-    attack = quick(ATTACKS.get(name))
-    result = evaluate(digits()[0], [images()], threat=ThreatModel(eps=0), attacks=[attack], seed=0)
-    assert torch.equal(result.survived[attack.name], result.correct)
+@each
+def test_without_room_nothing_falls(name, norm):
+    tried = attack(name)
+    threat = ThreatModel(norm=norm, eps=0)
+    result = evaluate(digits()[0], [images(2)], threat=threat, attacks=[tried], seed=0)
+    assert torch.equal(result.survived[tried.name], result.correct)
+
+
+@each
+def test_nan_is_a_failure_and_no_robustness(name, norm):
+    broken = frozen()
+    broken[0].weight.data[0] = float("nan")
+    with pytest.raises(EvaluationError, match="NaN or infinite"):
+        evaluate(broken, [images(2)], threat=THREATS[norm], attacks=[attack(name)], seed=0)

@@ -80,8 +80,9 @@ def test_verdicts_are_those_of_the_network_itself():
     assert torch.equal(once.survived["pgd-5x2"], again.survived["pgd-5x2"])
     assert len(once.correct) == 256
 
-    rng, survivors = torch.Generator().manual_seed(1), []
-    for x, y in halves(batch, 100):
+    survivors = []
+    for number, (x, y) in enumerate(halves(batch, 100)):
+        rng = torch.Generator().manual_seed(1 + number)
         right = net(x).argmax(1) == y
         found = SHORT.search(net, x[right], y[right], THREAT, rng)
         right[right.clone()] = net(found).argmax(1) == y[right]

@@ -208,3 +208,40 @@ def test_deep_copies_are_pruned_and_frozen_apart():
     assert all(torch.equal(view.masks()[name], mask) for name, mask in before.items())
     assert view.model(X).shape == twin.model(X).shape
     assert len(view.parameters("scores")) == len(WEIGHTS) + len(AFFINE)
+
+
+def test_exempt_layers_are_never_masked_and_are_counted():
+    for patterns, left in (
+        ([], WEIGHTS),
+        (["first"], WEIGHTS[1:]),
+        (["first", "last"], WEIGHTS[1:3]),
+        (["block.*", "head.weight"], ["conv.weight", "hidden.weight"]),
+    ):
+        view = MaskView(Net(), exempt=patterns)
+        assert list(view.weights()) == left
+        view.attach({name: FixedMask(torch.zeros_like(weight) > 0) for name, weight in view.weights().items()})
+        exempt = {name for name in WEIGHTS if name not in left}
+        assert {name for name, count in view.counts().items() if count.kept} == exempt
+        assert view.count().total == 443
+        assert MaskView(view.model).count() == view.count()
+        moving = [name for name, _ in view.parameters("weights")]
+        assert {*moving} >= {*WEIGHTS}
+    with pytest.raises(PruningError, match=r"no prunable layer is called 'haed'; did you mean 'head'\?"):
+        MaskView(Net(), exempt=["haed"])
+
+
+@pytest.mark.parametrize(
+    ("normalize", "by"),
+    [
+        (nn.utils.parametrizations.spectral_norm, "_SpectralNorm"),
+        (nn.utils.parametrizations.weight_norm, "_WeightNorm"),
+        (nn.utils.spectral_norm, "a hook"),
+    ],
+)
+def test_weights_that_something_else_computes_are_refused(normalize, by):
+    net = Net()
+    normalize(net.block[2])
+    with pytest.raises(
+        PruningError, match=rf"the weight of layer 'block\.2' is computed by {by}, such as spectral .*remove"
+    ):
+        MaskView(net)

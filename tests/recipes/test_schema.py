@@ -30,8 +30,10 @@ BUDGET = {"kind": "uniform", "sparsity": 0.5}
     ("stage", "complaint"),
     [
         (SCORES, r"there are no scores without a pruner; add `pruner: \{kind: hydra\}`"),
-        (SCORES | {"pruner": "hydra"}, r"a pruner needs a budget and a budget a pruner"),
-        (SCORES | {"budget": BUDGET}, r"a pruner needs a budget and a budget a pruner"),
+        (SCORES | {"pruner": "hydra"}, r"a pruner needs a budget, such as"),
+        (SCORES | {"budget": BUDGET}, r"nothing to prune with; add `pruner: hydra`"),
+        (SCORES | {"exempt": ["first"]}, r"nothing to prune with; add `pruner: hydra`"),
+        (SCORES | {"pruner": "hydra", "budget": BUDGET, "structure": "n:m"}, r"structure 'n:m' .* budget 'uniform'"),
         (SCORES | {"pruner": "magnitude", "budget": BUDGET}, r"pruner 'magnitude' has no scores to train; use `ep"),
         (SCORES | {"pruner": "random", "budget": BUDGET}, r"pruner 'random' has no scores to train"),
         (FIT | {"name": "prune"}, r"two stages are called 'prune'; give each its own name"),

@@ -10,5 +10,11 @@ ATTACKS = Registry(
         "fgsm": "hydraprune.attacks.fgsm:FGSM",
         "pgd": "hydraprune.attacks.pgd:PGD",
         "autoattack": "hydraprune.attacks.autoattack:AutoAttack",
+        "apgd": "hydraprune.attacks.apgd:APGD",
+        "square": "hydraprune.attacks.square:Square",
+        "fmn": "hydraprune.attacks.fmn:FMN",
+        "ddn": "hydraprune.attacks.ddn:DDN",
+        "cw": "hydraprune.attacks.cw:CarliniWagner",
+        "ensemble": "hydraprune.attacks.ensemble:Ensemble",
     },
 )

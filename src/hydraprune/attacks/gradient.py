@@ -54,16 +54,36 @@ def pgd(
 
 
 def ascend(
-    model: nn.Module, x: Tensor, adversarial: Tensor, threat: ThreatModel, loss: SampleLoss, step_size: float
+    model: nn.Module,
+    x: Tensor,
+    adversarial: Tensor,
+    threat: ThreatModel,
+    loss: SampleLoss,
+    step_size: float,
+    *,
+    samples: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """One projected step from `adversarial` (B, C, H, W), and the logits (B, K) that it was computed from."""
+    """One projected step from `adversarial` (B, C, H, W), and the logits (B, K) that it was computed from.
+
+    With several `samples` gradient and logits are means over as many passes, for a network that draws random numbers
+    (expectation over transformation, arXiv:1802.00420).
+    """
     adversarial = adversarial.detach().requires_grad_()
+    gradient, logits = slope(model, adversarial, loss)
+    for _ in range(samples - 1):
+        another, more = slope(model, adversarial, loss)
+        gradient, logits = gradient + another, logits + more
+    # The sign of NaN is 0: hidden, a broken gradient would leave the image where it is and make it look robust.
+    direction = threat.steepest(gradient).add_(gradient, alpha=0)
+    return threat.project(x, direction.mul_(step_size).add_(adversarial.detach())), logits / samples
+
+
+def slope(model: nn.Module, x: Tensor, loss: SampleLoss) -> tuple[Tensor, Tensor]:
+    """The gradient of `loss` at images `x` (B, C, H, W) that require it, and the logits (B, K), float32."""
     with torch.enable_grad():
-        logits = model(adversarial).float()
-        (gradient,) = torch.autograd.grad(loss(logits).sum(), adversarial)
-        # The sign of NaN is 0: hidden, a broken gradient would leave the image where it is and make it look robust.
-        direction = threat.steepest(gradient).add_(gradient, alpha=0)
-    return threat.project(x, direction.mul_(step_size).add_(adversarial.detach())), logits.detach()
+        logits = model(x).float()
+        (gradient,) = torch.autograd.grad(loss(logits).sum(), x)
+    return gradient, logits.detach()
 
 
 def _first(x: Tensor, threat: ThreatModel, start: Start, rng: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from hydraprune.attacks.gradient import ascend
 from hydraprune.core.attack import Attack
+from hydraprune.core.errors import EvaluationError
 from hydraprune.core.spec import Number
 from hydraprune.core.threat import ThreatModel
 
@@ -27,7 +28,20 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return wrong - logits.gather(1, y[:, None]).squeeze(1)
 
 
-LOSSES = {"ce": cross_entropy, "margin": margin}
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """(B,) the margin over the range from the largest to the third largest logit (arXiv:2003.01690, eq. 6).
+
+    Raises:
+        EvaluationError: below 3 classes, where it does not exist.
+    """
+    if logits.shape[1] < 3:
+        raise EvaluationError(f"the DLR loss needs at least 3 classes, the network has {logits.shape[1]}; use margin")
+    ordered = logits.topk(3, dim=1).values
+    return margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+
+
+Loss = Literal["ce", "margin", "dlr"]
+LOSSES = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
 
 
 class PGD(Attack):
@@ -41,7 +55,10 @@ class PGD(Attack):
         restarts: random starts per image.
         step_size: length of a step in the threat's norm; by default 2.5 eps / steps (arXiv:1706.06083), which reaches
             the border of the ball from any start and can still move along it.
-        loss: `ce`, or `margin` where saturated logits starve the cross-entropy of gradient.
+        loss: `ce`; `margin` where saturated logits starve the cross-entropy of gradient; `dlr`, the margin without its
+            scale.
+        eot_samples: passes over which each gradient and each verdict is a mean, for a network that draws random numbers
+            in evaluation mode; a deterministic one gains nothing from more than 1.
 
     Example: `{kind: pgd, steps: 50, restarts: 10}`.
     """
@@ -50,11 +67,13 @@ class PGD(Attack):
     steps: int = Field(50, ge=1)
     restarts: int = Field(10, ge=1)
     step_size: Number | None = Field(None, gt=0)
-    loss: Literal["ce", "margin"] = "ce"
+    loss: Loss = "ce"
+    eot_samples: int = Field(1, ge=1)
 
     @property
     def name(self) -> str:
-        return f"pgd-{self.steps}x{self.restarts}" + ("-margin" if self.loss == "margin" else "")
+        loss = f"-{self.loss}" if self.loss != "ce" else ""
+        return f"pgd-{self.steps}x{self.restarts}{loss}" + (f"-eot{self.eot_samples}" if self.eot_samples > 1 else "")
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
         step_size = 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
@@ -65,7 +84,7 @@ class PGD(Attack):
             here, labels = x[standing], y[standing]
             for _ in range(self.steps):
                 loss = partial(LOSSES[self.loss], y=labels)
-                moved, logits = ascend(model, here, adversarial, threat, loss, step_size)
+                moved, logits = ascend(model, here, adversarial, threat, loss, step_size, samples=self.eot_samples)
                 held = logits.argmax(1) == labels
                 if not held.all():
                     worst[standing[~held]] = adversarial[~held]
@@ -75,7 +94,8 @@ class PGD(Attack):
                 adversarial = moved
             worst[standing] = adversarial
             with torch.no_grad():
-                standing = standing[model(adversarial).argmax(1) == labels]
+                logits = torch.stack([model(adversarial) for _ in range(self.eot_samples)]).mean(0)
+            standing = standing[logits.argmax(1) == labels]
             if len(standing) == 0:
                 return worst
         return worst

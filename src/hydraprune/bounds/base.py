@@ -73,6 +73,12 @@ class Bounds(Spec, ABC):
 
     kind: str
 
+    @property
+    def name(self) -> str:
+        """What tables call it, its lower lines included unless they are those of CROWN: `crown-ibp`, `crown-zero`."""
+        slope = getattr(self, "slope", "adaptive")
+        return self.kind if slope == "adaptive" else f"{self.kind}-{slope}"
+
     @abstractmethod
     def analyse(self, model: nn.Module, box: Box, statistics: Statistics | None = None) -> Analysis:
         """Run `model` on the images of `box`, each end (B, ...), with the weights that its layers have now.

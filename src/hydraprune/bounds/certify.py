@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,10 +10,11 @@ from torch import Tensor, nn
 from hydraprune.bounds.base import Bounds
 from hydraprune.bounds.registry import BOUNDS
 from hydraprune.core.errors import SpecError
+from hydraprune.core.precision import exact
 from hydraprune.core.threat import PIXELS, Box, ThreatModel
 
 Method = str | dict[str, Any] | Bounds
-"""A bound, its name (`ibp`, `crown`, `crown-ibp`, `symbolic`), or its name and settings."""
+"""A bound, its name (`ibp`, `crown`, `crown-ibp`, `symbolic`, `best`), or its name and settings."""
 
 
 def logit_bounds(model: nn.Module, x: Tensor, threat: ThreatModel, method: Method = "crown") -> Box:
@@ -31,7 +30,7 @@ def logit_bounds(model: nn.Module, x: Tensor, threat: ThreatModel, method: Metho
         SpecError: for a network in training mode or that has no bounds, images outside of [0, 1], or another norm.
     """
     bound, box = _checked(model, x, threat, method)
-    with _precise():
+    with exact(), torch.autocast(x.device.type, enabled=False):
         return bound.logits(model, box)
 
 
@@ -47,7 +46,7 @@ def margin_bounds(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, m
     bound, box = _checked(model, x, threat, method)
     if y.shape != x.shape[:1] or y.dtype != torch.int64 or (len(y) and y.min() < 0):
         raise SpecError(f"labels are {y.dtype} of shape {tuple(y.shape)}; give one class id (int64, from 0) per image")
-    with _precise():
+    with exact(), torch.autocast(x.device.type, enabled=False):
         analysis = bound.analyse(model, box)
         if len(y) and y.max() >= analysis.classes:
             raise SpecError(f"label {int(y.max())} is none of the {analysis.classes} classes; ids count from 0")
@@ -57,20 +56,9 @@ def margin_bounds(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, m
 def _checked(model: nn.Module, x: Tensor, threat: ThreatModel, method: Method) -> tuple[Bounds, Box]:
     if threat.norm != "linf":
         raise SpecError(f"bounds hold for boxes, not for the norm {threat.norm!r}; use `norm: linf`")
-    if any(module.training for module in model.modules()):
+    # A mask has a mode, too, which changes nothing.
+    if any(module.training and ".parametrizations." not in f".{path}." for path, module in model.named_modules()):
         raise SpecError("a network in training mode has no certificate, as its function changes; call model.eval()")
     if not x.is_floating_point() or not ((x >= PIXELS[0]) & (x <= PIXELS[1])).all():
         raise SpecError("images are floats in [0, 1]; divide bytes by 255, and let the network normalise")
     return BOUNDS.make(method, "method"), threat.box(x)
-
-
-@contextmanager
-def _precise() -> Iterator[None]:
-    """No TF32 inside, which keeps ten bits of a product."""
-    kept = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = kept

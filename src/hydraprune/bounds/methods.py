@@ -11,6 +11,7 @@ from hydraprune.bounds.base import Analysis, Bounds
 from hydraprune.bounds.ops import Slope
 from hydraprune.bounds.run import run
 from hydraprune.bounds.statistics import Statistics
+from hydraprune.bounds.tape import Tape
 from hydraprune.core.threat import Box
 
 
@@ -20,7 +21,7 @@ class IBP(Bounds):
     kind: Literal["ibp"] = "ibp"
 
     def analyse(self, model: nn.Module, box: Box, statistics: Statistics | None = None) -> Analysis:
-        return Analysis(run(model, box, statistics, None, None))
+        return Analysis(run(model, Tape(box), statistics, None, None))
 
 
 class CrownIBP(Bounds):
@@ -38,7 +39,7 @@ class CrownIBP(Bounds):
     chunk: Chunk = None
 
     def analyse(self, model: nn.Module, box: Box, statistics: Statistics | None = None) -> Analysis:
-        return Analysis(run(model, box, statistics, None, self.chunk), self.slope, self.chunk)
+        return Analysis(run(model, Tape(box), statistics, None, self.chunk), self.slope, self.chunk)
 
 
 class Crown(Bounds):
@@ -54,7 +55,7 @@ class Crown(Bounds):
     chunk: Chunk = None
 
     def analyse(self, model: nn.Module, box: Box, statistics: Statistics | None = None) -> Analysis:
-        return Analysis(run(model, box, statistics, self.slope, self.chunk), self.slope, self.chunk)
+        return Analysis(run(model, Tape(box), statistics, self.slope, self.chunk), self.slope, self.chunk)
 
 
 class Symbolic(Bounds):
@@ -72,4 +73,4 @@ class Symbolic(Bounds):
     chunk: Chunk = None
 
     def analyse(self, model: nn.Module, box: Box, statistics: Statistics | None = None) -> Analysis:
-        return Analysis(run(model, box, statistics, "same", self.chunk), "same", self.chunk)
+        return Analysis(run(model, Tape(box), statistics, "same", self.chunk), "same", self.chunk)

@@ -11,5 +11,6 @@ BOUNDS: Registry[Bounds] = Registry(
         "crown": "hydraprune.bounds.methods:Crown",
         "crown-ibp": "hydraprune.bounds.methods:CrownIBP",
         "symbolic": "hydraprune.bounds.methods:Symbolic",
+        "best": "hydraprune.bounds.best:Best",
     },
 )

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from hydraprune.bounds.interval import Interval
 from hydraprune.bounds.ops import Add, Cat, Conv, Linear, MaxPool, Mean, Op, Pair, Permute, ReLU, Reshape, Scale
-from hydraprune.bounds.statistics import Statistics
+from hydraprune.bounds.statistics import Statistics, affine
 from hydraprune.core.errors import SpecError
 
 
@@ -224,11 +224,7 @@ def _batch_norm(module: Any, statistics: Statistics | None, x: Value) -> Result:
                 "or hand over the statistics of the clean pass (`batch_statistics`)"
             )
         mean, var = statistics[module]
-    factor = torch.rsqrt(var + module.eps)
-    if module.weight is not None:
-        factor = factor * module.weight
-    shift = -mean * factor if module.bias is None else module.bias - mean * factor
-    return _scaled(x, *(t.view(1, -1, *[1] * (x.ndim - 2)) for t in (factor, shift)))
+    return _scaled(x, *(t.view(1, -1, *[1] * (x.ndim - 2)) for t in affine(module, mean, var)))
 
 
 def _conv_module(m: Any, x: Value) -> Result:

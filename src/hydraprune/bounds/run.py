@@ -14,13 +14,12 @@ from hydraprune.bounds.statistics import Statistics
 from hydraprune.bounds.tape import IMAGES, Tape
 from hydraprune.bounds.trace import graph_of, place
 from hydraprune.core.errors import SpecError
-from hydraprune.core.threat import Box
 
 _INPLACE = {"iadd", "isub", "imul", "itruediv"}
 
 
-def run(model: nn.Module, box: Box, statistics: Statistics | None, slope: Slope | None, chunk: int | None) -> Tape:
-    """The steps of `model` on the images of `box`, with the weights that its layers have now.
+def run(model: nn.Module, tape: Tape, statistics: Statistics | None, slope: Slope | None, chunk: int | None) -> Tape:
+    """`tape` with the steps of `model` on its images, with the weights that the layers have now.
 
     Args:
         statistics: what batch norms in training mode take for mean and variance.
@@ -31,7 +30,6 @@ def run(model: nn.Module, box: Box, statistics: Statistics | None, slope: Slope 
     Raises:
         SpecError: if the model cannot be traced, has an operation without bounds, or gives no logits (B, K).
     """
-    tape = Tape(box)
     backward = None if slope is None else Backward(tape, slope, chunk)
     runner = _Runner(nn.Sequential(model), tape, statistics, backward)
     for node in graph_of(model).nodes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,3 +47,28 @@ def batch_statistics(model: nn.Module) -> Iterator[Statistics]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def normalised_by(statistics: Statistics) -> Iterator[None]:
+    """Inside, the batch norms of `statistics` normalise with them, with gradient, and keep their running ones."""
+    for norm, (mean, var) in statistics.items():
+        norm.forward = partial(_normalised, *affine(norm, mean, var))  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for norm in statistics:
+            del norm.forward
+
+
+def affine(norm: Any, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Factor and shift (C,) of a batch norm that normalises with `mean` and `var` (C,)."""
+    factor = torch.rsqrt(var + norm.eps)
+    if norm.weight is not None:
+        factor = factor * norm.weight
+    return factor, -mean * factor if norm.bias is None else norm.bias - mean * factor
+
+
+def _normalised(factor: Tensor, shift: Tensor, x: Tensor) -> Tensor:
+    shape = (1, -1, *[1] * (x.dim() - 2))
+    return torch.addcmul(shift.view(shape), x, factor.view(shape))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from hydraprune.attacks import ATTACKS
+from hydraprune.bounds import BOUNDS
 from hydraprune.cli.build import prune_recipe
 from hydraprune.core.checkpoint import write_atomically, write_json
 from hydraprune.core.errors import HydrapruneError, SpecError
@@ -20,6 +21,7 @@ from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.nets import names as net_names
 from hydraprune.objectives import OBJECTIVES
 from hydraprune.pruners import PRUNERS
+from hydraprune.recipes import certify as certificates
 from hydraprune.recipes import library
 from hydraprune.recipes.checkpoint import load
 from hydraprune.recipes.runner import fabric_for, measure
@@ -47,7 +49,7 @@ def list_() -> None:
     """Recipes, and the names that a recipe may use."""
     _section("recipes", ((name, library.load_recipe(name).about) for name in library.names()))
     _section("nets", ((name, "") for name in [*net_names(), "timm:NAME", "package.module:factory"]))
-    for registry in (SOURCES, OBJECTIVES, PRUNERS, BUDGETS, STRUCTURES, ATTACKS):
+    for registry in (SOURCES, OBJECTIVES, PRUNERS, BUDGETS, STRUCTURES, ATTACKS, BOUNDS):
         lines = ((name, (registry.get(name).__doc__ or "").strip().splitlines()[0]) for name in registry.names())
         _section(f"{registry.noun}s", lines)
 
@@ -107,16 +109,44 @@ def evaluate(
     set_: Settings = None,
 ) -> None:
     """Clean and robust accuracy of a checkpoint, under the threat model of its recipe (or `--set threat.eps=...`)."""
-    _, meta = load(checkpoint)
-    if meta.recipe is None:
-        raise SpecError(f"{checkpoint} was not made by a recipe, so its data is unknown; use hydraprune.evaluate")
-    recipe = library.resolve(meta.recipe, set_ or [], "recipe")
+    recipe = _recipe_of(checkpoint, set_)
     stage = Evaluate.parse({"attacks": attacks.split(","), "samples": samples}, "evaluate")
     fabric = fabric_for(recipe.trainer)
     record = measure(checkpoint, recipe, stage, data=recipe.data.load(), fabric=fabric, console=console)
     path = checkpoint / "evaluation.json"
     write_json(path, record.plain())
     console.print(f"written to {path}")
+
+
+@app.command()
+def verify(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")],
+    bounds: Annotated[str, typer.Option(help="Names, separated by commas; see `hydraprune list`")] = "best",
+    eps: Annotated[str | None, typer.Option(help="Radius of the adversary; that of the recipe by default")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="First test images; all by default")] = None,
+    set_: Settings = None,
+) -> None:
+    """Verified accuracy of a checkpoint: bounds that hold whatever an adversary does inside of a linf ball."""
+    recipe = _recipe_of(checkpoint, [*(set_ or []), *([] if eps is None else [f"threat.eps={eps}"])])
+    _certify(checkpoint, recipe, "verification", {"bounds": bounds.split(","), "samples": samples})
+
+
+@app.command()
+def certify(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")],
+    sigma: Annotated[str, typer.Option(help="Standard deviation of the noise, in pixels of [0, 1]; that of training")],
+    n0: Annotated[int, typer.Option(help="Draws that choose the class")] = 100,
+    n: Annotated[int, typer.Option(help="Draws that bound its probability; more give larger radii")] = 100_000,
+    alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong")] = 0.001,
+    radii: Annotated[str, typer.Option(help="l2 radii to report, in pixels")] = "0,0.25,110/255,0.5,0.75",
+    every: Annotated[int, typer.Option(help="Certify each EVERY-th image")] = 1,
+    samples: Annotated[int | None, typer.Option(min=1, help="First test images; all by default")] = None,
+    set_: Settings = None,
+) -> None:
+    """Certified accuracy of a checkpoint under Gaussian noise: randomized smoothing, in l2."""
+    smoothing = {"sigma": sigma, "n0": n0, "n": n, "alpha": alpha, "every": every}
+    stage = {"smoothing": smoothing, "radii": radii.split(","), "samples": samples}
+    _certify(checkpoint, _recipe_of(checkpoint, set_), "certification", stage)
 
 
 @app.command()
@@ -131,6 +161,22 @@ def table(
         write_atomically(Path(f"{out}.md"), as_markdown(results).encode())
         write_json(Path(f"{out}.json"), results)
         draw(results, Path(f"{out}.png"))
+
+
+def _recipe_of(checkpoint: Path, overrides: list[str] | None) -> Recipe:
+    _, meta = load(checkpoint)
+    if meta.recipe is None:
+        raise SpecError(f"{checkpoint} was not made by a recipe, so its data is unknown; use hydraprune from Python")
+    return library.resolve(meta.recipe, overrides or [], "recipe")
+
+
+def _certify(checkpoint: Path, recipe: Recipe, what: str, settings: dict[str, Any]) -> None:
+    stage = certificates.Certify.parse(settings, what)
+    fabric = fabric_for(recipe.trainer)
+    record = certificates.certify(checkpoint, recipe, stage, data=recipe.data.load(), fabric=fabric, console=console)
+    path = checkpoint / f"{what}.json"
+    write_json(path, record.plain())
+    console.print(f"written to {path}")
 
 
 def _run(recipe: Recipe, out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from hydraprune.core.threat import ThreatModel
 
 class Attack(Spec, ABC):
     """An adversary for evaluation. It sees a plain network in evaluation mode that returns logits (B, K)."""
+
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    """The balls that it can search."""
 
     kind: str
 
@@ -28,3 +32,18 @@ class Attack(Spec, ABC):
         The caller projects them into ball and pixel range and counts as robust what is still classified as `y`; an
         attack is never trusted to judge itself.
         """
+
+
+class MinimumNorm(Attack, ABC):
+    """An attack that looks for the closest misclassified image, whatever the radius: one run gives every radius."""
+
+    @abstractmethod
+    def closest(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
+        """The misclassified images closest to `x` in the threat's norm, (B, C, H, W); its eps is not looked at.
+
+        The caller judges them and measures the distance; where nothing was found, any image may be returned.
+        """
+
+    def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
+        # A thousandth beyond the border, so that rounding does not lead back over it.
+        return threat.project(x, x.lerp(self.closest(model, x, y, threat, rng), 1.001))

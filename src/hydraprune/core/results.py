@@ -7,6 +7,57 @@ from pydantic import Field
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
 
+WORST = "worst-case"
+"""What the union over several attacks is called in tables."""
+
+
+class Verified(Spec):
+    """What a bound proves of a network under the threat model.
+
+    Args:
+        samples: number of images.
+        precision: of the proof.
+        clean_accuracy: share classified correctly.
+        verified_accuracy: share classified correctly whatever the adversary does.
+        mean_margin: mean least margin over the images classified correctly; None if there is none.
+        close: how many of them lie within what float32 arithmetic loses.
+    """
+
+    samples: int = Field(ge=1)
+    precision: str
+    clean_accuracy: float = Field(ge=0, le=1)
+    verified_accuracy: float = Field(ge=0, le=1)
+    mean_margin: float | None = None
+    close: int = 0
+
+
+class Certified(Spec):
+    """What randomized smoothing certifies of a network; abstaining counts as wrong.
+
+    Args:
+        samples: number of images.
+        sigma: standard deviation of the noise, in pixels of [0, 1].
+        n0: draws that chose the class.
+        n: draws that bounded its probability, on which the radii depend.
+        alpha: probability that a certificate is wrong.
+        precision: of the network.
+        clean_accuracy: share that the smoothed network classifies correctly.
+        certified_accuracy: l2 radius -> share classified correctly with at least that radius.
+        average_certified_radius: mean radius, that of a wrong image being 0.
+        abstention_rate: share without a certificate.
+    """
+
+    samples: int = Field(ge=1)
+    sigma: float
+    n0: int
+    n: int
+    alpha: float
+    precision: str
+    clean_accuracy: float = Field(ge=0, le=1)
+    certified_accuracy: dict[float, float]
+    average_certified_radius: float
+    abstention_rate: float = Field(ge=0, le=1)
+
 
 class Record(Spec):
     """One network under one threat model. Accuracies and sparsity lie in [0, 1].
@@ -20,6 +71,10 @@ class Record(Spec):
         clean_accuracy: share of `samples` images classified correctly.
         robust_accuracy: attack name -> share classified correctly however the attack changes them.
         robust_samples: attack name -> images that it was run on, where fewer than `samples`.
+        macs: multiplications and additions of one image, those with removed weights left out; None if not counted.
+        macs_dense: the same with every weight.
+        verified: bound -> what it proves.
+        certified: settings of randomized smoothing -> what it certifies.
         samples: number of test images.
         threat: the adversary.
         seed: the seed of the evaluation.
@@ -34,19 +89,39 @@ class Record(Spec):
     clean_accuracy: float = Field(ge=0, le=1)
     robust_accuracy: dict[str, float] = {}
     robust_samples: dict[str, int] = {}
+    macs: int | None = None
+    macs_dense: int | None = None
+    verified: dict[str, Verified] = {}
+    certified: dict[str, Certified] = {}
     samples: int = Field(ge=1)
     threat: ThreatModel | None = None
     seed: int
     seconds: float
 
     def joined(self, other: Record) -> Record:
-        """This record with what `other` found of the same network under further attacks."""
-        sizes = {name: other.robust_samples.get(name, other.samples) for name in other.robust_accuracy}
-        fewer = {name: count for name, count in sizes.items() if count != self.samples}
+        """This record with what `other` found of the same network by further attacks and certificates.
+
+        The union `worst-case` of several attacks is only known image by image: it stays if `other` adds no attack, and
+        is taken from `other` if that counts all attacks of both.
+        """
+        larger = other if other.samples > self.samples else self
+        robust = {name: value for name, value in self.robust_accuracy.items() if name not in other.robust_accuracy}
+        if other.robust_accuracy and robust.keys() - {WORST}:
+            robust.pop(WORST, None)
+            robust |= {name: value for name, value in other.robust_accuracy.items() if name != WORST}
+        else:
+            robust |= other.robust_accuracy
+        counts = {name: r.robust_samples.get(name, r.samples) for r in (self, other) for name in r.robust_accuracy}
         return self.model_copy(
             update={
-                "robust_accuracy": self.robust_accuracy | other.robust_accuracy,
-                "robust_samples": self.robust_samples | fewer,
+                "clean_accuracy": larger.clean_accuracy,
+                "samples": larger.samples,
+                "robust_accuracy": robust,
+                "robust_samples": {name: counts[name] for name in robust if counts[name] < larger.samples},
+                "verified": self.verified | other.verified,
+                "certified": self.certified | other.certified,
+                "macs": other.macs or self.macs,
+                "macs_dense": other.macs_dense or self.macs_dense,
                 "seconds": self.seconds + other.seconds,
             }
         )

@@ -56,6 +56,11 @@ def judge(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         DataError: for a label that the network has no class for.
         EvaluationError: for logits that are not (B, K), or not finite.
     """
+    return classify(model, x, y).argmax(1) == y
+
+
+def classify(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Logits (B, K) of `x` (B, C, H, W), checked as `judge` says; `y` (B,) only for the range of labels."""
     with torch.no_grad():
         logits = model(x)
     if logits.dim() != 2 or len(logits) != len(x):
@@ -65,7 +70,7 @@ def judge(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     lowest, highest = y.aminmax()
     if lowest < 0 or highest >= logits.shape[1]:
         raise DataError(f"labels run from {lowest} to {highest}, but the network has {logits.shape[1]} classes")
-    return logits.argmax(1) == y
+    return logits
 
 
 def gathered(verdicts: list[Tensor]) -> Tensor:

@@ -6,8 +6,6 @@ normal. A certificate holds with probability `1 - alpha` for each image by itsel
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,16 +16,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from scipy.special import bdtr, betaincinv, ndtri
 from torch import Tensor, nn
 
-from hydraprune.core.errors import CheckpointError, EvaluationError
+from hydraprune.core.errors import EvaluationError
 from hydraprune.core.objective import Batch
-from hydraprune.core.plain import plain_copy
-from hydraprune.core.spec import Number, Spec, sentence
+from hydraprune.core.precision import exact
+from hydraprune.core.spec import Number, Spec
 from hydraprune.core.twin import Twin
 from hydraprune.evaluate.accuracy import checked, judge
+from hydraprune.evaluate.records import ImageRecord, Ledger
 from hydraprune.evaluate.worst_case import _channels_last
 
 ABSTAIN = -1
@@ -38,16 +37,6 @@ RADII = (0.0, 0.25, 110 / 255, 0.5, 0.75)
 
 _BLOCK = 2**24
 """Numbers drawn at a time. It decides which noise follows from a seed, and `batch_size` does not."""
-
-_START = b'{"index":'
-"""How each line of a file begins: whatever else ends without a newline is not ours to cut off."""
-
-_PRODUCTS = (
-    torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
-    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
-    torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
-)
 
 
 class Smoothing(Spec):
@@ -75,6 +64,11 @@ class Smoothing(Spec):
     batch_size: int = Field(default=128, ge=1)
     precision: Literal["float32", "bf16"] = "float32"
 
+    @property
+    def name(self) -> str:
+        """What tables call it: `sigma=0.25,n=10000`, on which every radius depends."""
+        return f"sigma={self.sigma:g},n={self.n}"
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -91,26 +85,16 @@ class Certificate:
     counts: Tensor
 
 
-class CertifiedImage(Spec):
-    """One line of the file that `certify_dataset` writes.
+class CertifiedImage(ImageRecord):
+    """One line of the file that `certify_dataset` writes; its prediction is the smoothed network's class, or ABSTAIN.
 
     Args:
-        index: place of the image in the data set, from 0.
-        label: its class.
-        prediction: the smoothed network's class, or ABSTAIN (-1).
         radius: certified l2 radius, in pixels of [0, 1]; 0 if abstaining.
         counts: votes of the `n` draws per class.
-        seconds: wall time.
-        key: hash of network, image, label, settings and seed.
     """
 
-    index: int
-    label: int
-    prediction: int
     radius: float = Field(ge=0)
     counts: tuple[int, ...]
-    seconds: float
-    key: str
 
 
 def certify(model: nn.Module, x: Tensor, smoothing: Smoothing, *, seed: int = 0) -> Certificate:
@@ -174,7 +158,8 @@ def certify_dataset(
         EvaluationError: without images, for logits that are not finite, or if the disk refuses.
     """
     device = next(model.parameters()).device
-    known, identity = _read(path), _identity(model, smoothing, seed)
+    settings = f"{seed} {smoothing.model_dump_json(exclude={'every', 'batch_size'})}"
+    ledger = Ledger(CertifiedImage, path, model, settings)
     records: list[CertifiedImage] = []
     first = 0
     for batch in batches:
@@ -182,8 +167,8 @@ def certify_dataset(
         with _deployed(model, batch, smoothing.precision) as net:
             for i in range(-first % smoothing.every, len(batch.x), smoothing.every):
                 image, label = batch.x[i], int(batch.y[i])
-                key = _key(identity, image, label)
-                record = known.get(first + i)
+                key = ledger.key(image, label)
+                record = ledger.find(first + i, key)
                 if record is None:
                     began = time.perf_counter()
                     found = _certified(net, image, smoothing, _generator(seed, first + i, image))
@@ -196,12 +181,7 @@ def certify_dataset(
                         seconds=time.perf_counter() - began,
                         key=key,
                     )
-                    _append(path, record)
-                elif record.key != key:
-                    raise CheckpointError(
-                        f"{path}: image {record.index} was certified for another network, image, setting or seed; "
-                        "restore them, or write to another file"
-                    )
+                    ledger.add(record)
                 records.append(record)
                 if progress:
                     progress(record)
@@ -291,62 +271,9 @@ def _unlabelled(model: nn.Module, x: Tensor) -> Batch:
 @contextmanager
 def _deployed(model: nn.Module, batch: Batch, precision: str) -> Iterator[nn.Module]:
     """A folded copy of `model` that has been tried on `batch`, to be used inside in the precision asked for."""
-    device, exact = batch.x.device, [product.fp32_precision for product in _PRODUCTS]
-    try:
-        for product in _PRODUCTS:
-            product.fp32_precision = "ieee"
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            net = Twin(model).refresh(0)
-            _channels_last(net, batch.x[:1])
-            judge(net, *batch)  # refuses bad labels and logits before anything is written
-            yield net
-    finally:
-        for product, before in zip(_PRODUCTS, exact, strict=True):
-            product.fp32_precision = before
-
-
-def _identity(model: nn.Module, smoothing: Smoothing, seed: int) -> bytes:
-    """Hash of all that certificates depend on beside the image."""
-    total = hashlib.sha256(f"{seed} {smoothing.model_dump_json(exclude={'every', 'batch_size'})}".encode())
-    plain = plain_copy(model)
-    for name, value in [*plain.named_parameters(), *plain.named_buffers()]:
-        total.update(name.encode())
-        total.update(_bytes(value))
-    return total.digest()
-
-
-def _key(identity: bytes, image: Tensor, label: int) -> str:
-    return hashlib.sha256(identity + _bytes(image) + str(label).encode()).hexdigest()[:16]
-
-
-def _bytes(value: Tensor) -> bytes:
-    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def _read(path: Path) -> dict[int, CertifiedImage]:
-    """Index -> record. What follows the last newline was being written when the process was killed; it is cut off."""
-    content = path.read_bytes() if path.exists() else b""
-    *lines, rest = content.split(b"\n")
-    records = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = CertifiedImage.model_validate_json(line)
-        except ValidationError as error:
-            raise CheckpointError(f"{sentence(error, f'{path}:{number}')}; mend or remove the file") from None
-        records[record.index] = record
-    if rest:
-        if not _START.startswith(rest[: len(_START)]):
-            raise CheckpointError(f"{path} holds no certificates; write to another file")
-        os.truncate(path, len(content) - len(rest))
-    return records
-
-
-def _append(path: Path, record: CertifiedImage) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            file.write(record.model_dump_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror}; mend that and run the same call again") from None
+    device = batch.x.device
+    with exact(), torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        net = Twin(model).refresh(0)
+        _channels_last(net, batch.x[:1])
+        judge(net, *batch)  # refuses bad labels and logits before anything is written
+        yield net

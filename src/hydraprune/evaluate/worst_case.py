@@ -5,79 +5,25 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from operator import length_hint
 
 import torch
 from torch import Tensor, nn
 
-from hydraprune.core.attack import Attack
+from hydraprune.core.attack import Attack, MinimumNorm
 from hydraprune.core.errors import EvaluationError, SpecError
 from hydraprune.core.objective import Batch
-from hydraprune.core.results import Record
 from hydraprune.core.spec import nearest
-from hydraprune.core.threat import ThreatModel
+from hydraprune.core.threat import PIXELS, ThreatModel
 from hydraprune.core.twin import Twin
-from hydraprune.evaluate.accuracy import checked, gathered, judge, share
+from hydraprune.evaluate.accuracy import checked, classify
+from hydraprune.evaluate.verdicts import Evaluation
 
 Progress = Callable[[str, int, int], None]
 """What is done ("clean" or an attack's name), in how many batches, of how many (0 where unknown)."""
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Verdicts per image, in the order of the batches.
-
-    Attributes:
-        correct: (N,) bool, classified correctly as it is.
-        survived: attack name -> (n,) bool, classified correctly before and after that attack, for the first n images.
-        threat: the adversary.
-        seconds: wall time.
-    """
-
-    correct: Tensor
-    survived: dict[str, Tensor]
-    threat: ThreatModel | None
-    seconds: float
-
-    @property
-    def clean_accuracy(self) -> float:
-        """Share of the N images, in [0, 1]."""
-        return share(self.correct)
-
-    @property
-    def robust_accuracy(self) -> dict[str, float]:
-        """Attack name -> share of the images that it was run on, wrongly classified ones included, in [0, 1]."""
-        return {name: share(survived) for name, survived in self.survived.items()}
-
-    @property
-    def worst_case(self) -> Tensor:
-        """(n,) bool: what no attack breaks, for the first n images, which all attacks were run on."""
-        verdicts = [self.correct, *self.survived.values()]
-        fewest = min(len(verdict) for verdict in verdicts)
-        return torch.stack([verdict[:fewest] for verdict in verdicts]).all(0)
-
-    def record(self, *, stage: str, pruner: str | None, kept: int, total: int, seed: int) -> Record:
-        """The record of this evaluation; with several attacks it holds their union as the attack `worst-case`."""
-        verdicts = dict(self.survived)
-        if len(verdicts) > 1:
-            verdicts["worst-case"] = self.worst_case
-        return Record(
-            stage=stage,
-            pruner=pruner,
-            sparsity=(total - kept) / total,
-            kept=kept,
-            total=total,
-            clean_accuracy=self.clean_accuracy,
-            robust_accuracy={name: share(verdict) for name, verdict in verdicts.items()},
-            robust_samples={
-                name: len(verdict) for name, verdict in verdicts.items() if len(verdict) < len(self.correct)
-            },
-            samples=len(self.correct),
-            threat=self.threat,
-            seed=seed,
-            seconds=self.seconds,
-        )
+EXAMPLES = 12
+"""Broken images of each attack that are kept."""
 
 
 def evaluate(
@@ -88,14 +34,19 @@ def evaluate(
     attacks: Sequence[Attack] = (),
     seed: int,
     attack_samples: Mapping[str, int] | None = None,
+    known: Evaluation | None = None,
     progress: Progress | None = None,
+    keep: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
     """Clean accuracy, and accuracy under each attack.
 
     Everything runs in float32 on a plain, frozen copy of the model with its norm layers folded: attacks see no
     parametrization, and the model keeps its modes, gradients, buffers and random state. Each attack starts from the
-    images that are classified correctly, with its own random numbers; what it finds is projected into ball and pixel
-    range and judged here.
+    images that are classified correctly, with random numbers that follow from seed and batch; what it finds is
+    projected into ball and pixel range and judged here. What a minimum-norm attack finds is judged by its distance.
+
+    A network that draws random numbers in evaluation mode is judged by one draw per image, with fixed seeds: its
+    figures are estimates.
 
     Args:
         model: returns logits (B, K); may be parametrized, in any mode, on any device.
@@ -104,47 +55,114 @@ def evaluate(
         attacks: any number, with different names.
         seed: of the random numbers of every attack.
         attack_samples: attack name -> number of first images to run it on; all by default.
+        known: verdicts on the same network, images and threat, of other attacks, or of the first batches of these
+            attacks; they are taken over.
         progress: called after each batch of each attack.
+        keep: called after each batch of each attack with what is known so far; from there a killed call can go on.
 
     Raises:
-        SpecError: for attacks without a threat, or names that do not fit.
+        SpecError: for attacks without a threat, for another norm than theirs, or names that do not fit.
         DataError: for images outside [0, 1] or labels that the network has no class for.
         EvaluationError: without images, for logits that are not finite, or when an attack fails; it names the attack.
     """
-    limits = _limits([attack.name for attack in attacks], threat, attack_samples or {})
-    began = time.perf_counter()
+    limits = _limits(attacks, threat, attack_samples or {})
     device = next(model.parameters()).device
-    rngs = {name: torch.Generator(device).manual_seed(seed) for name in limits}
-    correct: list[Tensor] = []
-    survived: dict[str, list[Tensor]] = {name: [] for name in limits}
-    seen, total = 0, length_hint(batches)
-    with torch.autocast(device.type, enabled=False):
+    ledger = _Ledger(known, threat)
+    total = length_hint(batches)
+    with torch.autocast(device.type, enabled=False), torch.random.fork_rng([device] if device.type == "cuda" else []):
         net = Twin(model).refresh(0)
-        for number, batch in enumerate(batches, start=1):
+        for number, batch in enumerate(batches):
+            torch.manual_seed(seed + number)
             x, y = checked(batch, device)
-            if number == 1:
+            if number == 0:
                 _channels_last(net, x[:1])
-            correct.append(judge(net, x, y))
+            logits = classify(net, x, y)
+            first = ledger.clean(y, logits)
             if progress:
-                progress("clean", number, total)
+                progress("clean", number + 1, total)
             for attack in attacks:
                 assert threat is not None  # _limits has refused attacks without one
-                first = slice(max(0, limits[attack.name] - seen))
-                standing = _survivors(attack, net, x[first], y[first], correct[-1][first], threat, rngs[attack.name])
-                survived[attack.name].append(standing)
+                some = slice(max(0, limits[attack.name] - first))
+                if not ledger.has(attack.name, min(limits[attack.name], first + len(x))):
+                    torch.manual_seed(seed + number)
+                    rng = torch.Generator(device).manual_seed(seed + number)
+                    verdicts = _verdicts(attack, net, x[some], y[some], logits[some].argmax(1), threat, rng)
+                    ledger.add(attack.name, first, *verdicts)
+                    if keep:
+                        keep(ledger.evaluation())
                 if progress:
-                    progress(attack.name, number, total)
-            seen += len(x)
-    each = {name: gathered(verdicts) for name, verdicts in survived.items()}
-    return Evaluation(gathered(correct), each, threat, time.perf_counter() - began)
+                    progress(attack.name, number + 1, total)
+    return ledger.evaluation()
 
 
-def _limits(names: list[str], threat: ThreatModel | None, samples: Mapping[str, int]) -> dict[str, int]:
+class _Ledger:
+    """Verdicts as they come in, on the CPU."""
+
+    def __init__(self, known: Evaluation | None, threat: ThreatModel | None) -> None:
+        none = torch.zeros(0, dtype=torch.int64)
+        known = known or Evaluation(none, none, torch.zeros(0), {})
+        self._began = time.perf_counter() - known.seconds
+        self._known, self._threat, self._images = known, threat, 0
+        self._clean = [known.label[:0], known.prediction[:0], known.confidence[:0]]
+        self._survived, self._distance, self._example = dict(known.survived), dict(known.distance), dict(known.example)
+
+    def clean(self, y: Tensor, logits: Tensor) -> int:
+        """Add a batch as it is; returns how many images came before."""
+        first = len(self._clean[0])
+        label = self._known.label[first : first + len(y)]
+        if not torch.equal(y[: len(label)].cpu(), label):
+            raise SpecError("the verdicts that are known are of other images; remove them, or measure elsewhere")
+        found = (y, logits.argmax(1), logits.float().softmax(1).amax(1))
+        self._clean = [torch.cat([old, new.cpu()]) for old, new in zip(self._clean, found, strict=True)]
+        return first
+
+    def has(self, name: str, count: int) -> bool:
+        """Whether the verdicts of an attack reach to image `count`."""
+        return len(self._survived.get(name, ())) >= count
+
+    def add(self, name: str, first: int, survived: Tensor, distance: Tensor | None, example: dict[str, Tensor]) -> None:
+        """Add the verdicts of an attack on the images from `first` on; what was known of these is replaced."""
+        self._survived[name] = _appended(self._survived.get(name), first, survived)
+        if distance is not None:
+            self._distance[name] = _appended(self._distance.get(name), first, distance)
+        before = self._example.get(name)
+        if first and before is not None:
+            example = {key: torch.cat([before[key], value]) for key, value in example.items()}
+        self._example[name] = {key: value[:EXAMPLES] for key, value in example.items()}
+
+    def evaluation(self) -> Evaluation:
+        """All of it; on images that were not seen this time, what was known."""
+        old = (self._known.label, self._known.prediction, self._known.confidence)
+        label, prediction, confidence = (
+            torch.cat([new, before[len(new) :]]) for new, before in zip(self._clean, old, strict=True)
+        )
+        if not len(label):
+            raise EvaluationError("no images to evaluate; give at least one batch")
+        return Evaluation(
+            label,
+            prediction,
+            confidence,
+            dict(self._survived),
+            dict(self._distance),
+            dict(self._example),
+            self._threat,
+            time.perf_counter() - self._began,
+        )
+
+
+def _appended(before: Tensor | None, first: int, new: Tensor) -> Tensor:
+    return new.cpu() if before is None else torch.cat([before[:first], new.cpu()])
+
+
+def _limits(attacks: Sequence[Attack], threat: ThreatModel | None, samples: Mapping[str, int]) -> dict[str, int]:
+    names = [attack.name for attack in attacks]
     if names and threat is None:
         raise SpecError(f"attack {names[0]!r} needs a threat model; add `threat: {{norm: linf, eps: 8/255}}`")
-    for name in names:
-        if names.count(name) > 1:
-            raise SpecError(f"two attacks are called {name!r}; remove one, or evaluate twice")
+    for attack in attacks:
+        if names.count(attack.name) > 1:
+            raise SpecError(f"two attacks are called {attack.name!r}; remove one, or evaluate twice")
+        if threat is not None and threat.norm not in attack.norms:
+            raise SpecError(f"attack {attack.name!r} works in {' or '.join(attack.norms)}, the threat is {threat.norm}")
     for name, number in samples.items():
         if name not in names:
             raise SpecError(f"attack_samples: no attack {name!r} is run; {nearest(name, names)}")
@@ -163,25 +181,39 @@ def _channels_last(net: nn.Module, x: Tensor) -> None:
         net.to(memory_format=torch.contiguous_format)
 
 
-def _survivors(
-    attack: Attack,
-    net: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    correct: Tensor,
-    threat: ThreatModel,
-    rng: torch.Generator,
-) -> Tensor:
-    """`correct` (B,), less what `attack` breaks."""
-    survivors = correct.clone()
-    if not correct.any():
-        return survivors
-    x, y = x[correct], y[correct]
-    try:
-        found = attack.search(net, x.clone(), y.clone(), threat, rng)
-        if found.shape != x.shape:
-            raise EvaluationError(f"it returned images {tuple(found.shape)} for {tuple(x.shape)}")
-        survivors[correct] = judge(net, threat.project(x, found.to(x)), y)
-    except Exception as error:  # an attack may fail in any way; its images must not count as robust
-        raise EvaluationError(f"attack {attack.name!r} failed: {type(error).__name__}: {error}") from error
-    return survivors
+def _verdicts(
+    attack: Attack, net: nn.Module, x: Tensor, y: Tensor, prediction: Tensor, threat: ThreatModel, rng: torch.Generator
+) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    """What `attack` leaves of the images classified correctly (B,), distances if it minimises them, and examples."""
+    survived = prediction == y
+    distance = torch.zeros(len(x), device=x.device) if isinstance(attack, MinimumNorm) else None
+    right = survived.clone()
+    adversarial, fooled = x, prediction
+    if right.any():
+        try:
+            found, answers, lengths = _attacked(attack, net, x[right], y[right], threat, rng)
+        except Exception as error:  # an attack may fail in any way; its images must not count as robust
+            raise EvaluationError(f"attack {attack.name!r} failed: {type(error).__name__}: {error}") from error
+        broken = answers != y[right]
+        if distance is not None:
+            distance[right] = lengths.where(broken, torch.inf)
+            broken &= lengths <= threat.eps
+        survived[right] = ~broken
+        adversarial, fooled = x.clone(), prediction.clone()
+        adversarial[right], fooled[right] = found, answers
+    rows = (right & ~survived).nonzero().flatten()[:EXAMPLES]
+    columns = {"image": x, "adversarial": adversarial, "label": y}
+    columns |= {"prediction": prediction, "adversarial_prediction": fooled}
+    return survived, distance, {key: value[rows].cpu() for key, value in columns.items()}
+
+
+def _attacked(
+    attack: Attack, net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Adversarial images (B, C, H, W), the network's answers (B,), and their distances (B,)."""
+    search = attack.closest if isinstance(attack, MinimumNorm) else attack.search
+    found = search(net, x.clone(), y.clone(), threat, rng)
+    if found.shape != x.shape:
+        raise EvaluationError(f"it returned images {tuple(found.shape)} for {tuple(x.shape)}")
+    found = found.to(x).clamp(*PIXELS) if isinstance(attack, MinimumNorm) else threat.project(x, found.to(x))
+    return found, classify(net, found, y).argmax(1), threat.distance(x, found)

@@ -10,6 +10,9 @@ STRUCTURES: Registry[Structure] = Registry(
     {
         "weight": "hydraprune.masks.structures:Weight",
         "filter": "hydraprune.masks.structures:Filter",
+        "channel": "hydraprune.masks.structures:Channel",
+        "block": "hydraprune.masks.structures:Block",
+        "n:m": "hydraprune.masks.structures:NOfM",
     },
 )
 
@@ -19,6 +22,11 @@ BUDGETS: Registry[Budget] = Registry(
     {
         "uniform": "hydraprune.masks.budgets:Uniform",
         "global": "hydraprune.masks.budgets:Global",
+        "lamp": "hydraprune.masks.budgets:LAMP",
         "erk": "hydraprune.masks.budgets:ERK",
+        "igq": "hydraprune.masks.budgets:IGQ",
+        "parameters": "hydraprune.masks.budgets:Parameters",
+        "flops": "hydraprune.masks.budgets:FLOPs",
+        "table": "hydraprune.masks.budgets:Table",
     },
 )

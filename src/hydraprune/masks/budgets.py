@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from hydraprune.core.errors import PruningError
 from hydraprune.core.spec import Number, Spec
+from hydraprune.masks.names import fits, known
 from hydraprune.masks.topk import top_mask
+
+Sparsity = Annotated[Number, Field(ge=0, lt=1)]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Budget(Spec, ABC):
@@ -20,14 +25,41 @@ class Budget(Spec, ABC):
 
     Args:
         sparsity: fraction removed, in [0, 1).
+        floor: groups that a layer keeps at the least, if it has as many; 0 lets layers die.
+
+    Attributes:
+        counts: what `sparsity` is a fraction of, where groups differ: `groups`, their `weights`, or the `macs`
+            (multiply-accumulate operations for one image) of these.
     """
 
     kind: str
-    sparsity: Number = Field(ge=0, lt=1)
+    sparsity: Sparsity
+    floor: int = Field(default=1, ge=0)
+    counts: ClassVar[Literal["groups", "weights", "macs"]] = "groups"
 
     @abstractmethod
-    def allocate(self, importance: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        """Groups kept per layer, from the pooled scores (groups,) and the shapes of the weight tensors."""
+    def allocate(
+        self, importance: Mapping[str, Tensor], shapes: Shapes, costs: Mapping[str, Tensor] | None = None
+    ) -> dict[str, int]:
+        """Groups kept per layer.
+
+        Args:
+            importance: layer -> pooled scores (groups,).
+            shapes: layer -> shape of its weight tensor.
+            costs: layer -> (groups,) what each group has of what the budget `counts`; None counts groups.
+
+        Raises:
+            PruningError: if the floor asks for more than the sparsity leaves.
+        """
+
+    def _floors(self, importance: Mapping[str, Tensor]) -> dict[str, int]:
+        return {name: min(self.floor, len(pooled)) for name, pooled in importance.items()}
+
+    def _beyond(self, left: int, least: int) -> PruningError:
+        return PruningError(
+            f"sparsity {self.sparsity:g} leaves {left} {self.counts}, but floor {self.floor} keeps {least}; "
+            "lower the sparsity, or the budget's floor"
+        )
 
 
 def _kept(sparsity: float, groups: int) -> int:
@@ -40,11 +72,78 @@ class Uniform(Budget):
 
     kind: Literal["uniform"] = "uniform"
 
-    def allocate(self, importance: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        return {name: _kept(self.sparsity, len(pooled)) for name, pooled in importance.items()}
+    def allocate(
+        self, importance: Mapping[str, Tensor], shapes: Shapes, costs: Mapping[str, Tensor] | None = None
+    ) -> dict[str, int]:
+        return {
+            name: max(least, _kept(self.sparsity, len(importance[name])))
+            for name, least in self._floors(importance).items()
+        }
 
 
-class Global(Budget):
+class Table(Budget):
+    """A sparsity for each layer.
+
+    Args:
+        layers: name of a layer, or a pattern such as `layer4.*` -> its sparsity; the first that fits decides. All
+            other layers have the budget's `sparsity`.
+    """
+
+    kind: Literal["table"] = "table"
+    layers: dict[str, Sparsity] = {}
+
+    def allocate(
+        self, importance: Mapping[str, Tensor], shapes: Shapes, costs: Mapping[str, Tensor] | None = None
+    ) -> dict[str, int]:
+        known(self.layers, importance)
+        kept = {}
+        for name, least in self._floors(importance).items():
+            sparsity = next((s for pattern, s in self.layers.items() if fits(name, pattern)), self.sparsity)
+            kept[name] = max(least, _kept(sparsity, len(importance[name])))
+        return kept
+
+
+class Threshold(Budget, ABC):
+    """One threshold over all layers: the best groups stay, wherever they are."""
+
+    def _comparable(self, pooled: Tensor) -> Tensor:
+        """A layer's importance as it is compared with that of other layers; its order stays."""
+        return pooled
+
+    def allocate(
+        self, importance: Mapping[str, Tensor], shapes: Shapes, costs: Mapping[str, Tensor] | None = None
+    ) -> dict[str, int]:
+        floors = self._floors(importance)
+        # What the floor protects goes first.
+        every = torch.cat(
+            [
+                self._comparable(pooled).masked_fill(top_mask(pooled, floors[name])[0], math.inf)
+                for name, pooled in importance.items()
+            ]
+        )
+        if costs is None:
+            total = _kept(self.sparsity, len(every))
+            if total < sum(floors.values()):
+                raise self._beyond(total, sum(floors.values()))
+            mask, _ = top_mask(every, total)
+        else:
+            mask = self._affordable(every, torch.cat([costs[name].to(every.device) for name in importance]))
+        parts = mask.split([len(pooled) for pooled in importance.values()])
+        return {name: int(part.sum()) for name, part in zip(importance, parts, strict=True)}
+
+    def _affordable(self, every: Tensor, cost: Tensor) -> Tensor:
+        """The mask of the best groups, as many as the budget pays for."""
+        total = _kept(self.sparsity, int(cost.sum()))
+        order = every.argsort(stable=True).flip(0)
+        paid = order[: int((cost[order].cumsum(0) <= total).sum())]
+        mask = torch.zeros_like(every, dtype=torch.bool)
+        mask[paid] = True
+        if not mask[every.isinf()].all():
+            raise self._beyond(total, int(cost[every.isinf()].sum()))
+        return mask
+
+
+class Global(Threshold):
     """One threshold over all layers.
 
     Args:
@@ -55,37 +154,88 @@ class Global(Budget):
     kind: Literal["global"] = "global"
     normalize: bool = False
 
-    def allocate(self, importance: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        pooled = [p / torch.linalg.vector_norm(p).clamp_min(1e-8) if self.normalize else p for p in importance.values()]
-        every = torch.cat(pooled)
-        mask, _ = top_mask(every, _kept(self.sparsity, len(every)))
-        parts = mask.split([len(p) for p in pooled])
-        return {name: int(part.sum()) for name, part in zip(importance, parts, strict=True)}
+    def _comparable(self, pooled: Tensor) -> Tensor:
+        return pooled / torch.linalg.vector_norm(pooled).clamp_min(1e-8) if self.normalize else pooled
 
 
-class ERK(Budget):
+class LAMP(Threshold):
+    """One threshold over layer-adaptive importance: s^2 / (sum of s^2 over all that matter at least as much).
+
+    The best group of every layer has importance 1 (arXiv:2010.07611, equation 4).
+    """
+
+    kind: Literal["lamp"] = "lamp"
+
+    def _comparable(self, pooled: Tensor) -> Tensor:
+        order = pooled.argsort(stable=True)
+        squares = pooled[order].double().square()
+        rest = squares.flip(0).cumsum(0).flip(0).clamp_min(torch.finfo(torch.float64).tiny)
+        return torch.empty_like(squares).scatter_(0, order, squares / rest)
+
+
+class Parameters(Threshold):
+    """One threshold over all layers, where `sparsity` is the fraction of weights removed, however large groups are."""
+
+    kind: Literal["parameters"] = "parameters"
+    counts: ClassVar[Literal["groups", "weights", "macs"]] = "weights"
+
+
+class FLOPs(Threshold):
+    """One threshold over all layers, where `sparsity` is the fraction of multiply-accumulate operations removed.
+
+    Each weight that stays costs one of them at every position where its layer applies it; that a removed filter also
+    spares the next layer its input is not counted.
+    """
+
+    kind: Literal["flops"] = "flops"
+    counts: ClassVar[Literal["groups", "weights", "macs"]] = "macs"
+
+
+class Balanced(Budget, ABC):
+    """Densities by shape alone, with one scale for all layers, solved so that the total is exact."""
+
+    @abstractmethod
+    def density(self, shape: tuple[int, ...], scale: float) -> float:
+        """The share of a layer that is kept, which grows with `scale` > 0; above 1 the layer is kept whole."""
+
+    def allocate(
+        self, importance: Mapping[str, Tensor], shapes: Shapes, costs: Mapping[str, Tensor] | None = None
+    ) -> dict[str, int]:
+        groups, floors = {name: len(pooled) for name, pooled in importance.items()}, self._floors(importance)
+        total = _kept(self.sparsity, sum(groups.values()))
+        if total < sum(floors.values()):
+            raise self._beyond(total, sum(floors.values()))
+
+        def shares(scale: float) -> dict[str, float]:
+            densities = {name: min(1.0, self.density(shapes[name], scale)) for name in groups}
+            return {name: max(floors[name], densities[name] * size) for name, size in groups.items()}
+
+        low, high = 1e-30, 1e30
+        for _ in range(200):
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if sum(shares(middle).values()) <= total else (low, middle)
+        return _rounded(shares(low), groups, total)
+
+
+class ERK(Balanced):
     """Erdos-Renyi-kernel: density in proportion to sum(shape) / prod(shape) (arXiv:1911.11134, section 3).
 
-    Layers whose density would exceed 1 are kept whole and the rest is solved again. The total is exact.
+    Layers whose density would exceed 1 are kept whole and the others share what is left.
     """
 
     kind: Literal["erk"] = "erk"
 
-    def allocate(self, importance: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        groups = {name: len(pooled) for name, pooled in importance.items()}
-        raw = {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
-        target = _kept(self.sparsity, sum(groups.values()))
-        whole: set[str] = set()
-        while True:
-            rest = [name for name in groups if name not in whole]
-            budget = target - sum(groups[name] for name in whole)
-            scale = budget / sum(raw[name] * groups[name] for name in rest) if rest else 0.0
-            over = [name for name in rest if scale * raw[name] > 1]
-            if not over:
-                break
-            whole.add(max(over, key=raw.__getitem__))
-        exact = {name: float(groups[name]) if name in whole else scale * raw[name] * groups[name] for name in groups}
-        return _rounded(exact, groups, target)
+    def density(self, shape: tuple[int, ...], scale: float) -> float:
+        return scale * sum(shape) / math.prod(shape)
+
+
+class IGQ(Balanced):
+    """Ideal gas quotas: density 1 / (1 + f * weights of the layer), one f for all (arXiv:2107.02306, section 4)."""
+
+    kind: Literal["igq"] = "igq"
+
+    def density(self, shape: tuple[int, ...], scale: float) -> float:
+        return scale / (scale + math.prod(shape))
 
 
 def _rounded(exact: Mapping[str, float], limit: Mapping[str, int], total: int) -> dict[str, int]:

@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal, Self
 
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from hydraprune.core.spec import Spec
 
 
 class Structure(Spec, ABC):
-    """Groups of weights that live and die together."""
+    """Groups of weights that live and die together.
+
+    Weights of every layer are seen as (G, O, I, K): convolution groups, output and input channels of each, and kernel
+    positions. By itself a structure takes them for those of a linear layer or an ungrouped convolution; `on` gives the
+    same structure for another layer.
+    """
 
     kind: str
+    _convolutions: int = PrivateAttr(1)
+    _transposed: bool = PrivateAttr(False)
+
+    def on(self, module: Any) -> Self:
+        """This structure for the weight of `module`, which may be a grouped or a transposed convolution."""
+        bound = self.model_copy()
+        bound._convolutions = getattr(module, "groups", 1)
+        bound._transposed = getattr(module, "transposed", False)
+        return bound
+
+    @property
+    def sparsity(self) -> float | None:
+        """The fraction of groups that the structure itself removes; None leaves the choice to a budget."""
+        return None
+
+    def decided(self, shape: tuple[int, ...]) -> int | None:
+        """Groups that the structure itself keeps of a weight tensor; None leaves the choice to a budget."""
+        return None
 
     @abstractmethod
     def groups(self, shape: tuple[int, ...]) -> int:
         """How many groups a weight tensor of this shape has."""
+
+    def sizes(self, shape: tuple[int, ...]) -> Tensor:
+        """(groups,) weights in each group."""
+        groups = self.groups(shape)
+        return torch.full((groups,), math.prod(shape) // groups)
 
     @abstractmethod
     def pool(self, score: Tensor) -> Tensor:
@@ -25,7 +57,23 @@ class Structure(Spec, ABC):
 
     @abstractmethod
     def expand(self, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """(groups,) bool to a mask that broadcasts to the weight's shape."""
+        """(groups,) bool to the mask of the weight's shape."""
+
+    def _sides(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+        """(G, O, I, K) of a stored weight."""
+        first, second, kernel = shape[0] // self._convolutions, shape[1], math.prod(shape[2:])
+        outputs, inputs = (second, first) if self._transposed else (first, second)
+        return self._convolutions, outputs, inputs, kernel
+
+    def _laid_out(self, score: Tensor) -> Tensor:
+        """|score| as (G, O, I, K)."""
+        stored = score.detach().abs().reshape(self._convolutions, -1, score.shape[1], math.prod(score.shape[2:]))
+        return stored.transpose(1, 2) if self._transposed else stored
+
+    def _stored(self, mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """What broadcasts to (G, O, I, K) in the weight's shape."""
+        mask = mask.expand(self._sides(shape))
+        return (mask.transpose(1, 2) if self._transposed else mask).reshape(shape)
 
 
 class Weight(Structure):
@@ -34,10 +82,7 @@ class Weight(Structure):
     kind: Literal["weight"] = "weight"
 
     def groups(self, shape: tuple[int, ...]) -> int:
-        total = 1
-        for side in shape:
-            total *= side
-        return total
+        return math.prod(shape)
 
     def pool(self, score: Tensor) -> Tensor:
         return score.detach().abs().flatten()
@@ -52,10 +97,116 @@ class Filter(Structure):
     kind: Literal["filter"] = "filter"
 
     def groups(self, shape: tuple[int, ...]) -> int:
-        return shape[0]
+        convolutions, outputs, _, _ = self._sides(shape)
+        return convolutions * outputs
 
     def pool(self, score: Tensor) -> Tensor:
-        return score.detach().abs().flatten(1).mean(1)
+        return self._laid_out(score).mean((2, 3)).flatten()
 
     def expand(self, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return kept.view(-1, *[1] * (len(shape) - 1)).expand(shape)
+        return self._stored(kept.view(*self._sides(shape)[:2], 1, 1), shape)
+
+
+class Channel(Structure):
+    """Input channels: all weights that read one input channel; their importance is the mean of |score|."""
+
+    kind: Literal["channel"] = "channel"
+
+    def groups(self, shape: tuple[int, ...]) -> int:
+        convolutions, _, inputs, _ = self._sides(shape)
+        return convolutions * inputs
+
+    def pool(self, score: Tensor) -> Tensor:
+        return self._laid_out(score).mean((1, 3)).flatten()
+
+    def expand(self, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
+        convolutions, _, inputs, _ = self._sides(shape)
+        return self._stored(kept.view(convolutions, 1, inputs, 1), shape)
+
+
+class Block(Structure):
+    """Tiles of the matrix from inputs to outputs, one such matrix for every kernel position and convolution group.
+
+    A tile at the edge may be smaller. Importance is the mean of |score| over the weights that are there.
+
+    Args:
+        rows: output channels of a tile.
+        columns: input channels of a tile.
+    """
+
+    kind: Literal["block"] = "block"
+    rows: int = Field(default=4, ge=1)
+    columns: int = Field(default=1, ge=1)
+
+    def groups(self, shape: tuple[int, ...]) -> int:
+        return math.prod(self._tiles(shape))
+
+    def sizes(self, shape: tuple[int, ...]) -> Tensor:
+        _, outputs, inputs, _ = self._sides(shape)
+        high, wide = (
+            (length - side * torch.arange(-(-length // side))).clamp_max(side)
+            for length, side in ((outputs, self.rows), (inputs, self.columns))
+        )
+        return (high[:, None] * wide)[None, :, :, None].expand(self._tiles(shape)).flatten()
+
+    def pool(self, score: Tensor) -> Tensor:
+        _, outputs, inputs, _ = self._sides(tuple(score.shape))
+        padded = F.pad(self._laid_out(score), (0, 0, 0, -inputs % self.columns, 0, -outputs % self.rows))
+        tiles = padded.unflatten(2, (-1, self.columns)).unflatten(1, (-1, self.rows))
+        return tiles.sum((2, 4)).flatten() / self.sizes(tuple(score.shape)).to(score.device)
+
+    def expand(self, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
+        _, outputs, inputs, _ = self._sides(shape)
+        rows = kept.view(self._tiles(shape)).repeat_interleave(self.rows, 1)[:, :outputs]
+        return self._stored(rows.repeat_interleave(self.columns, 2)[:, :, :inputs], shape)
+
+    def _tiles(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+        convolutions, outputs, inputs, kernel = self._sides(shape)
+        return convolutions, -(-outputs // self.rows), -(-inputs // self.columns), kernel
+
+
+class NOfM(Structure):
+    """`n` of every `m` neighbours along the input channels stay, as sparse tensor cores want (arXiv:2104.08378).
+
+    Where inputs are no multiple of `m`, as in a first layer of 3 channels, the last neighbours are fewer and at most
+    `n` of them stay. The pattern says how many weights stay, so it takes no budget.
+
+    Args:
+        n: weights that stay.
+        m: of how many.
+
+    Sample: `structure: {kind: "n:m", n: 2, m: 4}` in a stage without `budget`
+    """
+
+    kind: Literal["n:m"] = "n:m"
+    n: int = Field(default=2, ge=1)
+    m: int = Field(default=4, ge=2)
+
+    @model_validator(mode="after")
+    def _removes(self) -> NOfM:
+        if self.n >= self.m:
+            raise ValueError(f"{self.n} of every {self.m} weights removes none; choose n below m, such as 2:4")
+        return self
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.n / self.m
+
+    def decided(self, shape: tuple[int, ...]) -> int:
+        convolutions, outputs, inputs, kernel = self._sides(shape)
+        return convolutions * outputs * kernel * (inputs // self.m * self.n + min(inputs % self.m, self.n))
+
+    def groups(self, shape: tuple[int, ...]) -> int:
+        return math.prod(shape)
+
+    def pool(self, score: Tensor) -> Tensor:
+        """|score|, lifted above all others for the `n` best of every `m`: the best `decided` ones are the pattern."""
+        along = self._laid_out(score).transpose(2, 3)
+        inputs = along.shape[3]
+        runs = F.pad(along, (0, -inputs % self.m), value=-1).unflatten(3, (-1, self.m))
+        best = runs.argsort(stable=True)[..., -self.n :]
+        lifted = runs.scatter_add(4, best, (2 * along.amax() + 1).expand(best.shape))
+        return lifted.flatten(3)[..., :inputs].transpose(2, 3).flatten()
+
+    def expand(self, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return self._stored(kept.view(self._sides(shape)), shape)

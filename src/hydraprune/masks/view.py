@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from hydraprune.core.errors import PruningError
 from hydraprune.core.plain import plain_copy
+from hydraprune.masks.names import exempt as exempted
 from hydraprune.masks.source import MaskSource, Over, frozen
 
 PRUNABLE = (nn.modules.conv._ConvNd, nn.Linear)
@@ -32,22 +33,32 @@ class MaskView:
     A weight that several layers share goes by its first name, and its mask applies to all of them.
     The model itself is changed in place by `attach`; everyone who reads `module.weight` then sees the masked weight.
 
+    Args:
+        model: any module.
+        exempt: names of layers, or patterns such as `*.shortcut.*`, or `first` and `last`: they are never masked, but
+            counts cover them.
+
     Raises:
-        PruningError: if the model has no such layer.
+        PruningError: if the model has no such layer, if something else already computes the weight of one (spectral
+            or weight normalisation), or if an exempt layer is unknown.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, exempt: Iterable[str] = ()) -> None:
         self.model = model
         self.modules: dict[str, list[Any]] = {}
+        self._exempt: dict[str, nn.Parameter] = {}
         names: dict[int, str] = {}
         for path, module in model.named_modules():
             if isinstance(module, PRUNABLE):
+                _own(path, module)
                 name = names.setdefault(id(_stored(module)), f"{path}.weight" if path else "weight")
                 self.modules.setdefault(name, []).append(module)
         if not self.modules:
             raise PruningError(
                 f"{type(model).__name__} has no convolution or linear layer, so there is nothing to prune"
             )
+        for name in exempted(exempt, self.modules):
+            self._exempt[name] = _stored(self.modules.pop(name)[0])
 
     @property
     def sources(self) -> dict[str, MaskSource]:
@@ -131,13 +142,25 @@ class MaskView:
         masks = self.masks()
         return {
             name: LayerCount(int(masks[name].sum()) if name in masks else weight.numel(), weight.numel())
-            for name, weight in self.weights().items()
+            for name, weight in {**self._exempt, **self.weights()}.items()
         }
 
     def count(self) -> LayerCount:
         """The sum of `counts` over layers."""
         layers = self.counts().values()
         return LayerCount(sum(layer.kept for layer in layers), sum(layer.total for layer in layers))
+
+
+def _own(path: str, module: Any) -> None:
+    """See that the weight of `module` is a parameter, or masked by us."""
+    masked = parametrize.is_parametrized(module, "weight")
+    sources = [*module.parametrizations.weight] if masked else []
+    if not all(isinstance(source, MaskSource) for source in sources) or not isinstance(_stored(module), nn.Parameter):
+        by = ", ".join(type(source).__name__ for source in sources) or "a hook"
+        raise PruningError(
+            f"the weight of layer {path!r} is computed by {by}, such as spectral or weight normalisation, so a mask on "
+            "it would not hold; remove that first (torch.nn.utils.parametrize.remove_parametrizations)"
+        )
 
 
 def _stored(module: Any) -> nn.Parameter:

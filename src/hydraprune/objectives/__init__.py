@@ -16,5 +16,10 @@ OBJECTIVES: Registry[Objective] = Registry(
         "gaussian": "hydraprune.objectives.gaussian:Gaussian",
         "stability": "hydraprune.objectives.stability:Stability",
         "smoothadv": "hydraprune.objectives.smoothadv:SmoothAdv",
+        "ibp": "hydraprune.objectives.ibp:IBP",
+        "crown-ibp": "hydraprune.objectives.crown_ibp:CrownIBP",
+        "mixtrain": "hydraprune.objectives.mixtrain:MixTrain",
+        "sabr": "hydraprune.objectives.sabr:SABR",
+        "mtl-ibp": "hydraprune.objectives.mtl_ibp:MTLIBP",
     },
 )

@@ -10,5 +10,10 @@ PRUNERS: Registry[Pruner] = Registry(
         "hydra": "hydraprune.pruners.hydra:Hydra",
         "magnitude": "hydraprune.pruners.magnitude:Magnitude",
         "random": "hydraprune.pruners.random:Random",
+        "snip": "hydraprune.pruners.snip:SNIP",
+        "grasp": "hydraprune.pruners.grasp:GraSP",
+        "synflow": "hydraprune.pruners.synflow:SynFlow",
+        "taylor": "hydraprune.pruners.taylor:Taylor",
+        "lamp": "hydraprune.pruners.lamp:LAMP",
     },
 )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from hydraprune.core.errors import PruningError
 from hydraprune.core.hook import Hook
+from hydraprune.core.plain import tensors
 from hydraprune.core.spec import Spec
-from hydraprune.masks.budgets import Budget
+from hydraprune.masks.budgets import Budget, Uniform
+from hydraprune.masks.macs import macs_per_weight
 from hydraprune.masks.source import FixedMask, MaskSource, Over, selected
 from hydraprune.masks.structures import Structure, Weight
 from hydraprune.masks.view import MaskView
@@ -25,23 +30,47 @@ class Selection:
     Attributes:
         view: the model's prunable weights.
         budget: how many groups each layer keeps.
-        structure: what a group is.
+        structure: what a group is; `structures` has it for each layer.
+        macs: name -> multiplications of each weight for one image, for a budget that counts them.
     """
 
     view: MaskView
     budget: Budget
     structure: Structure
+    macs: Mapping[str, int] | None = None
+
+    @cached_property
+    def structures(self) -> dict[str, Structure]:
+        """What a group of each prunable weight is."""
+        return {name: self.structure.on(module) for name, (module, *_) in self.view.modules.items()}
 
     def keep(self, scores: dict[str, Tensor], sparsity: float | None = None) -> dict[str, int]:
         """Groups that each weight keeps; `sparsity` in place of the budget's."""
+        shapes = {name: tuple(score.shape) for name, score in scores.items()}
+        decided = {name: self.structures[name].decided(shape) for name, shape in shapes.items()}
+        own = {name: keep for name, keep in decided.items() if keep is not None}
+        if own:
+            return own
         budget = self.budget if sparsity is None else self.budget.model_copy(update={"sparsity": sparsity})
-        pooled = {name: self.structure.pool(score) for name, score in scores.items()}
-        return budget.allocate(pooled, {name: tuple(score.shape) for name, score in scores.items()})
+        pooled = {name: self.structures[name].pool(score) for name, score in scores.items()}
+        return budget.allocate(pooled, shapes, self._costs(shapes))
 
     def masks(self, scores: dict[str, Tensor], sparsity: float | None = None) -> dict[str, Tensor]:
         """Name -> mask (bool, the weight's shape) of what survives."""
         keep = self.keep(scores, sparsity)
-        return {name: selected(score, keep[name], self.structure) for name, score in scores.items()}
+        return {name: selected(score, keep[name], self.structures[name]) for name, score in scores.items()}
+
+    def _costs(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
+        if self.budget.counts == "groups":
+            return None
+        each = self.macs or dict.fromkeys(shapes, 1)
+        return {name: each[name] * self.structures[name].sizes(shape) for name, shape in shapes.items()}
+
+
+def masked_weights(view: MaskView) -> dict[str, Tensor]:
+    """The prunable weights as the network uses them: what an earlier mask removed is zero."""
+    acting = tensors(view.model)
+    return {name: acting[name] for name in view.modules}
 
 
 class Process(Hook):
@@ -76,17 +105,25 @@ class Pruner(Spec, ABC):
         """The mask of every prunable weight at the start of the stage."""
         scores = self.score(selection.view, probe)
         keep = selection.keep(scores)
-        return {name: self.source(score, keep[name], selection.structure) for name, score in scores.items()}
+        return {name: self.source(score, keep[name], selection.structures[name]) for name, score in scores.items()}
 
     def process(self, selection: Selection, probe: Probe) -> Process | None:
         """What goes along with the stage's training, for a method whose masks move by rules of its own."""
         return None
 
 
+def unfit(structure: Structure, budget: Budget | None) -> str:
+    """Why a structure and a budget do not go together."""
+    if structure.sparsity is None:
+        return "a pruner needs a budget, such as {kind: uniform, sparsity: 0.9}"
+    kind = "" if budget is None else f" {budget.kind!r}"
+    return f"structure {structure.kind!r} says itself how many weights stay, so budget{kind} does not apply; remove it"
+
+
 def prune(
     view: MaskView,
     pruner: Pruner,
-    budget: Budget,
+    budget: Budget | None,
     structure: Structure | None = None,
     probe: Probe | None = None,
 ) -> Process | None:
@@ -95,7 +132,7 @@ def prune(
     Args:
         view: the model's prunable weights.
         pruner: how important they are.
-        budget: how many groups each layer keeps.
+        budget: how many groups each layer keeps; None for a structure that says so itself.
         structure: what a group is; single weights by default.
         probe: random numbers, and images for pruners that look at some; without images, seeded with 0 by default.
 
@@ -104,9 +141,14 @@ def prune(
         after the last step. None for all others.
 
     Raises:
-        PruningError: if the pruner needs what the probe lacks.
+        PruningError: if the pruner or the budget needs what the probe lacks, or budget and structure do not fit.
     """
-    selection = Selection(view, budget, structure or Weight())
+    structure = structure or Weight()
+    if (budget is None) == (structure.sparsity is None):
+        raise PruningError(unfit(structure, budget))
+    budget = budget or Uniform(sparsity=structure.sparsity)
     probe = probe or Probe(torch.Generator(next(view.model.parameters()).device).manual_seed(0))
+    macs = macs_per_weight(view, probe.images()) if budget.counts == "macs" else None
+    selection = Selection(view, budget, structure, macs)
     view.attach(pruner.sources(selection, probe))
     return pruner.process(selection, probe)

@@ -31,6 +31,16 @@ class Probe:
     threat: ThreatModel | None = None
     batches: Callable[[], Iterable[Batch]] | None = None
 
+    def images(self) -> Tensor:
+        """The first batch of images (B, C, H, W).
+
+        Raises:
+            PruningError: without images.
+        """
+        if self.batches is None:
+            raise PruningError("this pruner or budget looks at images; give `prune` a Probe with batches")
+        return next(iter(self.batches())).x
+
     def losses(self, model: nn.Module, batches: int) -> Iterator[Tensor]:
         """The objective of `model` on each of the first `batches` batches, a scalar with gradient.
 
@@ -46,16 +56,18 @@ class Probe:
             context.clock = Clock(step, batches, 1)
             yield self.objective(model, batch, context).value
 
-    def gradients(self, model: nn.Module, names: Iterable[str], batches: int = 1) -> dict[str, Tensor]:
-        """Name -> gradient of the mean objective over the first `batches` batches, for parameters of `model`.
+    def slopes(self, model: nn.Module, names: Iterable[str], batches: int = 1) -> Iterator[dict[str, Tensor]]:
+        """Name -> gradient of the objective, for parameters of `model`, on each of the first `batches` batches.
 
         A plain copy is differentiated, so that modes, statistics and gradients of `model` stay as they are.
         """
         plain = plain_copy(model)
         chosen = {name: plain.get_parameter(name).requires_grad_() for name in names}
-        sums = [torch.zeros_like(parameter) for parameter in chosen.values()]
-        losses = 0
         for loss in self.losses(plain, batches):
-            losses += 1
-            torch._foreach_add_(sums, torch.autograd.grad(loss, list(chosen.values())))
-        return {name: total / losses for name, total in zip(chosen, sums, strict=True)}
+            found = torch.autograd.grad(loss, list(chosen.values()), materialize_grads=True)
+            yield dict(zip(chosen, found, strict=True))
+
+    def gradients(self, model: nn.Module, names: Iterable[str], batches: int = 1) -> dict[str, Tensor]:
+        """The mean of `slopes`: name -> gradient of the mean objective over the first `batches` batches."""
+        found = list(self.slopes(model, names, batches))
+        return {name: torch.stack([slopes[name] for slopes in found]).mean(0) for name in found[0]}

@@ -11,11 +11,13 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from hydraprune.bounds import BOUNDS, Bounds
+from hydraprune.core.errors import SpecError
 from hydraprune.core.results import Certified, Record, Verified
 from hydraprune.core.spec import Number
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import Dataset
 from hydraprune.evaluate import evaluate
+from hydraprune.evaluate.records import ImageRecord
 from hydraprune.evaluate.smoothing import RADII, Smoothing, certify_dataset, summary
 from hydraprune.evaluate.verification import Precision, verify
 from hydraprune.recipes.checkpoint import load
@@ -86,9 +88,14 @@ def certify(folder: Path, recipe: Recipe, stage: Certify, *, data: Dataset, fabr
     verified: dict[str, Verified] = {}
     certified: dict[str, Certified] = {}
     with progress_bar(console) as bar:
+
+        def advance(_: ImageRecord) -> None:
+            bar.advance(bar.task_ids[-1])
+
         for bound in stage.bounds:
-            assert recipe.threat is not None  # Certify.check has refused this
-            task = bar.add_task(f"{folder.name}: {bound.name}", total=len(images), note="")
+            if recipe.threat is None:
+                raise SpecError("bounds need a threat model; add `threat: {norm: linf, eps: 2/255}`, or give --eps")
+            bar.add_task(f"{folder.name}: {bound.name}", total=len(images), note="")
             verified[bound.name] = verify(
                 model,
                 batches.epoch(0),
@@ -96,19 +103,18 @@ def certify(folder: Path, recipe: Recipe, stage: Certify, *, data: Dataset, fabr
                 bound,
                 precision=stage.precision,
                 path=folder / f"verified-{bound.name},eps={recipe.threat.eps:g}.jsonl",
-                progress=lambda _, task=task: bar.advance(task),
+                progress=advance,
             ).summary
         if (smoothing := stage.smoothing) is not None:
-            task = bar.add_task(
-                f"{folder.name}: {smoothing.name}", total=len(range(0, len(images), smoothing.every)), note=""
-            )
+            certifiable = len(range(0, len(images), smoothing.every))
+            bar.add_task(f"{folder.name}: {smoothing.name}", total=certifiable, note="")
             records = certify_dataset(
                 model,
                 batches.epoch(0),
                 smoothing,
                 folder / f"certified-{smoothing.name}.jsonl",
                 seed=recipe.seed,
-                progress=lambda _: bar.advance(task),
+                progress=advance,
             )
             certified[smoothing.name] = Certified(**summary(records, smoothing, stage.radii))
     record = clean.record(stage=folder.name, pruner=meta.pruner, kept=meta.kept, total=meta.total, seed=recipe.seed)

@@ -7,7 +7,7 @@ import os
 import platform
 import zlib
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ from hydraprune.evaluate import evaluate
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
 from hydraprune.pruners.probe import Probe
-from hydraprune.recipes.certify import Certify, certify
+from hydraprune.recipes.certify import certify
 from hydraprune.recipes.checkpoint import Meta, finished, load, save, versions
 from hydraprune.recipes.library import dump_recipe, load_recipe
+from hydraprune.recipes.measure import measure
 from hydraprune.recipes.plan import Job, plan
 from hydraprune.recipes.schema import Evaluate, Fit, Measure, Recipe, Trainer
 from hydraprune.train import Hook, fit
-from hydraprune.train.hooks import Log, ProgressBar, progress_bar
+from hydraprune.train.hooks import Log, ProgressBar
 
 
 def fabric_for(trainer: Trainer) -> Fabric:
@@ -123,9 +124,9 @@ class _Run:
             return
         recipe, fabric = self.recipe, self.fabric
         model, before = self._start(job)
-        view = MaskView(fabric.to_device(model))
+        view = MaskView(fabric.to_device(model), stage.exempt)
         process = None
-        if stage.pruner is not None and stage.budget is not None:
+        if stage.pruner is not None:
             process = prune(view, stage.pruner, stage.budget, stage.structure, self._probe(stage))
         state, best = folder / "state.safetensors", folder / "best.safetensors"
         seed = _seed(recipe.seed, stage.name)
@@ -214,39 +215,20 @@ class _Run:
             if rest is None:
                 self.console.print(f"{target}: measured before")
                 continue
-            how: Any = certify if isinstance(rest, Certify) else measure
+            how: Any = certify
+            if isinstance(rest, Evaluate):
+                others = {name: self._network(job, name) for name in rest.transfer_from}
+                how = partial(measure, surrogates=others)
             found = how(
                 self.out / target, self.recipe, rest, data=self.data, fabric=self.fabric, console=self.console
             ).model_copy(update={"stage": target})
             records[target] = before.joined(found) if before is not None else found
             write_json(self.out / "results.json", [record.plain() for record in records.values()])
 
-
-def measure(
-    folder: Path, recipe: Recipe, stage: Evaluate, *, data: Dataset, fabric: Fabric, console: Console
-) -> Record:
-    """Clean and robust accuracy of the checkpoint in `folder` under the recipe's threat model."""
-    model, meta = load(folder)
-    images = data.test if stage.samples is None else data.test.take(stage.samples)
-    batches = images.batches(stage.batch_size, seed=0, device=fabric.device)
-    limits = {a.name: stage.attack_samples[a.kind] for a in stage.attacks if a.kind in stage.attack_samples}
-    with progress_bar(console) as bar:
-        task = bar.add_task(f"{folder.name}: evaluate", total=(1 + len(stage.attacks)) * len(batches), note="")
-        evaluation = evaluate(
-            fabric.to_device(model),
-            batches.epoch(0),
-            threat=recipe.threat,
-            attacks=stage.attacks,
-            seed=recipe.seed,
-            attack_samples=limits,
-            progress=lambda what, done, total: bar.update(task, advance=1, note=what),
-        )
-    record = evaluation.record(
-        stage=folder.name, pruner=meta.pruner, kept=meta.kept, total=meta.total, seed=recipe.seed
-    )
-    robust = ", ".join(f"{name} {value:.3f}" for name, value in record.robust_accuracy.items())
-    console.print(f"{folder}: sparsity {record.sparsity:.3f}, clean {record.clean_accuracy:.3f}, {robust}")
-    return record
+    def _network(self, job: Job, stage: str) -> Path:
+        """Where the network of a stage lies, seen from a job: in its own branch, or before the branches."""
+        branch = (self.out / job.path).parent / stage
+        return branch if finished(branch) else self.out / stage
 
 
 class _Validate(Hook):

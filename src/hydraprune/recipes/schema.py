@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from hydraprune.attacks import ATTACKS
+from hydraprune.attacks.transfer import transferred
 from hydraprune.core.attack import Attack
 from hydraprune.core.objective import Objective
 from hydraprune.core.registry import Registry
@@ -22,7 +23,7 @@ from hydraprune.masks.structures import Structure, Weight
 from hydraprune.nets import Net
 from hydraprune.objectives import OBJECTIVES
 from hydraprune.pruners import PRUNERS
-from hydraprune.pruners.base import Pruner
+from hydraprune.pruners.base import Pruner, unfit
 from hydraprune.train import Optim
 
 AnyObjective = Annotated[Objective, OBJECTIVES]
@@ -64,8 +65,10 @@ class Fit(Stage):
         batch_size: images per optimizer step.
         optim: optimizer and schedule.
         pruner: chooses the connections at the start of the stage; None keeps the masks that are there.
-        budget: how many connections each layer keeps; needed with a pruner.
+        budget: how many connections each layer keeps; needed with a pruner, but for structure `n:m`.
         structure: what is removed together.
+        exempt: layers that the pruner leaves dense: names, patterns such as `*.shortcut.*`, `first` and `last`. The
+            budget's sparsity is that of the others; counts and tables cover all.
         train_norm: whether scale and shift of norm layers move with the scores, as in the paper.
         select: which epoch's network the stage hands on: the `last`, or the `best` on validation images.
         validation: what is measured after each epoch.
@@ -80,6 +83,7 @@ class Fit(Stage):
     pruner: AnyPruner | None = None
     budget: AnyBudget | None = None
     structure: AnyStructure = Weight()
+    exempt: list[str] = []
     train_norm: bool = True
     select: Literal["last", "best"] = "last"
     validation: Validation = Validation()
@@ -87,8 +91,10 @@ class Fit(Stage):
 
     @model_validator(mode="after")
     def _fits(self) -> Fit:
-        if (self.pruner is None) != (self.budget is None):
-            raise ValueError("a pruner needs a budget and a budget a pruner, such as {kind: uniform, sparsity: 0.9}")
+        if self.pruner is None and (self.budget is not None or self.exempt):
+            raise ValueError("there is nothing to prune with; add `pruner: hydra`, or drop `budget` and `exempt`")
+        if self.pruner is not None and (self.budget is None) == (self.structure.sparsity is None):
+            raise ValueError(unfit(self.structure, self.budget))
         if self.over == "scores" and self.pruner is None:
             raise ValueError("there are no scores without a pruner; add `pruner: {kind: hydra}`, or train over weights")
         if self.over == "scores" and self.epochs and self.pruner is not None and self.pruner.over != "scores":
@@ -112,6 +118,11 @@ class Measure(Stage, ABC):
     of: list[str] | None = None
     samples: int | None = Field(default=None, ge=1)
 
+    @property
+    def named(self) -> list[str]:
+        """The stages that it names, which must come before it."""
+        return self.of or []
+
     @abstractmethod
     def check(self, threat: ThreatModel | None) -> None:
         """Raise a ValueError unless this can be measured under the recipe's threat model."""
@@ -128,14 +139,20 @@ class Evaluate(Measure):
         name: what `--set stages.NAME...` calls it.
         attacks: the adversaries.
         attack_samples: attack kind -> number of images, for an attack too slow for all of them.
-        batch_size: images per forward pass.
+        transfer_from: names of stages on whose networks images are found that are then tried on those of `of`.
+        batch_size: images that are attacked at once; a killed run loses no more of them.
     """
 
     kind: Literal["evaluate"] = "evaluate"
     name: str = "evaluate"
     attacks: list[AnyAttack] = Field(min_length=1)
     attack_samples: dict[str, Annotated[int, Field(ge=1)]] = {}
+    transfer_from: list[str] = []
     batch_size: int = Field(default=500, ge=1)
+
+    @property
+    def named(self) -> list[str]:
+        return [*(self.of or []), *self.transfer_from]
 
     @model_validator(mode="after")
     def _known(self) -> Evaluate:
@@ -151,11 +168,22 @@ class Evaluate(Measure):
     def check(self, threat: ThreatModel | None) -> None:
         if threat is None:
             raise ValueError(f"stage {self.name!r} has attacks, but the recipe has no threat model")
+        for attack in self.attacks:
+            if threat.norm not in attack.norms:
+                raise ValueError(f"attack {attack.name!r} works in {' or '.join(attack.norms)}, not in {threat.norm}")
 
     def rest(self, before: Record | None) -> Self | None:
-        known = before.robust_accuracy if before is not None else {}
-        attacks = [attack for attack in self.attacks if attack.name not in known]
-        return self.model_copy(update={"attacks": attacks}) if attacks else None
+        attacks = [a for a in self.attacks if self._lacks(before, a.name, self.attack_samples.get(a.kind))]
+        transfer = [name for name in self.transfer_from if self._lacks(before, transferred(name))]
+        changes = {"attacks": attacks, "transfer_from": transfer}
+        return self.model_copy(update=changes) if attacks or transfer else None
+
+    def _lacks(self, before: Record | None, attack: str, limit: int | None = None) -> bool:
+        """Whether the record has no figure of this attack, or one on fewer images than are asked for."""
+        if before is None or attack not in before.robust_accuracy:
+            return True
+        wanted = [number for number in (self.samples, limit) if number is not None]
+        return before.robust_samples.get(attack, before.samples) < min(wanted, default=0)
 
 
 STAGES: Registry[Stage] = Registry(
@@ -277,8 +305,9 @@ class Recipe(Spec):
                     raise ValueError(f"stage {stage.name!r} selects the best epoch, but data.validation is 0; raise it")
             if isinstance(stage, Measure):
                 if not fits:
-                    raise ValueError(f"stage {stage.name!r} has no network to {stage.kind}; put one of kind fit before it")
-                for name in stage.of or []:
+                    need = f"stage {stage.name!r} has no network to {stage.kind}"
+                    raise ValueError(f"{need}; put one of kind fit before it")
+                for name in stage.named:
                     if name not in fits:
                         raise ValueError(
                             f"stage {stage.name!r} evaluates {name!r}, no fit before it; {nearest(name, fits)}"
@@ -288,4 +317,6 @@ class Recipe(Spec):
             raise ValueError("no stage trains; add one of kind fit")
         if self.compare is not None and not any(isinstance(s, Fit) and s.pruner for s in self.stages):
             raise ValueError("compare needs a stage with a pruner")
+        if self.compare is not None and any(isinstance(s, Fit) and s.pruner and not s.budget for s in self.stages):
+            raise ValueError("compare varies the budget's sparsity, but structure 'n:m' takes no budget; use a study")
         return self

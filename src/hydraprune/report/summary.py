@@ -27,32 +27,46 @@ def read_records(run: Path) -> list[Record]:
 def rows(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """One row per network: means and standard deviations over the runs (seeds) that hold it.
 
-    A row has `pruner` ("dense" without one), `sparsity`, `kept`, `total`, `runs`, and for `clean` and every attack
-    `{mean, std, values, samples}`; `std` is the sample standard deviation, None for a single run.
+    A row has `pruner` ("dense" without one), `sparsity`, `kept`, `total`, `runs`, and for `clean`, every attack,
+    `verified BOUND` and `certified SETTINGS at RADIUS` `{mean, std, values, samples}`; `std` is the sample standard
+    deviation, None for a single run.
     """
     found: dict[str, list[Record]] = {}
     for run in runs:
-        for stage, record in _networks(read_records(run)).items():
+        for stage, record in networks(read_records(run)).items():
             found.setdefault(stage, []).append(record)
     table = []
     for stage, records in found.items():
-        first = records[0]
-        attacks = [name for name in first.robust_accuracy if all(name in r.robust_accuracy for r in records)]
-        figures = {"clean": _figure([r.clean_accuracy for r in records], first.samples)}
-        for name in attacks:
-            samples = first.robust_samples.get(name, first.samples)
-            figures[name] = _figure([r.robust_accuracy[name] for r in records], samples)
+        first, measured = records[0], [_accuracies(record) for record in records]
+        figures = {
+            name: _figure([values[name][0] for values in measured], samples)
+            for name, (_, samples) in measured[0].items()
+            if all(name in values for values in measured)
+        }
         row = {"stage": stage, "pruner": first.pruner or "dense", "sparsity": first.sparsity}
         table.append(row | {"kept": first.kept, "total": first.total, "runs": len(records), "figures": figures})
     return table
 
 
-def _networks(records: Sequence[Record]) -> dict[str, Record]:
+def networks(records: Sequence[Record]) -> dict[str, Record]:
     """One record per network of a run: what several evaluations found of it, together."""
     merged: dict[str, Record] = {}
     for record in records:
         merged[record.stage] = merged[record.stage].joined(record) if record.stage in merged else record
     return merged
+
+
+def _accuracies(record: Record) -> dict[str, tuple[float, int]]:
+    """Column -> accuracy, and the number of images that it was measured on."""
+    columns = {"clean": (record.clean_accuracy, record.samples)}
+    for name, share in record.robust_accuracy.items():
+        columns[name] = (share, record.robust_samples.get(name, record.samples))
+    for name, proof in record.verified.items():
+        columns[f"verified {name}"] = (proof.verified_accuracy, proof.samples)
+    for name, found in record.certified.items():
+        for radius, share in found.certified_accuracy.items():
+            columns[f"certified {name} at {radius:.3g}"] = (share, found.samples)
+    return columns
 
 
 def _figure(values: list[float], samples: int) -> dict[str, Any]:
@@ -147,7 +161,8 @@ def draw(table: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
                 axes.minorticks_off()
             axes.set_ylim(bottom=0)
             axes.set_xlabel("sparsity (%)")
-            axes.set_ylabel(f"{'clean' if name == 'clean' else name + ' robust'} accuracy (%)")
+            proven = name == "clean" or name.startswith(("verified ", "certified "))
+            axes.set_ylabel(f"{name if proven else name + ' robust'} accuracy (%)")
             axes.grid(axis="y", color="#dddddd", lw=0.7)
             if number == 1:
                 figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)

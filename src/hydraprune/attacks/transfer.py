@@ -1,0 +1,52 @@
+"""Images found on another network (arXiv:1605.07277): a dense one against its pruned twin, or the other way round."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hydraprune.attacks.gradient import pgd
+from hydraprune.core.attack import Attack
+from hydraprune.core.threat import ThreatModel
+from hydraprune.core.twin import Twin
+
+
+def transferred(origin: str, steps: int = 50) -> str:
+    """What tables call the attack with images found on `origin`."""
+    return f"transfer-{steps}-from-{origin}"
+
+
+class Transfer(Attack):
+    """All steps of PGD on a surrogate, without stopping where it is fooled: deep in the wrong class, images transfer.
+
+    It holds a network, so it is made in Python or by `transfer_from`, and not by name in a recipe.
+
+    Args:
+        surrogate: another network of the same classes; may be parametrized, in any mode.
+        origin: what tables call the surrogate.
+        digest: tells its weights from others, where verdicts are kept.
+        steps: gradient steps.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    kind: Literal["transfer"] = "transfer"
+    surrogate: nn.Module = Field(exclude=True)
+    origin: str
+    digest: str = ""
+    steps: int = Field(50, ge=1)
+
+    @property
+    def name(self) -> str:
+        return transferred(self.origin, self.steps)
+
+    def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
+        surrogate = Twin(self.surrogate.to(x.device)).refresh(0)
+        loss = partial(F.cross_entropy, target=y, reduction="none")
+        size = 2.5 * threat.eps / self.steps
+        return pgd(surrogate, x, threat, loss, steps=self.steps, step_size=size, start="uniform", rng=rng)

@@ -1,0 +1,43 @@
+"""Layers by name or pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from hydraprune.core.errors import PruningError
+from hydraprune.core.spec import nearest
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Whether `pattern`, such as `layer4.*`, is the canonical name of a weight or that of its layer."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name.removesuffix(".weight"), pattern)
+
+
+def known(patterns: Iterable[str], names: Iterable[str]) -> None:
+    """See that each pattern fits one of `names`.
+
+    Raises:
+        PruningError: naming the nearest.
+    """
+    layers = [name.removesuffix(".weight") for name in names]
+    for pattern in patterns:
+        if not any(fits(f"{layer}.weight", pattern) for layer in layers):
+            raise PruningError(f"no prunable layer is called {pattern!r}; {nearest(pattern, layers)}")
+
+
+def exempt(patterns: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Those of `names`, the prunable weights in the order of the model, that are not to be pruned.
+
+    Args:
+        patterns: names, patterns, `first` and `last`; the last layer is the classifier in most networks.
+        names: canonical names.
+
+    Raises:
+        PruningError: if a pattern fits none.
+    """
+    names = list(names)
+    places = {"first": names[0], "last": names[-1]}
+    patterns = [places.get(pattern, pattern) for pattern in patterns]
+    known(patterns, names)
+    return {name for name in names if any(fits(name, pattern) for pattern in patterns)}

@@ -1,0 +1,143 @@
+"""Measures a checkpoint under attack, and keeps verdicts, examples and curves next to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+
+from hydraprune.attacks.transfer import Transfer
+from hydraprune.core.attack import Attack
+from hydraprune.core.checkpoint import read_json, save_tensors, write_json
+from hydraprune.core.results import Record
+from hydraprune.core.threat import ThreatModel
+from hydraprune.data import Dataset
+from hydraprune.evaluate import Evaluation, evaluate
+from hydraprune.evaluate.size import macs
+from hydraprune.evaluate.verdicts import load as load_verdicts
+from hydraprune.evaluate.verdicts import save as save_verdicts
+from hydraprune.recipes.checkpoint import MODEL, Meta, load
+from hydraprune.recipes.schema import Evaluate, Recipe
+from hydraprune.train.hooks import progress_bar
+
+VERDICTS, EXAMPLES, CURVES = "verdicts.safetensors", "examples.safetensors", "curves.json"
+STATE = "evaluation.state.safetensors"
+FARTHEST, POINTS = 4, 41
+"""A security curve reaches to so many radii of the threat model, at so many points."""
+
+
+def measure(
+    folder: Path,
+    recipe: Recipe,
+    stage: Evaluate,
+    *,
+    data: Dataset,
+    fabric: Fabric,
+    console: Console,
+    surrogates: Mapping[str, Path] | None = None,
+) -> Record:
+    """Clean and robust accuracy of the checkpoint in `folder` under the recipe's threat model.
+
+    Verdicts that are kept there already, of the same network and with the same settings, are taken over; a killed call
+    goes on after the last batch of an attack that it finished.
+
+    Args:
+        folder: of a finished stage.
+        recipe: data, threat model and seed.
+        stage: the attacks.
+        data: its test images are used.
+        fabric: the machine.
+        console: for progress.
+        surrogates: name -> folder of a checkpoint, on which images are found that are tried on this one.
+
+    Returns:
+        The record of everything that is known of the checkpoint under this threat model.
+    """
+    model, meta = load(folder)
+    model = fabric.to_device(model)
+    attacks = [*stage.attacks, *(_transfer(name, path) for name, path in (surrogates or {}).items())]
+    files = place(folder, meta, recipe.threat)
+    settings = {attack.name: attack.plain() | {"seed": recipe.seed} for attack in attacks}
+    network = meta.sha256[MODEL]
+    known, earlier = _known(files, network, recipe.threat, settings)
+    header = {"seed": recipe.seed, "network": network, "attacks": earlier | settings}
+    images = data.test if stage.samples is None else data.test.take(stage.samples)
+    batches = images.batches(stage.batch_size, seed=0, device=fabric.device)
+    with progress_bar(console) as bar:
+        task = bar.add_task(f"{folder.name}: evaluate", total=(1 + len(attacks)) * len(batches), note="")
+        evaluation = evaluate(
+            model,
+            batches.epoch(0),
+            threat=recipe.threat,
+            attacks=attacks,
+            seed=recipe.seed,
+            attack_samples={a.name: stage.attack_samples[a.kind] for a in attacks if a.kind in stage.attack_samples},
+            known=known,
+            progress=lambda what, done, total: bar.update(task, advance=1, note=what),
+            keep=partial(save_verdicts, files / STATE, meta=header, examples=True),
+        )
+    _keep(files, evaluation, header)
+    size, _ = macs(model, data.shape)
+    record = evaluation.record(
+        stage=folder.name,
+        pruner=meta.pruner,
+        kept=meta.kept,
+        total=meta.total,
+        seed=recipe.seed,
+        macs=size.kept,
+        macs_dense=size.dense,
+    )
+    robust = ", ".join(f"{name} {value:.3f}" for name, value in record.robust_accuracy.items())
+    console.print(f"{folder}: sparsity {record.sparsity:.3f}, clean {record.clean_accuracy:.3f}, {robust}")
+    return record
+
+
+def place(folder: Path, meta: Meta, threat: ThreatModel | None) -> Path:
+    """Where the files of an evaluation lie: next to the checkpoint, or below it for another threat than its own."""
+    if threat is None or threat == meta.threat or meta.threat is None:
+        return folder
+    return folder / f"{threat.norm}-{threat.eps:g}"
+
+
+def _transfer(name: str, folder: Path) -> Attack:
+    model, meta = load(folder)
+    return Transfer(surrogate=model, origin=name, digest=meta.sha256[MODEL])
+
+
+def _known(
+    files: Path, network: str, threat: ThreatModel | None, settings: Mapping[str, Any]
+) -> tuple[Evaluation | None, dict[str, Any]]:
+    """Verdicts on this network that were not made by one of the attacks with other settings; and their settings."""
+    path = files / STATE if (files / STATE).exists() else files / VERDICTS
+    if not path.exists():
+        return None, {}
+    found, meta = load_verdicts(path)
+    if meta["network"] != network or found.threat != threat:
+        return None, {}
+    same = {name: how for name, how in meta["attacks"].items() if settings.get(name, how) == how}
+    # Only a killed call's time belongs to this one.
+    return replace(found.only(set(same)), seconds=found.seconds if path.name == STATE else 0.0), same
+
+
+def _keep(files: Path, found: Evaluation, header: dict[str, Any]) -> None:
+    """Write the files; the state goes last, so that a kill in between loses nothing."""
+    attacks = [name for name, example in found.example.items() if len(example["label"])]
+    if attacks and found.threat is not None:
+        strongest = min(attacks, key=lambda name: found.robust_accuracy[name])
+        save_tensors(files / EXAMPLES, found.example[strongest], {"attack": strongest, "eps": found.threat.eps})
+    if found.distance and found.threat is not None:
+        radii = torch.linspace(0, FARTHEST * found.threat.eps, POINTS, dtype=torch.float64)
+        curves = {
+            name: {"eps": radii.tolist(), "accuracy": accuracy.tolist()}
+            for name, accuracy in found.security(radii).items()
+        }
+        before = read_json(files / CURVES) if (files / CURVES).exists() else {}
+        write_json(files / CURVES, before | {"security": curves})
+    save_verdicts(files / VERDICTS, found, header)
+    (files / STATE).unlink(missing_ok=True)

@@ -1,0 +1,191 @@
+"""What was measured, as charts: against sparsity, radius and epoch."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydraprune.report.experiment import PROVED, Entry, Setting, Spread, interval, titled
+from hydraprune.report.folder import Network
+from hydraprune.report.matrix import percent
+from hydraprune.report.plot import Plot, Point, Series, plot
+
+KNOWN = {"dense": "ink", "hydra": 0, "magnitude": 1, "random": 2}
+STYLES = 9
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Charts that share a legend.
+
+    Attributes:
+        title: over all of them.
+        plots: the charts.
+        caption: what they show, and how to read them.
+    """
+
+    title: str
+    plots: list[Plot]
+    caption: str = ""
+
+    @property
+    def legend(self) -> list[Series]:
+        """One series of each name."""
+        every = [drawn.series for one in self.plots for drawn in one.drawn if drawn.series.name]
+        return list({series.name: series for series in reversed(every)}.values())[::-1]
+
+
+class Palette:
+    """A colour and a mark for every label, the same all over the page."""
+
+    def __init__(self, labels: Iterable[str]) -> None:
+        others = [label for label in dict.fromkeys(labels) if label not in KNOWN]
+        self._styles: dict[str, int | str] = {**KNOWN}
+        self._styles |= {label: 3 + number % (STYLES - 3) for number, label in enumerate(others)}
+
+    def __getitem__(self, label: str) -> int | str:
+        return self._styles.get(label, "ink")
+
+
+def spread_of(figure: dict[str, Any]) -> str:
+    """How sure a figure of `summary.rows` is: its seeds, or the interval that the number of images allows."""
+    if figure["std"] is not None:
+        return "seeds " + ", ".join(percent(value) for value in figure["values"])
+    low, high = interval(figure["mean"], figure["samples"])
+    return f"95 % interval {percent(low)} to {percent(high)}, {figure['samples']:,} images"
+
+
+def against_sparsity(setting: Setting, palette: Palette) -> Figure | None:
+    """Accuracy of every method, a chart for each attack and for clean accuracy."""
+    if not setting.pruned:
+        return None
+    names = [name for name in setting.columns() if name != "clean" and not name.startswith("certified ")] + ["clean"]
+    groups = setting.by_sparsity()
+    ticks = {_ratio(group[0]): f"{100 * group[0].sparsity:.3g}" for group in groups}
+    plots = []
+    for name in names:
+        series = [
+            Series(
+                label,
+                palette[label],
+                [_measured(e, name) for e in setting.pruned if e.label == label and name in e.row["figures"]],
+            )
+            for label in dict.fromkeys(entry.label for entry in setting.pruned)
+        ]
+        if setting.dense is not None and name in setting.dense.row["figures"]:
+            series.append(Series("dense", "ink", [_measured(setting.dense, name)], line="rule", dash=2))
+        plots.append(
+            plot(
+                [one for one in series if one.points],
+                title=name if name == "clean" or name.startswith(PROVED) else f"under {name}",
+                x_label="weights removed (%)",
+                y_label="accuracy (%)",
+                x_ticks=ticks,
+                y_range=(0, None),
+                log_x=True,
+            )
+        )
+    caption = (
+        "Bars: one standard deviation over seeds; for a single run, the 95 % interval that the number of test images "
+        "allows. The horizontal axis is spaced by compression."
+    )
+    return Figure(setting.heading, plots, caption)
+
+
+def _ratio(entry: Entry) -> float:
+    return float(entry.row["total"] / max(entry.row["kept"], 1))
+
+
+def _measured(entry: Entry, name: str) -> Point:
+    figure = entry.row["figures"][name]
+    mean, std = figure["mean"], figure["std"]
+    low, high = (mean - std, mean + std) if std is not None else interval(mean, figure["samples"])
+    tip = f"{entry.name}, {name}: {percent(mean, std)} % ({spread_of(figure)})"
+    return Point(_ratio(entry), 100 * mean, tip, 100 * max(low, 0), 100 * min(high, 1))
+
+
+def _by_sparsity(
+    setting: Setting,
+    palette: Palette,
+    read: Callable[[Network], dict[float, float]],
+    x_label: str,
+    line: str = "line",
+) -> list[Plot]:
+    """A chart for each sparsity, with the dense network in all of them, of the curves that `read` finds."""
+    groups = setting.by_sparsity() or [[]]
+    dense = [setting.dense] if setting.dense is not None else []
+    plots = []
+    for group in groups:
+        curves = [(entry, entry.over_seeds(read)) for entry in [*group, *dense]]
+        if not any(curve for entry, curve in curves if entry in group or not group):
+            continue
+        title = f"{100 * group[0].sparsity:.3g} % of weights removed" if group else "dense"
+        series = [_curve(entry, curve, palette, line, x_label) for entry, curve in curves if curve]
+        plots.append(plot(series, title=title, x_label=x_label, y_label="accuracy (%)", y_range=(0, None)))
+    return plots
+
+
+def _curve(entry: Entry, curve: dict[float, Spread], palette: Palette, line: str, x_label: str) -> Series:
+    points = []
+    for x, y in curve.items():
+        ends = (
+            (100 * (y.mean - y.std), 100 * (y.mean + y.std)) if y.std is not None and line == "line" else (None, None)
+        )
+        points.append(Point(x, 100 * y.mean, f"{entry.name}: {percent(y.mean, y.std)} % at {x:.4g}", *ends))
+    return Series(entry.label, palette[entry.label], points, line=line, marks=len(points) < 12, dash=2 * entry.dense)
+
+
+def security(setting: Setting, palette: Palette) -> list[Figure]:
+    """Accuracy against the radius of the attack."""
+    found: dict[str, None] = {}
+    for entry in setting.entries:
+        for network in entry.seeds:
+            found |= dict.fromkeys(_security(network))
+    figures = []
+    for attack in found:
+        plots = _by_sparsity(
+            setting, palette, lambda n, attack=attack: _security(n).get(attack), "radius of the attack"
+        )  # type: ignore[misc]
+        caption = "The share of test images that are still classified correctly when the attack may go this far."
+        figures.append(Figure(titled(setting.heading, attack), plots, caption))
+    return figures
+
+
+def _security(network: Network) -> dict[str, dict[float, float]]:
+    return network.json("curves.json", _curves) or {}
+
+
+def _curves(value: Any) -> dict[str, dict[float, float]]:
+    found = value.get("security") or {}
+    return {name: dict(zip(curve["eps"], curve["accuracy"], strict=True)) for name, curve in found.items()}
+
+
+def certified(setting: Setting, palette: Palette) -> list[Figure]:
+    """Certified accuracy of the smoothed networks against the radius, for each file of certificates."""
+    files = {id(network): network.lines("radius", _certificate) for e in setting.entries for network in e.seeds}
+    return [_certified(setting, palette, name, files) for name in dict.fromkeys(n for f in files.values() for n in f)]
+
+
+def _certified(
+    setting: Setting, palette: Palette, name: str, files: dict[int, dict[str, list[tuple[bool, float]]]]
+) -> Figure:
+    largest = max(radius for found in files.values() for _, radius in found.get(name, []))
+    grid = [largest * number / 48 for number in range(49)]
+
+    def read(network: Network) -> dict[float, float]:
+        images = files[id(network)].get(name)
+        return {r: statistics.fmean(right and radius >= r for right, radius in images) for r in grid} if images else {}
+
+    plots = _by_sparsity(setting, palette, read, "certified ℓ2 radius", line="step")
+    caption = (
+        "Randomized smoothing: the share of images whose class cannot change within that ℓ2 radius; each certificate "
+        "holds with the probability that its settings state."
+    )
+    return Figure(titled(setting.heading, name), plots, caption)
+
+
+def _certificate(line: dict[str, Any]) -> tuple[bool, float]:
+    """Whether an image is classified correctly, and its certified radius."""
+    return line["prediction"] == line["label"], float(line["radius"])

@@ -1,0 +1,93 @@
+"""What pruning costs beyond the mean: classes that lose more than others, changed answers, calibration."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hydraprune.evaluate.verdicts import Evaluation, load
+from hydraprune.report.experiment import Entry, titled
+from hydraprune.report.folder import Network
+from hydraprune.report.matrix import Cell, Matrix, points, shaded, signed
+from hydraprune.report.proofs import share
+
+CLASSES, BINS = 20, 15
+"""Rows of a table of classes (where there are more, those that lose most), and bins of the calibration error."""
+
+
+def verdicts(network: Network | None) -> Evaluation | None:
+    """Those beside a network's checkpoint."""
+    return network.read(lambda path: load(path)[0], "verdicts.safetensors") if network is not None else None
+
+
+def per_class(right: Tensor, label: Tensor) -> Tensor:
+    """(K,) float: the share of each class's images for which `right` (n,) is true; NaN for a class without images."""
+    classes = int(label.max()) + 1
+    label = label[: len(right)]
+    return torch.bincount(label, weights=right.double(), minlength=classes) / torch.bincount(label, minlength=classes)
+
+
+def calibration_error(found: Evaluation) -> float:
+    """Expected calibration error: the mean gap between confidence and accuracy over equally wide bins of confidence."""
+    bins = (found.confidence.double() * BINS).long().clamp(0, BINS - 1)
+    gaps = torch.bincount(bins, weights=found.confidence.double() - found.correct.double(), minlength=BINS)
+    return float(gaps.abs().sum() / len(bins))
+
+
+def changes(heading: str, entries: list[Entry]) -> Matrix | None:
+    """What differs between the pruned networks and the dense one of their run."""
+    rows = [(entry.name, cells) for entry in entries if (cells := _changes(entry))]
+    columns = ["changed %", "lost %", "won %", "ECE %", "ECE dense %"]
+    caption = (
+        "Changed: images that get another class than from the dense network of the same run. Lost: right before, wrong "
+        "now; won: the reverse. ECE: the mean gap between confidence and accuracy (15 bins)."
+    )
+    return Matrix(titled(heading, "changed answers and calibration"), "network", columns, rows, caption) if rows else None
+
+
+def _changes(entry: Entry) -> list[Cell]:
+    found = []
+    for before, after in _pairs(entry):
+        flipped = before.prediction != after.prediction
+        shares = [flipped, before.correct & ~after.correct, ~before.correct & after.correct]
+        found.append([*(s.double().mean().item() for s in shares), calibration_error(after), calibration_error(before)])
+    return [share(values) for values in zip(*found, strict=True)]
+
+
+def by_class(heading: str, entries: list[Entry], attack: str | None) -> Matrix | None:
+    """Points that each class loses to pruning: clean accuracy, or accuracy under `attack`."""
+    columns = [(entry.name, lost) for entry in entries if (lost := _lost(entry, attack)) is not None]
+    if not columns:
+        return None
+    every = torch.stack([lost for _, lost in columns], dim=1)
+    order = every.nan_to_num().amin(1).argsort()[:CLASSES].sort().values.tolist()
+    largest = max(0.1, float(every.nan_to_num().abs().max()))
+
+    def cell(row: int, column: int) -> Cell:
+        value = float(every[order[row], column])
+        return Cell("–") if value != value else Cell(points(value), value, signed(value, largest))
+
+    what = f"accuracy under {attack}" if attack else "clean accuracy"
+    few = f", the {CLASSES} classes that lose most" if len(every) > CLASSES else ""
+    caption = f"Change of {what} against the dense network of the same run, in points{few}."
+    return shaded(titled(heading, f"{what} of each class"), "class", [name for name, _ in columns], [str(c) for c in order], cell, caption)
+
+
+def _pairs(entry: Entry) -> list[tuple[Evaluation, Evaluation]]:
+    """(dense, pruned) verdicts of each run that has both."""
+    pairs = [(verdicts(network.run.dense), verdicts(network)) for network in entry.seeds]
+    return [(before, after) for before, after in pairs if before and after and torch.equal(before.label, after.label)]
+
+
+def _lost(entry: Entry, attack: str | None) -> Tensor | None:
+    """(K,) change per class, mean over seeds."""
+    changes = []
+    for before, after in _pairs(entry):
+        shares = [
+            per_class(v.survived[attack] if attack else v.correct, v.label)
+            for v in (after, before)
+            if not attack or attack in v.survived
+        ]
+        if len(shares) == 2 and shares[0].shape == shares[1].shape:
+            changes.append(shares[0] - shares[1])
+    return torch.stack(changes).nanmean(0) if changes else None

@@ -1,0 +1,234 @@
+"""Run folders as they are found: whole, half-written, damaged or missing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from torch import Tensor
+
+from hydraprune.core.checkpoint import load_tensors, read_json, unpack_mask
+from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
+from hydraprune.core.results import Record
+from hydraprune.report.summary import networks, read_records
+
+T = TypeVar("T")
+MARKERS = ("recipe.yaml", "results.json")
+
+
+@dataclass
+class Network:
+    """A checkpoint of a run, and what lies beside it. Files are read when they are asked for.
+
+    Attributes:
+        run: the run that it belongs to; it notes what cannot be read.
+        stage: its folder inside the run.
+        meta: `checkpoint.json`; empty if there is none.
+        record: what evaluation found; None if it was not measured.
+    """
+
+    run: Run
+    stage: str
+    meta: dict[str, Any]
+    record: Record | None
+
+    @property
+    def pruner(self) -> str:
+        """How its connections were chosen; "dense" without a pruner."""
+        name = self.record.pruner if self.record is not None else self.meta.get("pruner")
+        return str(name or "dense")
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the prunable weights that is gone."""
+        return self.record.sparsity if self.record is not None else float(self.meta.get("sparsity", 0))
+
+    @property
+    def name(self) -> str:
+        """For columns and legends."""
+        return self.pruner if not self.sparsity else f"{self.pruner} {100 * self.sparsity:.3g} %"
+
+    def read(self, reader: Callable[[Path], T], file: str) -> T | None:
+        """What `reader` makes of a file beside the checkpoint; None if it is missing or damaged."""
+        return self.run.read(reader, self.stage, file)
+
+    def json(self, file: str, parse: Callable[[Any], T]) -> T | None:
+        """What `parse` makes of a JSON file beside the checkpoint; None if it is missing or damaged."""
+        return self.read(lambda path: parse(read_json(path)), file)
+
+    def tensors(self, file: str, parse: Callable[[dict[str, Tensor], dict[str, Any]], T]) -> T | None:
+        """What `parse` makes of tensors and their meta data; None if they are missing or damaged."""
+        return self.read(lambda path: parse(*load_tensors(path)), file)
+
+    def masks(self) -> dict[str, Tensor]:
+        """Canonical name -> mask; empty for a dense network."""
+        return self.tensors("masks.safetensors", _unpacked) or {}
+
+    def lines(self, key: str, parse: Callable[[dict[str, Any]], T]) -> dict[str, list[T]]:
+        """File stem -> parsed records, for the JSON-lines files beside the checkpoint whose records have `key`."""
+        found = {}
+        for path in sorted((self.run.path / self.stage).glob("*.jsonl")):
+            records = self.read(lambda p: [parse(r) for r in _json_lines(p) if key in r], path.name)
+            if records:
+                found[path.stem] = records
+        return found
+
+
+@dataclass
+class Run:
+    """What there is of a run.
+
+    Attributes:
+        path: its folder.
+        recipe: as written, unvalidated; empty if unreadable.
+        environment: the machine.
+        metrics: one record per epoch and stage.
+        networks: its checkpoints, and what was measured.
+        problems: what is missing or cannot be read, in words.
+    """
+
+    path: Path
+    recipe: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    networks: list[Network] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def measured(self) -> list[Network]:
+        """The networks that were evaluated: the dense one first, then by sparsity."""
+        return sorted((n for n in self.networks if n.record is not None), key=lambda n: n.sparsity)
+
+    @property
+    def dense(self) -> Network | None:
+        """The network that pruning started from."""
+        return next((n for n in reversed(self.networks) if n.pruner == "dense"), None)
+
+    @property
+    def pruned(self) -> list[Network]:
+        """Measured networks with masks."""
+        return [n for n in self.measured if n.pruner != "dense"]
+
+    def read(self, reader: Callable[[Path], T], *parts: str) -> T | None:
+        """What `reader` makes of a file; None if it is missing, and a noted problem if it is damaged."""
+        path = self.path.joinpath(*parts)
+        if not path.exists():
+            return None
+        try:
+            return reader(path)
+        except (HydrapruneError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            text = f"{type(error).__name__}: {error}" if not isinstance(error, HydrapruneError) else str(error)
+            problem = f"{'/'.join(parts)} left out: {text}"
+            if problem not in self.problems:
+                self.problems.append(problem)
+            return None
+
+
+def find_runs(paths: Sequence[Path]) -> list[Run]:
+    """The runs at `paths`: each a run folder, or a folder with run folders somewhere below.
+
+    A path without a run is a run with a problem.
+
+    Raises:
+        SpecError: if there is no run at all.
+    """
+    runs = []
+    for path in paths:
+        folders = [path] if _is_run(path) else list(_below(path))
+        runs += [read_run(folder) for folder in folders] or [Run(path, problems=["there is no run in this folder"])]
+    if not any(run.recipe or run.networks or run.metrics for run in runs):
+        names = ", ".join(str(path) for path in paths)
+        raise SpecError(f"no run in {names}; give folders that `hydraprune run` wrote, or a folder of such folders")
+    return runs
+
+
+def read_run(path: Path) -> Run:
+    """Read a run folder, and note what is wrong with it."""
+    run = Run(path)
+    run.recipe = run.read(_yaml, "recipe.yaml") or {}
+    run.environment = run.read(_mapping, "environment.json") or {}
+    run.metrics = run.read(_json_lines, "metrics.jsonl") or []
+    records = networks(run.read(lambda _: read_records(path), "results.json") or [])
+    metas = {}
+    for file in sorted(path.rglob("checkpoint.json")):
+        stage = file.parent.relative_to(path).as_posix()
+        metas[stage] = run.read(_mapping, stage, file.name) or {}
+    order = [str(line.get("stage")) for line in run.metrics] + [*records, *metas]
+    stages = [stage for stage in dict.fromkeys(order) if stage in records or stage in metas]
+    run.networks = [Network(run, stage, metas.get(stage, {}), records.get(stage)) for stage in stages]
+    if not run.recipe:
+        run.problems.append("recipe.yaml is missing or unreadable")
+    wanted, found = _wanted(run.recipe), len(run.measured)
+    if found < wanted:
+        last = run.metrics[-1] if run.metrics else {}
+        place = f"; it stands at epoch {last.get('epoch')} of {last.get('stage')}" if last else ""
+        run.problems.append(f"{found} of {wanted} networks measured{place}")
+    return run
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / marker).is_file() for marker in MARKERS)
+
+
+def _below(path: Path) -> Iterable[Path]:
+    for folder, children, _ in os.walk(path):
+        children.sort()
+        if _is_run(Path(folder)):
+            children.clear()
+            yield Path(folder)
+
+
+def _wanted(recipe: dict[str, Any]) -> int:
+    """How many networks the evaluations of `recipe` are to measure; 0 if it cannot be read."""
+    try:
+        compare = recipe.get("compare")
+        branches = len(compare["pruners"]) * len(compare["sparsities"]) if compare else 1
+        fits: dict[str, int] = {}
+        wanted: dict[str, int] = {}
+        for stage in recipe.get("stages", []):
+            if stage["kind"] == "fit":
+                pruned = stage.get("pruner") or branches in fits.values()
+                fits[stage["name"]] = branches if pruned else 1
+            elif stage["kind"] == "evaluate":
+                names = stage.get("of") or list(fits)[-1:]
+                wanted |= {name: fits[name] for name in names}
+        return sum(wanted.values())
+    except (KeyError, TypeError, AttributeError):
+        return 0
+
+
+def _unpacked(bits: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: unpack_mask(value, tuple(meta["shapes"][name])) for name, value in bits.items()}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"no YAML ({' '.join(str(error).split())})") from None
+    return _checked(value)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    return _checked(read_json(path))
+
+
+def _checked(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise CheckpointError("no mapping")
+    return value
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines; a last line that was cut off is left out."""
+    *lines, last = path.read_text().split("\n")
+    records = [_checked(json.loads(line)) for line in lines if line]
+    try:
+        return [*records, _checked(json.loads(last))]
+    except (ValueError, CheckpointError):
+        return records

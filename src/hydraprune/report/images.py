@@ -1,0 +1,80 @@
+"""Adversarial examples as small pictures inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hydraprune.report.experiment import Entry, titled
+
+SHOWN, SIDE = 8, 96
+"""Examples of each network, and the largest side of a picture in pixels."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image before and after: pictures are data URIs of PNG files."""
+
+    image: str
+    perturbation: str
+    adversarial: str
+    label: int
+    prediction: int
+    attacked: int
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Examples that an attack broke in one network.
+
+    Attributes:
+        title: the network.
+        attack: what found them.
+        amplified: by how much the perturbations are enlarged.
+        examples: the first of them.
+    """
+
+    title: str
+    attack: str
+    amplified: float
+    examples: list[Example]
+
+
+def gallery(heading: str, entry: Entry) -> Gallery | None:
+    """The examples beside a network's checkpoint, of its first run that has some."""
+    title = titled(heading, entry.name)
+    for network in entry.seeds:
+        found = network.tensors("examples.safetensors", lambda tensors, meta: _gallery(title, tensors, meta))
+        if found is not None and found.examples:
+            return found
+    return None
+
+
+def _gallery(title: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Gallery:
+    image, adversarial = tensors["image"][:SHOWN], tensors["adversarial"][:SHOWN]
+    change = adversarial - image
+    factor = 0.5 / max(float(change.abs().max()) if len(change) else 0.0, 1e-6)
+    verdicts = zip(*(tensors[f"{name}prediction"][:SHOWN].tolist() for name in ("", "adversarial_")), strict=True)
+    labels = tensors["label"][:SHOWN].tolist()
+    examples = [
+        Example(_png(x), _png(0.5 + factor * (changed - x)), _png(changed), label, *verdict)
+        for x, changed, label, verdict in zip(image, adversarial, labels, verdicts, strict=True)
+    ]
+    return Gallery(title, str(meta.get("attack", "attack")), factor, examples)
+
+
+def _png(image: Tensor) -> str:
+    """`image` (C, H, W) in [0, 1], grey or colour, as a data URI; large ones are made smaller."""
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    array = pixels[0].numpy() if len(pixels) != 3 else pixels.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(array)
+    picture.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    picture.save(file, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,60 @@
+"""One page of HTML about a run, several runs or a study; it needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hydraprune.core.checkpoint import write_atomically
+from hydraprune.report.experiment import settings_of
+from hydraprune.report.folder import Run, find_runs
+from hydraprune.report.sections import PICTURED, sections, tiles
+
+
+def write_page(paths: Sequence[Path], out: Path) -> None:
+    """Write the page about the runs at `paths` (run folders, or folders of them) to `out`.
+
+    What is missing, half-written or damaged is listed on the page and does not stop it.
+
+    Raises:
+        SpecError: if there is no run at all.
+        TrainingError: if the disk refuses.
+    """
+    write_atomically(out, render(find_runs(paths)).encode())
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page about `runs`: text from their files is escaped, and the page may load and send nothing."""
+    settings = settings_of(runs)
+    names = list(dict.fromkeys(experiment.name for setting in settings for experiment in setting.experiments))
+    static = {kind: files("hydraprune.report").joinpath(f"static/page.{kind}").read_text() for kind in ("css", "js")}
+    environment = Environment(
+        loader=PackageLoader("hydraprune.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("page.html").render(
+        title=names[0] if len(names) == 1 else f"{len(names)} experiments, {len(runs)} runs",
+        about=runs[0].recipe.get("about", "") if len(names) == 1 else "",
+        settings=[setting.name for setting in settings],
+        attack=settings[0].attack() if settings else None,
+        tiles=tiles(settings),
+        sections=sections(runs, settings),
+        few=f"The first {PICTURED} of {len(names)} experiments." if len(names) > PICTURED else "",
+        version=version("hydraprune"),
+        style=Markup(static["css"]),
+        script=Markup(static["js"]),
+        # The page lets no script and no style run but its own.
+        digests={
+            kind: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for kind, text in static.items()
+        },
+    )
