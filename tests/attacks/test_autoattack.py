@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from hydraprune.attacks.apgd import APGD
 from hydraprune.attacks.autoattack import AutoAttack
+from hydraprune.attacks.square import Square
 from hydraprune.core.errors import EvaluationError
 from hydraprune.core.threat import ThreatModel
 
@@ -50,6 +52,54 @@ def test_equals_the_library_called_directly(norm, theirs, eps):
     assert 0 < (net(found).argmax(1) != y).sum() < len(x)
 
 
+CUSTOM = {
+    "plus": (AutoAttack(version="plus"), {"version": "plus"}),
+    "rand": (AutoAttack(version="rand"), {"version": "rand"}),
+    "apgd-ce": (APGD(steps=7, restarts=2), {"version": "custom", "attacks": ["apgd-ce"]}),
+    "apgd-dlr": (APGD(loss="dlr", steps=7, restarts=2), {"version": "custom", "attacks": ["apgd-dlr"]}),
+    "apgd-t": (APGD(loss="targeted-dlr", steps=7, restarts=2), {"version": "custom", "attacks": ["apgd-t"]}),
+    "square": (Square(queries=30), {"version": "custom", "attacks": ["square"]}),
+}
+
+
+@pytest.mark.parametrize("name", CUSTOM)
+def test_other_versions_and_parts_equal_the_library_called_directly(name):
+    net, (attack, settings) = network(), CUSTOM[name]
+    x, y = images(net)
+    found = attack.search(net, x, y, ThreatModel(eps=0.05), torch.Generator().manual_seed(4))
+
+    seed = int(torch.randint(2**31, (), generator=torch.Generator().manual_seed(4)))
+    library = pyautoattack.AutoAttack(net, norm="Linf", eps=0.05, seed=seed, **settings)
+    if settings["version"] == "custom":
+        library.square.n_queries = 30
+        for part in (library.apgd, library.apgd_targeted):
+            part.n_iter, part.n_restarts = 7, 2
+        library.apgd_targeted.n_target_classes = 9
+    expected, _ = library.run_standard_evaluation(x, y, batch_size=500)
+    assert torch.equal(found, expected)
+    assert 0 < (net(found).argmax(1) != y).sum()
+
+
+def test_names_say_version_and_strength():
+    assert [attack.name for attack, _ in CUSTOM.values()] == [
+        "autoattack-plus", "autoattack-rand", "apgd-ce-7x2", "apgd-dlr-7x2", "apgd-targeted-dlr-7x2", "square-30",
+    ]  # fmt: skip
+    assert AutoAttack().name == "autoattack"
+
+
+def test_draws_are_averaged_where_asked():
+    net = network()
+    x, y = images(net)
+    passes = []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    counts = []
+    for samples in (1, 3):
+        passes.clear()
+        APGD(steps=5, eot_samples=samples).search(net, x, y, ThreatModel(eps=0.001), torch.Generator())
+        counts.append(len(passes))
+    assert counts[1] > 2 * counts[0]
+
+
 def test_is_quiet_and_leaves_random_numbers_tracing_and_model_alone(capfd):
     net, tracer = network(), lambda *_: None
     x, y = images(net)
@@ -79,5 +129,10 @@ def test_runs_with_fewer_than_ten_classes(classes):
 
 def test_refuses_three_classes():
     net = network(3)
-    with pytest.raises(EvaluationError, match="at least 4 classes, the network has 3"):
+    with pytest.raises(EvaluationError, match="apgd-t needs at least 4 classes, the network has 3; use pgd"):
         AutoAttack().search(net, *images(net), ThreatModel(eps=0.02), torch.Generator())
+    for attack in (APGD(), APGD(loss="dlr"), Square(queries=5), AutoAttack(version="rand")):
+        attack.search(net, *images(net), ThreatModel(eps=0.02), torch.Generator())
+    net = network(2)
+    with pytest.raises(EvaluationError, match="apgd-dlr needs at least 3 classes, the network has 2"):
+        APGD(loss="dlr").search(net, *images(net), ThreatModel(eps=0.02), torch.Generator())

@@ -136,7 +136,7 @@ def test_scaled_logits_have_scaled_bounds(method: Any) -> None:
     same(found(net, x, y, method), 8 * before)
 
 
-@every_method
+@pytest.mark.parametrize("method", ["ibp", "crown-ibp", "crown"])
 @pytest.mark.parametrize("name", NETS)
 def test_an_image_is_bounded_alike_in_any_company(name: str, method: Any) -> None:
     """Even one whose pixels reach neither 0 nor 1."""
@@ -155,7 +155,7 @@ def test_an_image_is_bounded_alike_in_any_company(name: str, method: Any) -> Non
 def test_bounds_loosen_with_the_radius(name: str, method: Any) -> None:
     net, x, y = build(name)
     before = None
-    for eps in (0, 1, 2, 4, 8, 16, 32):
+    for eps in (0, 1, 4, 16):
         threat = ThreatModel(eps=eps / 255)
         margins, (lower, upper) = margin_bounds(net, x, y, threat, method), logit_bounds(net, x, threat, method)
         ends = torch.stack([margins, lower, -upper]).detach()
@@ -218,8 +218,9 @@ class Margins(nn.Module):
         return self.bound.margins(self.net, Box(lower, upper), y)
 
 
-@every_method
-@pytest.mark.parametrize("factory", [mlp, conv])
+@pytest.mark.parametrize(
+    ("factory", "method"), [*[(mlp, m) for m in METHODS], (conv, "ibp"), (conv, "crown-ibp"), (conv, "symbolic")]
+)
 def test_gradients_are_those_of_the_numbers(factory: Any, method: Any) -> None:
     net, x, y = build(factory.__name__, 2)
     module, box = Margins(net, method), THREAT.box(x)
@@ -263,26 +264,24 @@ class Peak(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.live: dict[int, int] = {}
         self.users: dict[int, int] = defaultdict(int)
-        self.most = 0
+        self.now = self.most = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {id_of(t) for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         result = function(*args, **(kwargs or {}))
         for tensor in torch.utils._pytree.tree_leaves(result):
-            if isinstance(tensor, Tensor) and (id_of(tensor) in self.live or id_of(tensor) not in given):
-                key = id_of(tensor)
-                self.live[key] = tensor.untyped_storage().nbytes()
+            if isinstance(tensor, Tensor) and (self.users[id_of(tensor)] or id_of(tensor) not in given):
+                key, size = id_of(tensor), tensor.untyped_storage().nbytes()
+                self.now += 0 if self.users[key] else size
                 self.users[key] += 1
-                weakref.finalize(tensor, self.release, key)
-        self.most = max(self.most, sum(self.live.values()))
+                weakref.finalize(tensor, self.release, key, size)
+        self.most = max(self.most, self.now)
         return result
 
-    def release(self, key: int) -> None:
+    def release(self, key: int, size: int) -> None:
         self.users[key] -= 1
-        if not self.users[key]:
-            del self.live[key]
+        self.now -= 0 if self.users[key] else size
 
 
 def id_of(tensor: Tensor) -> int:
@@ -298,15 +297,15 @@ def peak(net: nn.Module, x: Tensor, method: str, chunk: int) -> int:
 
 @pytest.mark.parametrize("method", ["crown", "symbolic"])
 def test_memory_grows_by_a_few_layers_for_each_row_of_the_chunk(method: str) -> None:
-    width, images = 256, 4
+    width, images = 128, 2
     net = nn.Sequential(nn.Flatten(), *[nn.Linear(width, width), nn.ReLU()] * 3, nn.Linear(width, 4)).eval()
-    x = torch.rand(images, 1, 16, 16)
+    x = torch.rand(images, 1, 8, 16)
     row = width * x.element_size()
-    small, large, whole = (peak(net, x, method, chunk) for chunk in (16, 256, images * width))
-    assert row < (large - small) / 240 < 5 * row
-    assert small < 0.2 * whole
-    # Four more images are four more boxes for each step, and no more rows.
-    assert peak(net, torch.cat([x, x]), method, 16) - small < 4 * 8 * 4 * row
+    small, large, whole = (peak(net, x, method, chunk) for chunk in (16, 128, images * width))
+    assert row < (large - small) / 112 < 5 * row
+    assert small < 0.35 * whole
+    # More images are more boxes at each of the 8 steps, and no more rows.
+    assert peak(net, torch.cat([x, x]), method, 16) - small < 4 * 8 * images * row
 
 
 # ---------------------------------------------------------------- refusals

@@ -193,12 +193,13 @@ def test_evaluate_measures_a_checkpoint_again(succeeds, finished, tmp_path):
     text = succeeds("evaluate", "run/finetune", "--attacks", "fgsm", "--samples", "40")
     written = json.loads(Path("run/finetune/evaluation.json").read_text())
     before = json.loads((finished / "results.json").read_text())[1]
-    assert written["robust_accuracy"] == {"fgsm": before["robust_accuracy"]["fgsm"]}
+    assert written["robust_accuracy"] == before["robust_accuracy"]
     for key in ("clean_accuracy", "kept", "total", "pruner", "samples", "threat"):
         assert written[key] == before[key]
     assert f"clean {written['clean_accuracy']:.3f}, fgsm" in text
+    assert "written to run/finetune/evaluation.json" in text
     succeeds("evaluate", "run/finetune", "--attacks", "fgsm", "--samples", "40", "--set", "threat.eps=0")
-    written = json.loads(Path("run/finetune/evaluation.json").read_text())
+    written = json.loads(Path("run/finetune/linf-0/evaluation.json").read_text())
     assert written["robust_accuracy"] == {"fgsm": written["clean_accuracy"]}
 
 

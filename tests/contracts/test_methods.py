@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from hydraprune.attacks import ATTACKS
+from hydraprune.bounds import BOUNDS
 from hydraprune.core.errors import SpecError
 from hydraprune.data import SOURCES
 from hydraprune.masks import BUDGETS, STRUCTURES
@@ -13,11 +14,12 @@ from hydraprune.objectives import OBJECTIVES
 from hydraprune.pruners import PRUNERS
 from hydraprune.recipes.schema import STAGES
 
-REGISTRIES = (ATTACKS, BUDGETS, OBJECTIVES, PRUNERS, SOURCES, STAGES, STRUCTURES)
+REGISTRIES = (ATTACKS, BOUNDS, BUDGETS, OBJECTIVES, PRUNERS, SOURCES, STAGES, STRUCTURES)
 NEEDED = {
     "budget": {"sparsity": 0.5},
     "fit": {"name": "again", "over": "weights", "epochs": 1},
     "evaluate": {"attacks": ["fgsm"]},
+    "certify": {"bounds": ["ibp"]},
 }
 methods = [pytest.param(r, name, id=f"{r.noun}-{name}") for r in REGISTRIES for name in r.names()]
 pytestmark = pytest.mark.parametrize(("registry", "name"), methods)

@@ -25,8 +25,16 @@ pytestmark = pytest.mark.parametrize("name", OBJECTIVES.names())
 overs = pytest.mark.parametrize("over", ["weights", "scores"])
 
 
+def teacher():
+    """A network to distil from, with weights of its own."""
+    model = net().eval().requires_grad_(False)
+    for weight in MaskView(model).weights().values():
+        weight.copy_(weight.flip(0))
+    return model
+
+
 def context(threat, seed=0):
-    return Context(threat, torch.Generator().manual_seed(seed), Clock(0, 2, 1))
+    return Context(threat, torch.Generator().manual_seed(seed), Clock(0, 2, 1), teacher=teacher())
 
 
 @cache
@@ -107,9 +115,10 @@ def test_the_model_and_the_images_are_left_as_they_were(name, over):
     model, _ = pruned(over)
     images = Batch(batch().x.clone(), batch().y.clone())
     model[3].eval()
-    before = snapshot(model)
+    before, ctx = snapshot(model), usual(name)
     with once(model):
-        quick(OBJECTIVES.get(name), few=6)(model, images, usual(name))
+        quick(OBJECTIVES.get(name), few=6)(model, images, ctx)
+    ctx.settle()
     assert model[1].num_batches_tracked <= 3
     assert unchanged(model, before, but_statistics=True)
     assert torch.equal(images.x, batch().x)
@@ -142,7 +151,9 @@ def test_a_missing_threat_is_named_where_one_is_needed(name):
         _, loss, _ = step(name, "weights", context(None))
     except SpecError as error:
         complaint = str(error)
-    assert loss.value.isfinite() if complaint is None else complaint.startswith(f"objective {name!r} needs a threat")
+    kinds = [name, *(part.kind for part in OBJECTIVES.get(name)().parts())]
+    asked = tuple(f"objective {kind!r} needs a threat" for kind in kinds)
+    assert loss.value.isfinite() if complaint is None else complaint.startswith(asked)
 
 
 def test_under_autocast_it_stays_finite(name):
@@ -175,5 +186,6 @@ def test_it_trains(name, over):
         epochs=40,
         optim=Optim(kind="adam", lr=0.03),
         threat=usual(name).threat.model_copy(update={"eps": 2 / 255}),
+        teacher=teacher(),
     )
     assert history[-1]["loss"] < 0.9 * history[0]["loss"]

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from contracts.grouping import members
 from contracts.material import batch, net
-from hydraprune.core.errors import SpecError
+from hydraprune.core.errors import PruningError, SpecError
 from hydraprune.core.threat import ThreatModel
 from hydraprune.masks import BUDGETS, STRUCTURES
+from hydraprune.masks.macs import macs_per_weight
 from hydraprune.masks.source import LearnedMask
 from hydraprune.masks.view import MaskView
 from hydraprune.objectives.pgd import PGD
@@ -22,11 +24,24 @@ from hydraprune.train import Optim, fit
 THREAT = ThreatModel(eps=0.1)
 ROBUST = PGD(steps=1)
 
+PATTERNS = [name for name in STRUCTURES.names() if STRUCTURES.get(name)().sparsity is not None]
+"""Structures that take no budget."""
+GROUPED = [name for name in STRUCTURES.names() if name not in PATTERNS]
+
+
+def pairs(pruner):
+    """Budget and structure: all of either with two pruners, the commonest with the others."""
+    if pruner not in ("hydra", "magnitude"):
+        return [("uniform", "weight"), ("global", "weight"), ("uniform", "filter")]
+    grouped = [("uniform", structure) for structure in GROUPED] + [("global", "channel"), ("parameters", "block")]
+    single = [(budget, "weight") for budget in BUDGETS.names() if budget != "uniform"]
+    return grouped + single + [("flops", "filter")] + [(None, structure) for structure in PATTERNS]
+
+
 everything = [
     pytest.param(pruner, budget, structure, id=f"{pruner}-{budget}-{structure}")
     for pruner in PRUNERS.names()
-    for budget in BUDGETS.names()
-    for structure in STRUCTURES.names()
+    for budget, structure in pairs(pruner)
 ]
 combinations = pytest.mark.parametrize(("pruner", "budget", "structure"), everything)
 pruners = pytest.mark.parametrize("pruner", PRUNERS.names())
@@ -46,16 +61,16 @@ def probe(seed=0):
     return Probe(torch.Generator().manual_seed(seed), ROBUST, THREAT, lambda: [batch()])
 
 
-def pruned(model, pruner, budget, structure, sparsity, seed=0):
+def pruned(model, pruner, budget, structure, sparsity, seed=0, exempt=()):
     """A view of `model` with the masks of a finished pruning stage, and its process."""
-    view = MaskView(model)
-    chosen, shared = PRUNERS.get(pruner)(), BUDGETS.get(budget)(sparsity=sparsity)
+    view = MaskView(model, exempt)
+    chosen, shared = PRUNERS.get(pruner)(), budget and BUDGETS.get(budget)(sparsity=sparsity)
     return view, prune(view, chosen, shared, STRUCTURES.get(structure)(), probe(seed))
 
 
-def trained(model, pruner, budget, structure, sparsity, seed=0, epochs=5):
+def trained(model, pruner, budget, structure, sparsity, seed=0, epochs=5, exempt=()):
     """The same after the stage's training."""
-    view, process = pruned(model, pruner, budget, structure, sparsity, seed)
+    view, process = pruned(model, pruner, budget, structure, sparsity, seed, exempt)
     over = PRUNERS.get(pruner).over
     if over is not None:
         hooks = [] if process is None else [process]
@@ -67,27 +82,39 @@ def trained(model, pruner, budget, structure, sparsity, seed=0, epochs=5):
     return view
 
 
-def groups(mask, structure):
-    """(groups, weights in a group) of a mask whose groups lie one after the other."""
-    return mask.view(STRUCTURES.get(structure)().groups(tuple(mask.shape)), -1)
+def bound(view, structure):
+    """Name -> structure for the layer of that name."""
+    return {name: STRUCTURES.get(structure)().on(module) for name, (module, *_) in view.modules.items()}
 
 
 @combinations
 @pytest.mark.parametrize("sparsity", [0.5, 0.75])
 def test_exactly_as_many_groups_are_kept_as_the_budget_says(pruner, budget, structure, sparsity):
     view = trained(net(), pruner, budget, structure, sparsity)
-    masks, kept, sizes = view.masks(), 0, []
+    masks, kinds, kept, sizes = view.masks(), bound(view, structure), {}, {}
     weights = MaskView(net()).weights()
     assert masks.keys() == weights.keys()
     for name, mask in masks.items():
         assert (mask.dtype, mask.shape) == (torch.bool, weights[name].shape)
-        whole = groups(mask, structure)
-        assert torch.equal(whole.all(1), whole.any(1)), f"{name} has a group in pieces"
-        kept, sizes = kept + int(whole.all(1).sum()), [*sizes, len(whole)]
-        if budget == "uniform":
-            assert int(whole.all(1).sum()) == len(whole) - int(sparsity * len(whole))
+        pieces = [mask.flatten()[group] for group in members(kinds[name], view.modules[name][0])]
+        if structure in PATTERNS:
+            assert all(int(piece.sum()) == min(kinds[name].n, len(piece)) for piece in pieces)
+            continue
+        assert all(piece.all() == piece.any() for piece in pieces), f"{name} has a group in pieces"
+        kept[name], sizes[name] = sum(bool(piece.all()) for piece in pieces), len(pieces)
     # Removed counts are truncated, in each layer or over all of them.
-    assert kept in {sum(n - int(sparsity * n) for n in sizes), sum(sizes) - int(sparsity * sum(sizes))}
+    each = {name: size - int(sparsity * size) for name, size in sizes.items()}
+    total = sum(sizes.values()) - int(sparsity * sum(sizes.values()))
+    if budget in ("uniform", "table") and pruner != "harp":  # which learns what each layer keeps
+        assert kept == each
+    elif budget in ("parameters", "flops"):
+        costs = macs_per_weight(view, batch().x) if budget == "flops" else dict.fromkeys(masks, 1)
+        spent = sum(int(mask.sum()) * costs[name] for name, mask in masks.items())
+        whole = sum(mask.numel() * costs[name] for name, mask in masks.items())
+        dearest = max(int(kind.sizes(masks[name].shape).max()) * costs[name] for name, kind in kinds.items())
+        assert 0 <= whole - int(sparsity * whole) - spent < dearest
+    elif budget is not None:
+        assert sum(kept.values()) in (total, sum(each.values()))
     assert view.count().kept == sum(int(mask.sum()) for mask in masks.values())
     assert model_is_finite(view.model)
 
@@ -102,9 +129,9 @@ def test_what_is_kept_is_what_is_important(pruner, budget, structure):
         pytest.skip("its masks begin by a rule of its own")
     view, _ = pruned(net(), pruner, budget, structure, 0.5)
     scores = PRUNERS.get(pruner)().score(MaskView(net()), probe())
+    kinds = bound(view, structure)
     for name, mask in view.masks().items():
-        importance = STRUCTURES.get(structure)().pool(scores[name])
-        kept = groups(mask, structure).all(1)
+        importance, kept = kinds[name].pool(scores[name]), kinds[name].pool(mask.float()) >= 1
         if kept.any() and not kept.all():
             assert importance[kept].min() >= importance[~kept].max()
 
@@ -164,6 +191,8 @@ def test_the_random_numbers_of_others_are_left_alone(pruner, budget, structure):
 
 @combinations
 def test_sparsity_0_removes_nothing(pruner, budget, structure):
+    if budget is None:
+        pytest.skip("the structure says what is removed")
     view = trained(net(), pruner, budget, structure, 0)
     count = view.count()
     assert count.kept == count.total
@@ -237,6 +266,25 @@ def test_a_group_is_important_where_its_own_weights_are(structure, shape):
         assert importance.argmax() == group
         assert importance.min() >= 0
     assert torch.equal(covered, torch.ones(shape))
+
+
+@pruners
+def test_exempt_layers_stay_dense(pruner):
+    view = trained(Unseen(), pruner, "uniform", "weight", 0.5, epochs=2, exempt=["first", "head"])
+    assert set(view.masks()) == {f"{layer}.weight" for layer in ("mixing", "growing", "along")}
+    dense = {name for name, count in view.counts().items() if count.kept == count.total}
+    assert dense == {"grouped.weight", "head.weight"}
+    assert model_is_finite(view.model)
+
+
+@pruners
+@pytest.mark.parametrize("structure", ["weight", *PATTERNS])
+def test_a_budget_that_does_not_fit_the_structure_is_refused(pruner, structure):
+    budget = None if structure == "weight" else "uniform"
+    with pytest.raises(
+        PruningError, match="a pruner needs a budget" if budget is None else r"'uniform' does not apply"
+    ):
+        pruned(net(), pruner, budget, structure, 0.5)
 
 
 @pruners

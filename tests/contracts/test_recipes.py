@@ -10,6 +10,7 @@ from hydraprune.attacks.fgsm import FGSM
 from hydraprune.evaluate import evaluate
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
+from hydraprune.recipes.certify import Certify
 from hydraprune.recipes.library import load_recipe, names
 from hydraprune.recipes.plan import plan
 from hydraprune.recipes.runner import run
@@ -50,6 +51,8 @@ def shortened(name, data, *more):
             kinds = dict.fromkeys("fgsm" if attack.kind == "autoattack" else attack.kind for attack in stage.attacks)
             attacks = [{"kind": kind, **(few if kind == "pgd" else {})} for kind in kinds]
             overrides += [f"{at}.attacks={json.dumps(attacks)}", f"{at}.attack_samples={{}}", f"{at}.samples=4"]
+        elif isinstance(stage, Certify):
+            overrides += [f"{at}.samples=4"] + ([f"{at}.smoothing.n=20"] if stage.smoothing else [])
     for path, method in methods.items():
         overrides += [f"{path}.steps=1"] if "steps" in type(method).model_fields else []
     if recipe.compare is not None:
@@ -72,7 +75,7 @@ def test_a_recipe_runs_from_end_to_end(name, folder, tmp_path):
     assert {path: epochs.count(path) for path in epochs} == {
         job.path: job.stage.epochs for job in trained if job.stage.epochs
     }
-    targets = [target for job in jobs for target in job.targets]
+    targets = list(dict.fromkeys(target for job in jobs for target in job.targets))
     assert [record.stage for record in records] == targets
     sparsities = {job.path: job.stage.budget.sparsity for job in trained if job.stage.budget}
     for record in records:

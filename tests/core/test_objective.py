@@ -39,3 +39,19 @@ def test_the_frozen_network_follows_the_clock_and_the_model():
     other = nn.Linear(3, 2)
     assert torch.equal(ctx.frozen(other)(x), other(x))
     assert torch.equal(ctx.frozen(model)(x), model(x))
+
+
+def test_the_teacher_is_there_or_asked_for():
+    ctx, teacher = context(), nn.Linear(3, 2)
+    with pytest.raises(SpecError, match=r"objective 'distill' needs a teacher; add `teacher: NAME`"):
+        ctx.taught_by("distill")
+    ctx.teacher = teacher
+    assert ctx.taught_by("distill") is teacher
+
+
+def test_what_is_left_to_undo_is_undone_once_and_last_first():
+    ctx, done = context(), []
+    ctx.after_backward += [lambda: done.append("first"), lambda: done.append("second")]
+    ctx.settle()
+    ctx.settle()
+    assert done == ["second", "first"]

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from contracts.grouping import members
 from hydraprune.core.errors import SpecError
 from hydraprune.masks import STRUCTURES
 from hydraprune.masks.source import selected
-from hydraprune.masks.structures import Block, Channel, Filter, NOfM, Structure, Weight
+from hydraprune.masks.structures import Block, Channel, Filter, NOfM, Weight
 
 LAYERS = {
     "conv": nn.Conv2d(3, 4, 2),
@@ -22,44 +23,6 @@ layers = pytest.mark.parametrize("layer", LAYERS)
 BLOCKS = [Block(), *(Block(rows=rows, columns=columns) for rows, columns in ((1, 4), (3, 2), (16, 16)))]
 KINDS = [Weight(), Filter(), Channel(), *BLOCKS]
 kinds = pytest.mark.parametrize("kind", KINDS, ids=repr)
-
-
-def sides(layer: nn.Module) -> list[tuple[int, int, int, int]]:
-    """(convolution group, output channel in it, input channel in it, kernel position) of every stored weight."""
-    weight, groups = layer.weight, getattr(layer, "groups", 1)
-    transposed = getattr(layer, "transposed", False)
-    found = []
-    for first in range(weight.shape[0]):
-        for second in range(weight.shape[1]):
-            group, own = divmod(first, weight.shape[0] // groups)
-            ends = (second, own) if transposed else (own, second)
-            found += [(group, *ends, position) for position in range(weight[0, 0].numel())]
-    return found
-
-
-def key(kind: Structure, side: tuple[int, int, int, int]) -> tuple[int, ...]:
-    """The group that a weight belongs to."""
-    group, output, inputs, position = side
-    match kind:
-        case Weight():
-            return side
-        case Filter():
-            return group, output
-        case Channel():
-            return group, inputs
-        case Block():
-            return group, output // kind.rows, inputs // kind.columns, position
-        case NOfM():
-            return group, output, position, inputs // kind.m
-    raise AssertionError(kind)
-
-
-def members(kind: Structure, layer: nn.Module) -> list[list[int]]:
-    """Places of the weights of every group."""
-    found: dict[tuple[int, ...], list[int]] = {}
-    for place, side in enumerate(sides(layer)):
-        found.setdefault(key(kind, side), []).append(place)
-    return list(found.values())
 
 
 @layers

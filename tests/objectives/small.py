@@ -43,7 +43,8 @@ def record(net: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     training, evaluation = [], []
 
     def note(module, inputs):
-        (training if module.training else evaluation).append(inputs[0].detach().clone())
+        if isinstance(inputs[0], Tensor):  # bounds trace the network without images
+            (training if module.training else evaluation).append(inputs[0].detach().clone())
 
     net.register_forward_pre_hook(note)
     return training, evaluation

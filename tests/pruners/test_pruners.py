@@ -132,14 +132,14 @@ def test_prune_takes_any_network(method, budget, structure):
     net = Unseen()
     view, budget = MaskView(net), budget(sparsity="7/10")
     stored = {name: weight.clone() for name, weight in view.weights().items()}
+    scores = method.score(view, seeded())
     prune(view, method, budget, structure, seeded())
-    structure = structure or Weight()
+    kinds = {name: (structure or Weight()).on(module) for name, (module,) in view.modules.items()}
     shapes = {name: tuple(weight.shape) for name, weight in stored.items()}
-    pooled = {name: structure.pool(score) for name, score in method.score(view, seeded()).items()}
-    kept = budget.allocate(pooled, shapes)
+    kept = budget.allocate({name: kinds[name].pool(score) for name, score in scores.items()}, shapes)
     assert list(kept) == [f"{layer}.weight" for layer in ("volume", "grouped", "up", "line", "head")]
     for name, count in view.counts().items():
-        assert count.kept == kept[name] * count.total // structure.groups(shapes[name])
+        assert count.kept == kept[name] * count.total // kinds[name].groups(shapes[name])
         assert torch.equal(view.weights()[name], stored[name])
     assert {type(source) for source in view.sources.values()} == {LearnedMask if method.over else FixedMask}
     assert net(X).isfinite().all()

@@ -180,7 +180,7 @@ def test_without_images_it_says_what_to_give(method):
         prune(MaskView(small()), PRUNERS.get(method)(), Uniform(sparsity=0.5))
 
 
-@pytest.mark.parametrize("method", ["snip", "grasp", "taylor", "synflow", "lamp"])
+@pytest.mark.parametrize("method", ["snip", "grasp", "taylor", "synflow", "lamp", "magnitude", "hydra"])
 def test_what_was_pruned_before_stays_pruned(method):
     """Even where weights are still stored below the mask."""
     view, pruner = MaskView(small()), PRUNERS.get(method)()

@@ -54,10 +54,13 @@ def whole(tmp_path_factory):
 def test_the_files_of_a_run(whole):
     out, _, _ = whole
     files = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
-    stages = {f"{stage}/{name}" for stage in ("pretrain", "prune", "finetune") for name in os.listdir(out / "pretrain")}
+    stages = {f"{stage}/{name}" for stage in ("pretrain", "prune", "finetune") for name in os.listdir(out / stage)}
     curves = {file for file in files if file.startswith("tensorboard/")}
     assert files - curves - stages == {"recipe.yaml", "environment.json", "metrics.jsonl", "results.json"}
-    assert set(os.listdir(out / "pretrain")) == {"model.safetensors", "masks.safetensors", "checkpoint.json"}
+    assert set(os.listdir(out / "prune")) == {"model.safetensors", "masks.safetensors", "checkpoint.json"}
+    for stage in ("pretrain", "finetune"):
+        more = set(os.listdir(out / stage)) - set(os.listdir(out / "prune"))
+        assert {"verdicts.safetensors"} <= more <= {"verdicts.safetensors", "examples.safetensors"}
     assert {Path(file).parent.name for file in curves} == {"pretrain", "prune", "finetune"}
     assert load_recipe(str(out / "recipe.yaml")) == tiny()
 
@@ -285,7 +288,8 @@ def test_the_best_epoch_is_handed_on(tmp_path, monkeypatch, accuracies, interrup
         epoch = Counting.epoch
         networks[epoch] = {name: value.clone() for name, value in tensors(model).items()}
         wins = torch.arange(10) < round(10 * accuracies[epoch - 1])
-        return Evaluation(torch.ones(10, dtype=torch.bool), {attack.name: wins for attack in attacks}, threat, 0.1)
+        zero = torch.zeros(10, dtype=torch.int64)
+        return Evaluation(zero, zero, torch.ones(10), {attack.name: wins for attack in attacks})
 
     class Counting(ProgressBar):
         epoch = 1
@@ -360,22 +364,22 @@ ONE_STEP = {"kind": "pgd", "steps": 1, "restarts": 1}
 def test_several_evaluations_of_a_network_are_one_record(tmp_path, monkeypatch):
     recipe = attacked({"attacks": ["fgsm"]}, {"attacks": [ONE_STEP], "samples": 10})
     (record,) = run(recipe, tmp_path)
-    assert (record.stage, list(record.robust_accuracy)) == ("finetune", ["fgsm", "pgd-1x1"])
-    assert (record.samples, record.robust_samples) == (20, {"pgd-1x1": 10})
-    monkeypatch.setattr("hydraprune.recipes.runner.evaluate", refuse)
+    assert (record.stage, list(record.robust_accuracy)) == ("finetune", ["fgsm", "pgd-1x1", "worst-case"])
+    assert (record.samples, record.robust_samples) == (20, {"pgd-1x1": 10, "worst-case": 10})
+    monkeypatch.setattr("hydraprune.recipes.measure.evaluate", refuse)
     assert run(recipe, tmp_path) == [record]
 
 
 def test_an_attack_added_later_is_run_on_the_networks_that_are_there(tmp_path, monkeypatch):
     """And nothing else is done again."""
     (before,) = run(attacked({"attacks": ["fgsm"]}), tmp_path)
-    original, made = sys.modules["hydraprune.recipes.runner"].evaluate, []
+    original, made = sys.modules["hydraprune.recipes.measure"].evaluate, []
 
     def counted(model, batches, *, attacks, **settings):
         made.extend(attack.name for attack in attacks)
         return original(model, batches, attacks=attacks, **settings)
 
-    monkeypatch.setattr("hydraprune.recipes.runner.evaluate", counted)
+    monkeypatch.setattr("hydraprune.recipes.measure.evaluate", counted)
     monkeypatch.setattr("hydraprune.recipes.runner.fit", refuse)
     more = attacked({"attacks": ["fgsm", ONE_STEP]})
     (after,) = run(more, tmp_path)

@@ -34,6 +34,7 @@ BUDGET = {"kind": "uniform", "sparsity": 0.5}
         (SCORES | {"budget": BUDGET}, r"nothing to prune with; add `pruner: hydra`"),
         (SCORES | {"exempt": ["first"]}, r"nothing to prune with; add `pruner: hydra`"),
         (SCORES | {"pruner": "hydra", "budget": BUDGET, "structure": "n:m"}, r"structure 'n:m' .* budget 'uniform'"),
+        (SCORES | {"pruner": "harp", "structure": "n:m"}, r"'harp' learns how many groups each layer keeps"),
         (SCORES | {"pruner": "magnitude", "budget": BUDGET}, r"pruner 'magnitude' has no scores to train; use `ep"),
         (SCORES | {"pruner": "random", "budget": BUDGET}, r"pruner 'random' has no scores to train"),
         (FIT | {"name": "prune"}, r"two stages are called 'prune'; give each its own name"),
@@ -113,7 +114,7 @@ def test_a_recipe_that_cannot_work(change, complaint):
         ({"pruners": ["hydra"], "sparsities": [-0.1]}, r"compare\.sparsities\.0: .*greater than or equal to 0"),
         ({"pruners": [], "sparsities": [0.9]}, r"compare\.pruners: .*at least 1 item"),
         ({"pruners": ["hydra"], "sparsities": []}, r"compare\.sparsities: .*at least 1 item"),
-        ({"pruners": ["snip"], "sparsities": [0.9]}, r"compare\.pruners\.0: unknown pruner 'snip'"),
+        ({"pruners": ["hydro"], "sparsities": [0.9]}, r"compare\.pruners\.0: unknown pruner 'hydro'"),
     ],
 )
 def test_a_comparison_that_cannot_work(compare, complaint):
@@ -143,3 +144,62 @@ def test_natural_training_needs_no_threat():
         "threat=null", "objective=natural", "stages.evaluate={kind: fit, name: more, over: weights, epochs: 1}"
     )
     assert recipe.threat is None
+
+
+def objectives(*overrides):
+    return [stage.objective for stage in tiny(*overrides).stages if isinstance(stage, Fit)]
+
+
+GROWING = "objective={kind: ibp, kappa_final: 0.5, ramp: {start: 1, length: 9, shape: smooth}}"
+
+
+def test_a_stage_may_change_some_of_the_objective():
+    whole = tiny(GROWING).objective
+    assert objectives(GROWING) == [None, None, None]
+    first, second, third = objectives(
+        GROWING, "stages.prune.objective={ramp: {length: 0}}", "stages.finetune.objective.kappa_final=null"
+    )
+    assert first is None
+    assert second == whole.model_copy(update={"ramp": whole.ramp.model_copy(update={"length": 0})})
+    assert third == whole.model_copy(update={"kappa_final": None})
+
+
+def test_a_bare_name_can_be_changed_and_an_objective_with_a_kind_is_another_one():
+    changed = "stages.prune.objective={beta: 2}"
+    assert objectives("objective=trades", changed)[1].beta == 2
+    assert objectives("objective=trades", changed)[1].steps == 10
+    natural = objectives(GROWING, "stages.prune.objective={kind: natural}")[1]
+    assert natural.kind == "natural"
+
+
+def test_the_resolved_recipe_shows_whole_objectives_and_reads_back():
+    recipe = tiny(GROWING, "stages.prune.objective={ramp: {length: 0}}")
+    shown = recipe.plain()
+    assert shown["stages"][1]["objective"] == recipe.objective.plain() | {
+        "ramp": {"start": 1, "length": 0, "shape": "smooth", "initial": 0}
+    }
+    assert Recipe.parse(shown, "again") == recipe
+    assert Recipe.parse(shown | {"objective": recipe.objective, "stages": recipe.stages}, "again") == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("{rampp: {length: 0}}", r"tiny\.stages\.1\.objective: unknown key 'rampp'; did you mean 'ramp'"),
+        ("{ramp: {size: 0}}", r"tiny\.stages\.1\.objective\.ramp: unknown key 'size'"),
+        ("{kappa_final: 2}", r"tiny\.stages\.1\.objective\.kappa_final: .*less than or equal to 1"),
+        ("5", r"tiny\.stages\.1\.objective: expected \{kind: \.\.\.\}, got 5"),
+    ],
+)
+def test_a_change_of_the_objective_that_cannot_work(change, complaint):
+    with pytest.raises(SpecError, match=complaint):
+        tiny(GROWING, f"stages.prune.objective={change}")
+
+
+def test_a_recipe_without_objective_says_so_although_a_stage_changes_it():
+    def without(values):
+        del values["objective"]
+        values["stages"][1]["objective"] = {"beta": 2}
+
+    with pytest.raises(SpecError, match=r"tiny\.objective: Field required"):
+        changed(without)

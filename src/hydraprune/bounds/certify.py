@@ -53,9 +53,14 @@ def margin_bounds(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, m
         return analysis.margins(y)
 
 
-def _checked(model: nn.Module, x: Tensor, threat: ThreatModel, method: Method) -> tuple[Bounds, Box]:
+def check_norm(threat: ThreatModel) -> None:
+    """Raise a SpecError unless the admissible images form a box."""
     if threat.norm != "linf":
         raise SpecError(f"bounds hold for boxes, not for the norm {threat.norm!r}; use `norm: linf`")
+
+
+def _checked(model: nn.Module, x: Tensor, threat: ThreatModel, method: Method) -> tuple[Bounds, Box]:
+    check_norm(threat)
     # A mask has a mode, too, which changes nothing.
     if any(module.training and ".parametrizations." not in f".{path}." for path, module in model.named_modules()):
         raise SpecError("a network in training mode has no certificate, as its function changes; call model.eval()")

@@ -21,13 +21,15 @@ from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.nets import names as net_names
 from hydraprune.objectives import OBJECTIVES
 from hydraprune.pruners import PRUNERS
+from hydraprune.recipes import benchmark as benchmarks
 from hydraprune.recipes import certify as certificates
 from hydraprune.recipes import library
+from hydraprune.recipes import measure as measuring
 from hydraprune.recipes.checkpoint import load
-from hydraprune.recipes.runner import fabric_for, measure
+from hydraprune.recipes.runner import fabric_for
 from hydraprune.recipes.runner import run as run_recipe
 from hydraprune.recipes.schema import Evaluate, Recipe
-from hydraprune.report import as_markdown, as_table, draw, rows
+from hydraprune.report import as_markdown, as_table, draw, rows, write_page
 
 app = typer.Typer(
     add_completion=False,
@@ -106,15 +108,68 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")],
     attacks: Annotated[str, typer.Option(help="Names, separated by commas")] = "pgd",
     samples: Annotated[int | None, typer.Option(min=1, help="First test images; all by default")] = None,
+    transfer_from: Annotated[Path | None, typer.Option(help="Also try images found on this checkpoint")] = None,
     set_: Settings = None,
 ) -> None:
-    """Clean and robust accuracy of a checkpoint, under the threat model of its recipe (or `--set threat.eps=...`)."""
+    """Clean and robust accuracy of a checkpoint, under the threat model of its recipe (or `--set threat.eps=...`).
+
+    What was measured before with the same settings is taken over.
+    """
     recipe = _recipe_of(checkpoint, set_)
     stage = Evaluate.parse({"attacks": attacks.split(","), "samples": samples}, "evaluate")
+    stage.check(recipe.threat)
     fabric = fabric_for(recipe.trainer)
-    record = measure(checkpoint, recipe, stage, data=recipe.data.load(), fabric=fabric, console=console)
-    path = checkpoint / "evaluation.json"
+    others = {} if transfer_from is None else {transfer_from.name: transfer_from}
+    record = measuring.measure(
+        checkpoint, recipe, stage, data=recipe.data.load(), fabric=fabric, console=console, surrogates=others
+    )
+    path = measuring.place(checkpoint, load(checkpoint)[1], recipe.threat) / "evaluation.json"
     write_json(path, record.plain())
+    console.print(f"written to {path}")
+
+
+@app.command()
+def check(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")],
+    samples: Annotated[int, typer.Option(min=1, help="First test images")] = 200,
+    set_: Settings = None,
+) -> None:
+    """Sanity checks against false security: is the robustness real? Exit code 1 if one fails."""
+    recipe = _recipe_of(checkpoint, set_)
+    found, path = measuring.check(
+        checkpoint, recipe, samples, data=recipe.data.load(), fabric=fabric_for(recipe.trainer)
+    )
+    for one in found:
+        verdict = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "[dim]none[/]"}[one.passed]
+        console.print(f"{verdict} {one.name}: {one.found}", highlight=False)
+        if one.passed is False:
+            console.print(f"     expected: {one.expected}; {one.why}", highlight=False, markup=False)
+    console.print(f"written to {path}")
+    if any(one.passed is False for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def benchmark(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")],
+    name: Annotated[str | None, typer.Option(help="Of the method, such as HYDRA_Sehwag2020Hydra")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="First test images; fewer than 10,000 make no claim")] = 10_000,
+    set_: Settings = None,
+) -> None:
+    """The adversarial pruning benchmark's protocol and a stricter one, as a claim with the measured sparsity."""
+    recipe = _recipe_of(checkpoint, set_)
+    claim, path = benchmarks.benchmark(
+        checkpoint,
+        recipe,
+        data=recipe.data.load(),
+        fabric=fabric_for(recipe.trainer),
+        console=console,
+        name=name,
+        samples=samples,
+    )
+    console.print(claim["name"], highlight=False)
+    for reason in claim["reasons"]:
+        console.print(f"not eligible: {reason}", highlight=False, markup=False)
     console.print(f"written to {path}")
 
 
@@ -163,6 +218,16 @@ def table(
         draw(results, Path(f"{out}.png"))
 
 
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders such as a study")],
+    out: Annotated[Path, typer.Option(help="The page, an HTML file")] = Path("report.html"),
+) -> None:
+    """One page about runs that opens from disk: figures, curves, checks, masks, examples, recipes."""
+    write_page(runs, out)
+    console.print(f"written to {out}")
+
+
 def _recipe_of(checkpoint: Path, overrides: list[str] | None) -> Recipe:
     _, meta = load(checkpoint)
     if meta.recipe is None:
@@ -174,7 +239,7 @@ def _certify(checkpoint: Path, recipe: Recipe, what: str, settings: dict[str, An
     stage = certificates.Certify.parse(settings, what)
     fabric = fabric_for(recipe.trainer)
     record = certificates.certify(checkpoint, recipe, stage, data=recipe.data.load(), fabric=fabric, console=console)
-    path = checkpoint / f"{what}.json"
+    path = measuring.place(checkpoint, load(checkpoint)[1], recipe.threat) / f"{what}.json"
     write_json(path, record.plain())
     console.print(f"written to {path}")
 

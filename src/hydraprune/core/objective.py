@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -53,6 +54,8 @@ class Context:
         clock: the current step.
         compile: compile the network that attacks see.
         state: tensors that an objective carries from step to step; emptied at the start of every epoch.
+        teacher: the network to distil from, plain, in evaluation mode and without gradient; None if the stage has none.
+        after_backward: what an objective wants undone once the gradient of its loss is there; see `settle`.
     """
 
     threat: ThreatModel | None
@@ -60,6 +63,8 @@ class Context:
     clock: Clock
     compile: bool = False
     state: dict[str, Tensor] = field(default_factory=dict)
+    teacher: nn.Module | None = None
+    after_backward: list[Callable[[], None]] = field(default_factory=list)
     _twin: Twin | None = None
 
     def adversary(self, who: str) -> ThreatModel:
@@ -67,6 +72,17 @@ class Context:
         if self.threat is None:
             raise SpecError(f"objective {who!r} needs a threat model; add `threat: {{norm: linf, eps: 8/255}}`")
         return self.threat
+
+    def taught_by(self, who: str) -> nn.Module:
+        """The teacher, or a SpecError that says that `who` needs one."""
+        if self.teacher is None:
+            raise SpecError(f"objective {who!r} needs a teacher; add `teacher: NAME` of an earlier stage to the stage")
+        return self.teacher
+
+    def settle(self) -> None:
+        """Undo, last first, what objectives left to be undone; to be called when the gradient is there."""
+        while self.after_backward:
+            self.after_backward.pop()()
 
     def frozen(self, model: nn.Module) -> nn.Module:
         """`model` as an attack sees it: a plain copy in evaluation mode whose parameters take no gradient.
@@ -84,9 +100,17 @@ class Objective(Spec, ABC):
 
     kind: str
 
+    def parts(self) -> tuple[Objective, ...]:
+        """The objectives that this one is made of."""
+        return ()
+
     def steps_per_batch(self) -> int:
         """Optimizer steps taken on each batch."""
-        return 1
+        return max([1, *(part.steps_per_batch() for part in self.parts())])
+
+    def needs_teacher(self) -> bool:
+        """Whether it learns from another network, which the stage must then name."""
+        return any(part.needs_teacher() for part in self.parts())
 
     @abstractmethod
     def __call__(self, model: nn.Module, batch: Batch, ctx: Context) -> Loss:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hydraprune.bounds import BOUNDS, Bounds, margin_bounds
 from hydraprune.bounds.best import Best
-from hydraprune.bounds.certify import Method
+from hydraprune.bounds.certify import Method, check_norm
 from hydraprune.core.errors import EvaluationError
 from hydraprune.core.objective import Batch
 from hydraprune.core.plain import plain_copy
@@ -84,6 +84,7 @@ def verify(
         EvaluationError: without images, for logits that are not finite, or if the disk refuses.
         CheckpointError: if `path` holds records of another network, other images, threat or method, or no records.
     """
+    check_norm(threat)
     bound = BOUNDS.make(method, "method")
     device = next(model.parameters()).device
     net = plain_copy(model).eval().requires_grad_(False).to(getattr(torch, precision))

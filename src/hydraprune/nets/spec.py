@@ -8,7 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from torch import nn
@@ -16,12 +16,15 @@ from torch import nn
 from hydraprune.core.errors import SpecError
 from hydraprune.core.spec import Spec, nearest
 from hydraprune.nets.foreign import load_weights
+from hydraprune.nets.init import fast_certified_init
 from hydraprune.nets.normalize import NamedNormalization, Normalize
 
 _NETS = {
     "cnn_digits": "hydraprune.nets.cnn:cnn_digits",
     "cnn_small": "hydraprune.nets.cnn:cnn_small",
+    "cnn_medium": "hydraprune.nets.cnn:cnn_medium",
     "cnn_large": "hydraprune.nets.cnn:cnn_large",
+    "cnn7_bn": "hydraprune.nets.cnn:cnn7_bn",
     "vgg4_without_maxpool": "hydraprune.nets.cnn:vgg4_without_maxpool",
     "vgg4": "hydraprune.nets.vgg:vgg4",
     "vgg4_bn": "hydraprune.nets.vgg:vgg4_bn",
@@ -46,6 +49,8 @@ class Net(Spec):
         kind: a built-in name, `timm:NAME`, or `package.module:factory`.
         options: keyword arguments for the factory.
         normalize: per-channel constants, or the name of standard ones; None feeds pixels in [0, 1] as they are.
+        init: how the weights start: `fast-certified` for certified training (see `fast_certified_init`); None leaves
+            that to the factory.
         weights: checkpoint to start from; see `load_weights` for what it may hold. None starts at random.
 
     Sample yaml: `net: {kind: timm:resnet50, normalize: imagenet, weights: resnet50.safetensors}`
@@ -54,6 +59,7 @@ class Net(Spec):
     kind: str
     options: dict[str, Any] = Field(default={})
     normalize: NamedNormalization | None = None
+    init: Literal["fast-certified"] | None = None
     weights: str | None = None
 
     @field_validator("kind")
@@ -83,6 +89,8 @@ class Net(Spec):
             raise SpecError(f"net {self.kind!r} cannot be made with options {self.options}: {error}") from error
         if not isinstance(net, nn.Module):
             raise SpecError(f"net {self.kind!r} gave a {type(net).__name__}; the factory must return an nn.Module")
+        if self.init is not None:
+            fast_certified_init(net)
         if self.normalize is not None:
             mean, std = self.normalize.mean, self.normalize.std
             if len(mean) != in_channels:

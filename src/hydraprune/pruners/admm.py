@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from hydraprune.core.objective import Clock
 from hydraprune.core.spec import Number
-from hydraprune.masks.source import FixedMask, MaskSource, Over
+from hydraprune.masks.source import MaskSource, Over
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, Selection
-from hydraprune.pruners.moving import Moving, before, moments
+from hydraprune.pruners.base import Pruner, Selection, masked_weights
+from hydraprune.pruners.moving import Moving, before, dense, moments
 from hydraprune.pruners.probe import Probe
 
 
@@ -40,10 +40,10 @@ class ADMM(Pruner):
     updates: int = Field(default=10, ge=1)
 
     def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
-        return view.weights()
+        return masked_weights(view)
 
     def sources(self, selection: Selection, probe: Probe) -> dict[str, MaskSource]:
-        return {n: FixedMask(torch.ones_like(w, dtype=torch.bool)) for n, w in selection.view.weights().items()}
+        return dense(selection.view)
 
     def process(self, selection: Selection, probe: Probe) -> Splitting:
         return Splitting(selection, self)
@@ -65,11 +65,12 @@ class Splitting(Moving):
 
     @torch.no_grad()
     def on_gradient(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        moving = {name: w for name, w in self.parameters.items() if w.grad is not None}
-        pull = torch._foreach_sub(list(moving.values()), [self.z[name] for name in moving])
+        moving = {name: (w, w.grad) for name, w in self.parameters.items() if w.grad is not None}
+        weights, gradients = map(list, zip(*moving.values(), strict=True))
+        pull = torch._foreach_sub(weights, [self.z[name] for name in moving])
         torch._foreach_add_(pull, [self.u[name] for name in moving])
         rho = self.admm.rho * self.admm.growth ** moments(clock, self.admm.updates)
-        torch._foreach_add_([w.grad for w in moving.values()], pull, alpha=rho)
+        torch._foreach_add_(gradients, pull, alpha=rho)
 
     def on_step(self, clock: Clock, images: int, loss: float) -> None:
         if moments(clock, self.admm.updates) == moments(before(clock), self.admm.updates):

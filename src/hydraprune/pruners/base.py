@@ -73,6 +73,14 @@ def masked_weights(view: MaskView) -> dict[str, Tensor]:
     return {name: acting[name] for name in view.modules}
 
 
+def lifted(signed: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scores above 0 in the order of signed ones; a weight that is zero already scores 0."""
+    # In float64, so that the shift merges no two scores.
+    least = torch.stack([part.min() for part in signed.values()]).min().double()
+    tiny = torch.finfo(torch.float64).tiny
+    return {name: (part.double() - least + tiny) * (weights[name] != 0) for name, part in signed.items()}
+
+
 class Process(Hook):
     """What a dynamic method does while a stage trains: it moves the masks that the pruner put on."""
 
@@ -93,6 +101,11 @@ class Pruner(Spec, ABC):
     over: ClassVar[Over | None] = None
     anew: ClassVar[bool] = False
 
+    @property
+    def dynamic(self) -> bool:
+        """Whether something goes along with training, so that the last epoch alone has the masks asked for."""
+        return type(self).process is not Pruner.process
+
     @abstractmethod
     def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
         """Signed scores of each prunable weight, in its shape; a larger |score| is more important."""
@@ -107,17 +120,20 @@ class Pruner(Spec, ABC):
         keep = selection.keep(scores)
         return {name: self.source(score, keep[name], selection.structures[name]) for name, score in scores.items()}
 
+    def unfit(self, budget: Budget | None, structure: Structure) -> str | None:
+        """Why this pruner, budget and structure do not go together; None if they do."""
+        if (budget is None) != (structure.sparsity is None):
+            return None
+        if budget is None:
+            return "a pruner needs a budget, such as {kind: uniform, sparsity: 0.9}"
+        return (
+            f"structure {structure.kind!r} says itself how many weights stay, so budget {budget.kind!r} does not "
+            "apply; remove it"
+        )
+
     def process(self, selection: Selection, probe: Probe) -> Process | None:
         """What goes along with the stage's training, for a method whose masks move by rules of its own."""
         return None
-
-
-def unfit(structure: Structure, budget: Budget | None) -> str:
-    """Why a structure and a budget do not go together."""
-    if structure.sparsity is None:
-        return "a pruner needs a budget, such as {kind: uniform, sparsity: 0.9}"
-    kind = "" if budget is None else f" {budget.kind!r}"
-    return f"structure {structure.kind!r} says itself how many weights stay, so budget{kind} does not apply; remove it"
 
 
 def prune(
@@ -144,8 +160,8 @@ def prune(
         PruningError: if the pruner or the budget needs what the probe lacks, or budget and structure do not fit.
     """
     structure = structure or Weight()
-    if (budget is None) == (structure.sparsity is None):
-        raise PruningError(unfit(structure, budget))
+    if reason := pruner.unfit(budget, structure):
+        raise PruningError(reason)
     budget = budget or Uniform(sparsity=structure.sparsity)
     probe = probe or Probe(torch.Generator(next(view.model.parameters()).device).manual_seed(0))
     macs = macs_per_weight(view, probe.images()) if budget.counts == "macs" else None

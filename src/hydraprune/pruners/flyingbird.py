@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
@@ -15,7 +16,7 @@ from hydraprune.core.spec import Number
 from hydraprune.pruners.base import Selection
 from hydraprune.pruners.moving import drawn, moments
 from hydraprune.pruners.probe import Probe
-from hydraprune.pruners.regrow import Regrow, Rewiring
+from hydraprune.pruners.regrow import Regrow, Rewiring, regrown
 
 
 class FlyingBird(Regrow):
@@ -84,12 +85,41 @@ class Following(Rewiring):
         last = moments(clock, self.bird.updates, self.bird.until) == self.bird.updates
         if not late or last or len(self.seen) <= self.bird.window or self.selection.structure.sparsity is not None:
             return self.budget
-        changes = torch.tensor(self.seen, dtype=torch.float64).diff(dim=0)[-self.bird.window :]
-        overfits, falls = ((changes * torch.tensor([1, -1])) > 0).double().mean(0) >= 0.5
+        gaps, values = zip(*self.seen, strict=True)
         share = self.bird.replaced(clock.step / (self.bird.until * clock.epochs * clock.steps_per_epoch))
+        less = self.bird.shrink * share if _mostly_rises(gaps) else 0
+        more = self.bird.swell if _mostly_rises([-value for value in values]) else 0
         wanted = {}
         for name, kept in self.groups().items():
-            less = math.ceil(self.bird.shrink * share * kept) if overfits else 0
-            more = math.ceil(self.bird.swell * kept) if falls else 0
-            wanted[name] = min(max(1, kept - less + more), self.selection.structures[name].groups(self._shape(name)))
+            most = self.selection.structures[name].groups(tuple(self.parameters[name].shape))
+            wanted[name] = min(most, max(kept and 1, kept - math.ceil(less * kept) + math.ceil(more * kept)))
         return wanted
+
+    def finish(self) -> None:
+        """Return to the budget, should the last update not have come."""
+        now, weights = self.groups(), self.view.weights()
+        for name, mask in self.view.masks().items():
+            keep, weight, structure = self.budget[name], weights[name], self.selection.structures[name]
+            mask.copy_(regrown(weight, mask, weight, min(keep, now[name]), keep, structure))
+
+    def state(self) -> dict[str, Tensor]:
+        self._read()
+        return {"seen": torch.tensor(self.seen, dtype=torch.float64).view(-1, 2)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.seen = [(gap, value) for gap, value in state["seen"].tolist()]
+
+    def _read(self) -> None:
+        """Take up what was measured in the latest epoch, if anything was."""
+        for what in ("robust_accuracy", "accuracy"):
+            if what in self.latest and f"validation_{what}" in self.latest:
+                value = self.latest[f"validation_{what}"]
+                self.seen = [*self.seen, (self.latest[what] - value, value)][-self.bird.window - 1 :]
+                break
+        self.latest = {}
+
+
+def _mostly_rises(values: Sequence[float]) -> bool:
+    """Whether at least half of the steps between neighbours go up."""
+    rises = [later > earlier for earlier, later in pairwise(values)]
+    return 2 * sum(rises) >= len(rises)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hydraprune.core.plain import plain_copy
 from hydraprune.core.spec import Number
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner
+from hydraprune.pruners.base import Pruner, lifted
 from hydraprune.pruners.probe import Probe
 
 
@@ -55,8 +55,6 @@ class GraSP(Pruner):
         means = [torch.stack(parts).mean(0) for parts in zip(*slopes, strict=True)]
         flow = torch.stack([(mean * mean.detach()).sum() for mean in means]).sum()
         products = torch.autograd.grad(flow, weights, materialize_grads=True)
-        # In float64, so that the shift to what is not negative merges no two scores.
-        signed = [(weight.detach() * product).double() for weight, product in zip(weights, products, strict=True)]
-        least = torch.stack([part.min() for part in signed]).min()
-        shifted = [(part - least) * (weight != 0) for weight, part in zip(weights, signed, strict=True)]
-        return dict(zip(view.modules, shifted, strict=True))
+        held = {name: weight.detach() for name, weight in zip(view.modules, weights, strict=True)}
+        signed = {name: weight * product for (name, weight), product in zip(held.items(), products, strict=True)}
+        return lifted(signed, held)

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner
+from hydraprune.pruners.base import Pruner, masked_weights
 from hydraprune.pruners.probe import Probe
 
 
@@ -20,4 +20,4 @@ class Magnitude(Pruner):
     kind: Literal["magnitude"] = "magnitude"
 
     def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
-        return view.weights()
+        return masked_weights(view)

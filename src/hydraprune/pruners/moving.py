@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hydraprune.core.objective import Clock
 from hydraprune.masks.source import FixedMask, MaskSource, Over
+from hydraprune.masks.structures import Structure
 from hydraprune.masks.view import MaskView, canonical
 from hydraprune.pruners.base import Process, Pruner, Selection, masked_weights
 from hydraprune.pruners.probe import Probe
@@ -39,12 +40,7 @@ class Moving(Process):
 
     def groups(self) -> dict[str, int]:
         """How many groups of each weight are kept now."""
-        structures = self.selection.structures
-        decided = {name: structures[name].decided(tuple(mask.shape)) for name, mask in self.view.masks().items()}
-        return {
-            name: int((structures[name].pool(mask.float()) > 0).sum()) if decided[name] is None else decided[name] or 0
-            for name, mask in self.view.masks().items()
-        }
+        return {name: _kept(mask, self.selection.structures[name]) for name, mask in self.view.masks().items()}
 
 
 class Sparse(Pruner, ABC):
@@ -72,7 +68,7 @@ def dense(view: MaskView) -> dict[str, MaskSource]:
 
 def moments(clock: Clock, times: int, until: float = 1.0) -> int:
     """How many of `times` moments, spread evenly over the first `until` of the stage, have come by now."""
-    return min(times, int(times * clock.step / (until * clock.epochs * clock.steps_per_epoch)))
+    return max(0, min(times, int(times * clock.step / (until * clock.epochs * clock.steps_per_epoch))))
 
 
 def before(clock: Clock) -> Clock:
@@ -96,3 +92,8 @@ def forget(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, stays: Ten
     for moment in optimizer.state.get(parameter, {}).values():
         if isinstance(moment, Tensor) and moment.shape == parameter.shape:
             moment.mul_(stays)
+
+
+def _kept(mask: Tensor, structure: Structure) -> int:
+    decided = structure.decided(tuple(mask.shape))
+    return int((structure.pool(mask.float()) > 0).sum()) if decided is None else decided

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice, repeat
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +25,14 @@ class Probe:
         objective: the robust objective of the stage.
         threat: its adversary.
         batches: starts a pass over training images, always from the same first one.
+        teacher: the network that the objective distils from.
     """
 
     rng: torch.Generator
     objective: Objective | None = None
     threat: ThreatModel | None = None
     batches: Callable[[], Iterable[Batch]] | None = None
+    teacher: nn.Module | None = None
 
     def images(self) -> Tensor:
         """The first batch of images (B, C, H, W).
@@ -37,9 +40,7 @@ class Probe:
         Raises:
             PruningError: without images.
         """
-        if self.batches is None:
-            raise PruningError("this pruner or budget looks at images; give `prune` a Probe with batches")
-        return next(iter(self.batches())).x
+        return next(iter(self._first(1))).x
 
     def losses(self, model: nn.Module, batches: int) -> Iterator[Tensor]:
         """The objective of `model` on each of the first `batches` batches, a scalar with gradient.
@@ -47,14 +48,15 @@ class Probe:
         Raises:
             PruningError: without objective or images.
         """
-        if self.objective is None or self.batches is None:
-            raise PruningError("this pruner looks at losses of images; give `prune` a Probe with objective and batches")
+        if self.objective is None:
+            raise PruningError("this pruner looks at losses; give `prune` a Probe with objective and batches")
         model.train()
-        context = Context(self.threat, self.rng, Clock(0, 1, 1))
-        for step, batch in enumerate(islice(self.batches(), batches)):
+        context = Context(self.threat, self.rng, Clock(0, 1, 1), teacher=self.teacher)
+        for step, batch in enumerate(self._first(batches)):
             # Each is a step of its own, so that attacks see the weights of the moment.
             context.clock = Clock(step, batches, 1)
             yield self.objective(model, batch, context).value
+            context.settle()
 
     def slopes(self, model: nn.Module, names: Iterable[str], batches: int = 1) -> Iterator[dict[str, Tensor]]:
         """Name -> gradient of the objective, for parameters of `model`, on each of the first `batches` batches.
@@ -71,3 +73,13 @@ class Probe:
         """The mean of `slopes`: name -> gradient of the mean objective over the first `batches` batches."""
         found = list(self.slopes(model, names, batches))
         return {name: torch.stack([slopes[name] for slopes in found]).mean(0) for name in found[0]}
+
+    def single(self, batches: int) -> Iterator[Probe]:
+        """For each of the first `batches` batches, a probe that sees this one again and again."""
+        for batch in self._first(batches):
+            yield replace(self, batches=partial(repeat, batch))
+
+    def _first(self, count: int) -> Iterator[Batch]:
+        if self.batches is None:
+            raise PruningError("this pruner or budget looks at images; give `prune` a Probe with batches")
+        return islice(self.batches(), count)

@@ -10,8 +10,8 @@ from torch import Tensor
 from hydraprune.core.objective import Clock
 from hydraprune.masks.source import FixedMask, MaskSource, Over
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, Selection
-from hydraprune.pruners.moving import Moving, before
+from hydraprune.pruners.base import Pruner, Selection, masked_weights
+from hydraprune.pruners.moving import Moving, before, dense
 from hydraprune.pruners.probe import Probe
 
 
@@ -25,10 +25,12 @@ class Ramp(Pruner, ABC):
         """The sparsity by now, on the way to `sparsity`; it moves by jumps, and never falls."""
 
     def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
-        return view.weights()
+        return masked_weights(view)
 
     def sources(self, selection: Selection, probe: Probe) -> dict[str, MaskSource]:
         level = self.level(Clock(0, 1, 1), selection.budget.sparsity)
+        if level == 0:
+            return dense(selection.view)
         masks = selection.masks(self.score(selection.view, probe), level)
         return {name: FixedMask(mask) for name, mask in masks.items()}
 
@@ -50,7 +52,7 @@ class Removal(Moving):
 
     def remove(self, sparsity: float) -> None:
         """Prune to `sparsity`."""
-        self.move(self.selection.masks(self.remaining(), sparsity))
+        self.move(self.selection.masks(masked_weights(self.view), sparsity))
 
     def finish(self) -> None:
         self.remove(self.selection.budget.sparsity)

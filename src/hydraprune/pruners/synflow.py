@@ -25,8 +25,9 @@ def _positive(model: nn.Module) -> nn.Module:
         if tensor.is_floating_point():
             tensor.abs_()
     for module in plain.modules():
-        if isinstance(getattr(module, "running_mean", None), Tensor):
-            module.running_mean.zero_()
+        mean = getattr(module, "running_mean", None)
+        if mean is not None:
+            mean.zero_()
     return plain
 
 

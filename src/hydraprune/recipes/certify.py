@@ -65,11 +65,13 @@ class Certify(Measure):
     def rest(self, before: Record | None) -> Self | None:
         if before is None:
             return self
-        bounds = [bound for bound in self.bounds if bound.name not in before.verified]
+        wanted, known = self.samples or 0, before.verified
+        bounds = [b for b in self.bounds if b.name not in known or known[b.name].samples < wanted]
         smoothing = self.smoothing
         if smoothing is not None and smoothing.name in before.certified:
-            known = before.certified[smoothing.name].certified_accuracy
-            smoothing = None if known.keys() >= {*self.radii} else smoothing
+            found = before.certified[smoothing.name]
+            enough = found.samples >= len(range(0, wanted, smoothing.every))
+            smoothing = None if enough and found.certified_accuracy.keys() >= {*self.radii} else smoothing
         return self.model_copy(update={"bounds": bounds, "smoothing": smoothing}) if bounds or smoothing else None
 
 

@@ -1,7 +1,8 @@
-"""Measures a checkpoint under attack, and keeps verdicts, examples and curves next to it."""
+"""Measures a checkpoint under attack, and keeps verdicts, examples, curves and sanity checks next to it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -11,14 +12,18 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
+from torch import Tensor
 
 from hydraprune.attacks.transfer import Transfer
 from hydraprune.core.attack import Attack
 from hydraprune.core.checkpoint import read_json, save_tensors, write_json
+from hydraprune.core.errors import SpecError
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import Dataset
 from hydraprune.evaluate import Evaluation, evaluate
+from hydraprune.evaluate.checks import Check
+from hydraprune.evaluate.checks import check as run_checks
 from hydraprune.evaluate.size import macs
 from hydraprune.evaluate.verdicts import load as load_verdicts
 from hydraprune.evaluate.verdicts import save as save_verdicts
@@ -26,7 +31,7 @@ from hydraprune.recipes.checkpoint import MODEL, Meta, load
 from hydraprune.recipes.schema import Evaluate, Recipe
 from hydraprune.train.hooks import progress_bar
 
-VERDICTS, EXAMPLES, CURVES = "verdicts.safetensors", "examples.safetensors", "curves.json"
+VERDICTS, EXAMPLES, CURVES, CHECKS = "verdicts.safetensors", "examples.safetensors", "curves.json", "checks.json"
 STATE = "evaluation.state.safetensors"
 FARTHEST, POINTS = 4, 41
 """A security curve reaches to so many radii of the threat model, at so many points."""
@@ -96,6 +101,38 @@ def measure(
     robust = ", ".join(f"{name} {value:.3f}" for name, value in record.robust_accuracy.items())
     console.print(f"{folder}: sparsity {record.sparsity:.3f}, clean {record.clean_accuracy:.3f}, {robust}")
     return record
+
+
+def check(folder: Path, recipe: Recipe, samples: int, *, data: Dataset, fabric: Fabric) -> tuple[list[Check], Path]:
+    """Sanity checks of the checkpoint in `folder` on the first `samples` test images, and the file that keeps them.
+
+    Raises:
+        SpecError: if the recipe has no threat model.
+    """
+    if recipe.threat is None:
+        raise SpecError("checks need a threat model; add `--set 'threat={norm: linf, eps: 8/255}'`")
+    model, meta = load(folder)
+    files = place(folder, meta, recipe.threat)
+    images = data.test.take(samples)
+    (batch,) = images.batches(len(images), seed=0, device=fabric.device).epoch(0)
+    known, _ = _known(files, meta.sha256[MODEL], recipe.threat, {})
+    verified = _verified(folder, recipe.threat)
+    found = run_checks(
+        fabric.to_device(model), batch, recipe.threat, seed=recipe.seed, verdicts=known, verified=verified
+    )
+    write_json(files / CHECKS, [one.plain() for one in found])
+    return found, files / CHECKS
+
+
+def _verified(folder: Path, threat: ThreatModel) -> Tensor | None:
+    """(n,) bool: which of the first test images one of the bounds on file proves robust; None without any."""
+    proofs: dict[int, bool] = {}
+    for path in folder.glob(f"verified-*,eps={threat.eps:g}.jsonl") if threat.norm == "linf" else ():
+        # A last line without an end is being written.
+        for line in path.read_text().split("\n")[:-1]:
+            record = json.loads(line)
+            proofs[record["index"]] = proofs.get(record["index"], False) or record["verified"]
+    return torch.tensor([proofs.get(index, False) for index in range(max(proofs) + 1)]) if proofs else None
 
 
 def place(folder: Path, meta: Meta, threat: ThreatModel | None) -> Path:

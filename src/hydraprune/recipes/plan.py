@@ -17,12 +17,14 @@ class Job:
         path: folder inside the run, such as `finetune` or `hydra-0.9/finetune`.
         stage: what to do.
         start: path of the job whose network this one takes up; None starts from the recipe's net.
+        teacher: path of the job whose network this one distils from.
         targets: for a stage that measures, the paths of the networks that it measures.
     """
 
     path: str
     stage: Stage
     start: str | None = None
+    teacher: str | None = None
     targets: tuple[str, ...] = ()
 
 
@@ -44,7 +46,7 @@ def _chain(stages: list[Stage], prefix: str, before: dict[str, str], start: str 
     for stage in stages:
         path = prefix + stage.name
         if isinstance(stage, Fit):
-            jobs.append(Job(path, stage, start))
+            jobs.append(Job(path, stage, start, paths[stage.teacher] if stage.teacher else None))
             paths[stage.name] = start = path
         elif isinstance(stage, Measure):
             names = stage.of if stage.of is not None else [next(reversed(paths))]
@@ -68,6 +70,8 @@ def _branches(stages: list[Stage], compare: Compare) -> list[tuple[list[Stage], 
                         spare, changes = spare + stage.epochs, changes | {"epochs": 0}
                     elif stage.over == "scores" and pruner.over == "weights":
                         changes |= {"over": "weights", "optim": _optim_of_weights(stages[position:])}
+                    if pruner.dynamic:
+                        changes |= {"select": "last"}
                     stage = stage.model_copy(update=changes)
                 elif isinstance(stage, Fit) and stage.over == "weights" and compare.equal_epochs:
                     stage, spare = stage.model_copy(update={"epochs": stage.epochs + spare}), 0

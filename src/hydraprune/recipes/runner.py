@@ -20,7 +20,7 @@ from hydraprune.attacks.pgd import PGD
 from hydraprune.core.checkpoint import load_tensors, read_json, save_tensors, write_atomically, write_json
 from hydraprune.core.errors import SpecError
 from hydraprune.core.objective import Batch
-from hydraprune.core.plain import evaluating
+from hydraprune.core.plain import evaluating, plain_copy
 from hydraprune.core.results import Record
 from hydraprune.data import Batches, Dataset
 from hydraprune.evaluate import evaluate
@@ -125,9 +125,10 @@ class _Run:
         recipe, fabric = self.recipe, self.fabric
         model, before = self._start(job)
         view = MaskView(fabric.to_device(model), stage.exempt)
+        teacher = self._teacher(job)
         process = None
         if stage.pruner is not None:
-            process = prune(view, stage.pruner, stage.budget, stage.structure, self._probe(stage))
+            process = prune(view, stage.pruner, stage.budget, stage.structure, self._probe(stage, teacher))
         state, best = folder / "state.safetensors", folder / "best.safetensors"
         seed = _seed(recipe.seed, stage.name)
         batches = self.data.train.batches(
@@ -154,6 +155,7 @@ class _Run:
             epochs=stage.epochs,
             optim=stage.optim,
             threat=recipe.threat,
+            teacher=teacher,
             seed=seed,
             fabric=fabric,
             channels_last=recipe.trainer.channels_last,
@@ -184,7 +186,7 @@ class _Run:
                 leftover.unlink(missing_ok=True)
         fabric.barrier()
 
-    def _probe(self, stage: Fit) -> Probe:
+    def _probe(self, stage: Fit, teacher: nn.Module | None) -> Probe:
         """What the stage's pruner may look at; the same on every process."""
         seed = _seed(self.recipe.seed, f"{stage.name}/scores")
         device = self.fabric.device
@@ -193,7 +195,13 @@ class _Run:
             return self.data.train.batches(stage.batch_size, seed=seed, shuffle=True, device=device).epoch(0)
 
         objective = stage.objective or self.recipe.objective
-        return Probe(torch.Generator(device).manual_seed(seed), objective, self.recipe.threat, batches)
+        return Probe(torch.Generator(device).manual_seed(seed), objective, self.recipe.threat, batches, teacher)
+
+    def _teacher(self, job: Job) -> nn.Module | None:
+        if job.teacher is None:
+            return None
+        model, _ = load(self.out / job.teacher)
+        return self.fabric.to_device(plain_copy(model).eval().requires_grad_(False))
 
     def _start(self, job: Job) -> tuple[nn.Module, Meta]:
         if job.start is not None:

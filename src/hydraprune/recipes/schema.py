@@ -23,7 +23,7 @@ from hydraprune.masks.structures import Structure, Weight
 from hydraprune.nets import Net
 from hydraprune.objectives import OBJECTIVES
 from hydraprune.pruners import PRUNERS
-from hydraprune.pruners.base import Pruner, unfit
+from hydraprune.pruners.base import Pruner
 from hydraprune.train import Optim
 
 AnyObjective = Annotated[Objective, OBJECTIVES]
@@ -72,7 +72,9 @@ class Fit(Stage):
         train_norm: whether scale and shift of norm layers move with the scores, as in the paper.
         select: which epoch's network the stage hands on: the `last`, or the `best` on validation images.
         validation: what is measured after each epoch.
-        objective: another objective than the recipe's.
+        objective: another objective than the recipe's; without a `kind`, what changes in the recipe's for this stage,
+            such as `{ramp: {length: 0}}`.
+        teacher: name of an earlier stage whose network the objective distils from.
     """
 
     kind: Literal["fit"] = "fit"
@@ -88,19 +90,20 @@ class Fit(Stage):
     select: Literal["last", "best"] = "last"
     validation: Validation = Validation()
     objective: AnyObjective | None = None
+    teacher: str | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Fit:
         if self.pruner is None and (self.budget is not None or self.exempt):
             raise ValueError("there is nothing to prune with; add `pruner: hydra`, or drop `budget` and `exempt`")
-        if self.pruner is not None and (self.budget is None) == (self.structure.sparsity is None):
-            raise ValueError(unfit(self.structure, self.budget))
+        if self.pruner is not None and (reason := self.pruner.unfit(self.budget, self.structure)):
+            raise ValueError(reason)
         if self.over == "scores" and self.pruner is None:
             raise ValueError("there are no scores without a pruner; add `pruner: {kind: hydra}`, or train over weights")
         if self.over == "scores" and self.epochs and self.pruner is not None and self.pruner.over != "scores":
             cure = "`over: weights`" if self.pruner.over else "`epochs: 0`"
             raise ValueError(f"pruner {self.pruner.kind!r} has no scores to train; use {cure}, or pruner hydra")
-        if self.select == "best" and self.pruner is not None and self.pruner.over == "weights":
+        if self.select == "best" and self.pruner is not None and (self.pruner.over == "weights" or self.pruner.dynamic):
             raise ValueError(f"masks of pruner {self.pruner.kind!r} are found by the last epoch; use `select: last`")
         if self.select == "best" and not self.validation.samples:
             raise ValueError("select: best needs validation images; set validation.samples")
@@ -291,6 +294,13 @@ class Recipe(Spec):
     trainer: Trainer = Trainer()
     source: Provenance | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_objectives(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("stages"), list):
+            return values
+        return values | {"stages": [_whole(stage, values.get("objective")) for stage in values["stages"]]}
+
     @model_validator(mode="after")
     def _coherent(self) -> Recipe:
         names = [stage.name for stage in self.stages]
@@ -300,6 +310,17 @@ class Recipe(Spec):
         fits: list[str] = []
         for stage in self.stages:
             if isinstance(stage, Fit):
+                objective = stage.objective or self.objective
+                if stage.teacher is None and objective.needs_teacher():
+                    raise ValueError(
+                        f"stage {stage.name!r} learns from a teacher (objective {objective.kind!r}), but names none; "
+                        "add `teacher: NAME` of an earlier stage"
+                    )
+                if stage.teacher is not None and stage.teacher not in fits:
+                    raise ValueError(
+                        f"stage {stage.name!r} has the teacher {stage.teacher!r}, no fit before it; "
+                        f"{nearest(stage.teacher, fits)}"
+                    )
                 fits.append(stage.name)
                 if stage.select == "best" and not self.data.validation:
                     raise ValueError(f"stage {stage.name!r} selects the best epoch, but data.validation is 0; raise it")
@@ -320,3 +341,22 @@ class Recipe(Spec):
         if self.compare is not None and any(isinstance(s, Fit) and s.pruner and not s.budget for s in self.stages):
             raise ValueError("compare varies the budget's sparsity, but structure 'n:m' takes no budget; use a study")
         return self
+
+
+def _whole(stage: Any, objective: Any) -> Any:
+    """The settings of a stage with a whole objective, where they only change some of the recipe's."""
+    changes = stage.get("objective") if isinstance(stage, dict) else None
+    if isinstance(objective, str):
+        objective = {"kind": objective}
+    elif isinstance(objective, Objective):
+        objective = objective.plain()
+    if not isinstance(changes, dict) or "kind" in changes or not isinstance(objective, dict):
+        return stage
+    return stage | {"objective": _merged(objective, changes)}
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`values` with `changes`, group by group."""
+    groups = {key: values[key] for key, change in changes.items() if isinstance(change, dict) and key in values}
+    inner = {key: _merged(group, changes[key]) for key, group in groups.items() if isinstance(group, dict)}
+    return values | changes | inner

@@ -1,5 +1,6 @@
-"""Run folders as tables and pictures."""
+"""Run folders as tables, pictures and a page."""
 
+from hydraprune.report.page import write_page
 from hydraprune.report.summary import as_markdown, as_table, draw, read_records, rows
 
-__all__ = ["as_markdown", "as_table", "draw", "read_records", "rows"]
+__all__ = ["as_markdown", "as_table", "draw", "read_records", "rows", "write_page"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from hydraprune.report.folder import Network
 from hydraprune.report.matrix import percent
 from hydraprune.report.plot import Plot, Point, Series, plot
 
-KNOWN = {"dense": "ink", "hydra": 0, "magnitude": 1, "random": 2}
+KNOWN: dict[str, int | str] = {"dense": "ink", "hydra": 0, "magnitude": 1, "random": 2}
 STYLES = 9
 
 
@@ -33,8 +33,10 @@ class Figure:
     @property
     def legend(self) -> list[Series]:
         """One series of each name."""
-        every = [drawn.series for one in self.plots for drawn in one.drawn if drawn.series.name]
-        return list({series.name: series for series in reversed(every)}.values())[::-1]
+        found: dict[str, Series] = {}
+        for drawn in (drawn for one in self.plots for drawn in one.drawn if drawn.series.name):
+            found.setdefault(drawn.series.name, drawn.series)
+        return list(found.values())
 
 
 class Palette:
@@ -42,8 +44,7 @@ class Palette:
 
     def __init__(self, labels: Iterable[str]) -> None:
         others = [label for label in dict.fromkeys(labels) if label not in KNOWN]
-        self._styles: dict[str, int | str] = {**KNOWN}
-        self._styles |= {label: 3 + number % (STYLES - 3) for number, label in enumerate(others)}
+        self._styles = KNOWN | {label: 3 + number % (STYLES - 3) for number, label in enumerate(others)}
 
     def __getitem__(self, label: str) -> int | str:
         return self._styles.get(label, "ink")
@@ -138,19 +139,18 @@ def _curve(entry: Entry, curve: dict[float, Spread], palette: Palette, line: str
 
 
 def security(setting: Setting, palette: Palette) -> list[Figure]:
-    """Accuracy against the radius of the attack."""
-    found: dict[str, None] = {}
-    for entry in setting.entries:
-        for network in entry.seeds:
-            found |= dict.fromkeys(_security(network))
-    figures = []
-    for attack in found:
-        plots = _by_sparsity(
-            setting, palette, lambda n, attack=attack: _security(n).get(attack), "radius of the attack"
-        )  # type: ignore[misc]
-        caption = "The share of test images that are still classified correctly when the attack may go this far."
-        figures.append(Figure(titled(setting.heading, attack), plots, caption))
-    return figures
+    """Accuracy against the radius, for each attack that was measured so."""
+    names = [name for entry in setting.entries for network in entry.seeds for name in _security(network)]
+    return [_attacked(setting, palette, name) for name in dict.fromkeys(names)]
+
+
+def _attacked(setting: Setting, palette: Palette, name: str) -> Figure:
+    def read(network: Network) -> dict[float, float]:
+        return _security(network).get(name, {})
+
+    plots = _by_sparsity(setting, palette, read, "radius of the attack")
+    caption = "The share of test images that are still classified correctly when the attack may go this far."
+    return Figure(titled(setting.heading, name), plots, caption)
 
 
 def _security(network: Network) -> dict[str, dict[float, float]]:

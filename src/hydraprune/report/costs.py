@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hydraprune.evaluate.verdicts import Evaluation, load
-from hydraprune.report.experiment import Entry, titled
+from hydraprune.report.experiment import Entry
 from hydraprune.report.folder import Network
 from hydraprune.report.matrix import Cell, Matrix, points, shaded, signed
 from hydraprune.report.proofs import share
@@ -34,7 +34,7 @@ def calibration_error(found: Evaluation) -> float:
     return float(gaps.abs().sum() / len(bins))
 
 
-def changes(heading: str, entries: list[Entry]) -> Matrix | None:
+def changes(title: str, entries: list[Entry]) -> Matrix | None:
     """What differs between the pruned networks and the dense one of their run."""
     rows = [(entry.name, cells) for entry in entries if (cells := _changes(entry))]
     columns = ["changed %", "lost %", "won %", "ECE %", "ECE dense %"]
@@ -42,7 +42,7 @@ def changes(heading: str, entries: list[Entry]) -> Matrix | None:
         "Changed: images that get another class than from the dense network of the same run. Lost: right before, wrong "
         "now; won: the reverse. ECE: the mean gap between confidence and accuracy (15 bins)."
     )
-    return Matrix(titled(heading, "changed answers and calibration"), "network", columns, rows, caption) if rows else None
+    return Matrix(title, "network", columns, rows, caption) if rows else None
 
 
 def _changes(entry: Entry) -> list[Cell]:
@@ -54,7 +54,7 @@ def _changes(entry: Entry) -> list[Cell]:
     return [share(values) for values in zip(*found, strict=True)]
 
 
-def by_class(heading: str, entries: list[Entry], attack: str | None) -> Matrix | None:
+def by_class(entries: list[Entry], attack: str | None) -> Matrix | None:
     """Points that each class loses to pruning: clean accuracy, or accuracy under `attack`."""
     columns = [(entry.name, lost) for entry in entries if (lost := _lost(entry, attack)) is not None]
     if not columns:
@@ -68,9 +68,8 @@ def by_class(heading: str, entries: list[Entry], attack: str | None) -> Matrix |
         return Cell("–") if value != value else Cell(points(value), value, signed(value, largest))
 
     what = f"accuracy under {attack}" if attack else "clean accuracy"
-    few = f", the {CLASSES} classes that lose most" if len(every) > CLASSES else ""
-    caption = f"Change of {what} against the dense network of the same run, in points{few}."
-    return shaded(titled(heading, f"{what} of each class"), "class", [name for name, _ in columns], [str(c) for c in order], cell, caption)
+    caption = f"The {CLASSES} classes that lose most." if len(every) > CLASSES else ""
+    return shaded(what, "class", [name for name, _ in columns], [str(c) for c in order], cell, caption)
 
 
 def _pairs(entry: Entry) -> list[tuple[Evaluation, Evaluation]]:

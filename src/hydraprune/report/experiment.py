@@ -21,17 +21,26 @@ NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
 
 
 @dataclass(frozen=True)
+class Experiment:
+    """Runs of one recipe with different seeds; `heading` is empty if there is only one."""
+
+    name: str
+    heading: str
+    runs: list[Run]
+
+
+@dataclass(frozen=True)
 class Entry:
     """One network of an experiment, over the runs (seeds) that measured it.
 
     Attributes:
-        experiment: the name of the experiment.
+        experiment: the experiment.
         label: its pruner; with stage or experiment where that is not enough to tell it from others of its sparsity.
         seeds: the network in each run.
         row: its row of `summary.rows`.
     """
 
-    experiment: str
+    experiment: Experiment
     label: str
     seeds: list[Network]
     row: dict[str, Any]
@@ -50,6 +59,11 @@ class Entry:
     def name(self) -> str:
         """Label and sparsity in percent."""
         return self.label if self.dense else f"{self.label} {100 * self.sparsity:.3g} %"
+
+    @property
+    def title(self) -> str:
+        """The name, after the experiment's if there are several."""
+        return titled(self.experiment.heading, self.name)
 
     def over_seeds(self, read: Callable[[Network], dict[float, float]]) -> dict[float, Spread]:
         """x -> y over the seeds, for the curves that `read` finds, at the x that all of them have."""
@@ -70,15 +84,6 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Spread:
         """Of `values`, at least one."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Runs of one recipe with different seeds; `heading` is empty if there is only one."""
-
-    name: str
-    heading: str
-    runs: list[Run]
 
 
 @dataclass(frozen=True)
@@ -140,9 +145,7 @@ def settings_of(runs: Iterable[Run]) -> list[Setting]:
     titles = _told_apart([in_words(recipe) for recipe in recipes], shared)
     places: dict[str, tuple[str, list[Experiment]]] = {}
     for name, title, place, group in zip(names, titles, shared, groups.values(), strict=True):
-        places.setdefault(_text(place), (title, []))[1].append(
-            Experiment(name, name if len(groups) > 1 else "", group)
-        )
+        places.setdefault(_text(place), (title, []))[1].append(Experiment(name, name if len(groups) > 1 else "", group))
     several = len(places) > 1
     return [Setting(title, title if several else "", found, _entries(found)) for title, found in places.values()]
 
@@ -183,7 +186,7 @@ def _entries(experiments: Sequence[Experiment]) -> list[Entry]:
         whole = [run for run in experiment.runs if run.measured]
         for row in rows([run.path for run in whole]):
             seeds = [n for run in whole for n in run.measured if n.stage == row["stage"]]
-            found.append(Entry(experiment.name, row["pruner"], seeds, row))
+            found.append(Entry(experiment, row["pruner"], seeds, row))
     found.sort(key=lambda entry: entry.sparsity)
     return [
         Entry(entry.experiment, label, entry.seeds, entry.row)
@@ -196,8 +199,8 @@ def _labels(entries: Sequence[Entry]) -> list[str]:
     schemes: list[Callable[[Entry], str]] = [
         lambda e: e.label,
         lambda e: f"{e.label} {e.row['stage'].rpartition('/')[2]}",
-        lambda e: f"{e.label} · {e.experiment}",
-        lambda e: f"{e.label} · {e.experiment} {e.row['stage']}",
+        lambda e: f"{e.label} · {e.experiment.name}",
+        lambda e: f"{e.label} · {e.experiment.name} {e.row['stage']}",
     ]
     for scheme in schemes:
         labels = [entry.label if entry.dense else scheme(entry) for entry in entries]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hydraprune.report.experiment import Entry, titled
+from hydraprune.report.experiment import Entry
 
 SHOWN, SIDE = 8, 96
 """Examples of each network, and the largest side of a picture in pixels."""
@@ -46,9 +46,9 @@ class Gallery:
     examples: list[Example]
 
 
-def gallery(heading: str, entry: Entry) -> Gallery | None:
+def gallery(entry: Entry) -> Gallery | None:
     """The examples beside a network's checkpoint, of its first run that has some."""
-    title = titled(heading, entry.name)
+    title = entry.title
     for network in entry.seeds:
         found = network.tensors("examples.safetensors", lambda tensors, meta: _gallery(title, tensors, meta))
         if found is not None and found.examples:

@@ -34,7 +34,9 @@ def layers(heading: str, run: Run) -> Matrix | None:
     if not networks:
         return None
     caption = "Share of the connections that are kept, in percent."
-    return shaded(titled(heading, "connections of each layer"), "layer", [n.name for n in networks], names, cell, caption)
+    return shaded(
+        titled(heading, "Connections of each layer"), "layer", [n.name for n in networks], names, cell, caption
+    )
 
 
 def histograms(heading: str, run: Run, palette: Palette) -> Figure | None:
@@ -47,10 +49,10 @@ def histograms(heading: str, run: Run, palette: Palette) -> Figure | None:
     caption = (
         "Weights of the dense network in units of their layer's standard deviation: all of them in grey, those that "
         "the method keeps in colour, counted on a logarithmic axis. Magnitude pruning can only cut the middle out; a "
-        "learned mask may keep small weights. Above each chart: the share of the kept weights that are smaller than "
-        "their layer's median."
+        "learned mask may keep small weights. Above each chart: the share of the kept weights that magnitude pruning "
+        "of the same layer would cut."
     )
-    return Figure(titled(heading, "weights"), plots, caption) if plots else None
+    return Figure(titled(heading, "Weights"), plots, caption) if plots else None
 
 
 def _histogram(network: Network, weights: Mapping[str, Tensor], palette: Palette) -> Plot | None:
@@ -64,11 +66,12 @@ def _histogram(network: Network, weights: Mapping[str, Tensor], palette: Palette
         places = np.clip((w / max(float(w.std()), 1e-12) + REACH) * (BINS / 2 / REACH), 0, BINS - 1).astype(np.int64)
         every += np.bincount(places, minlength=BINS)
         kept += np.bincount(places[m], minlength=BINS)
-        small += int((np.abs(w[m]) < np.median(np.abs(w))).sum())
+        size, left = np.abs(w), int(m.sum())
+        small += int((size[m] < np.partition(size, len(size) - left)[len(size) - left]).sum()) if left else 0
     if not masks:
         return None
     edges = np.linspace(-REACH, REACH, BINS + 1)
-    title = f"{network.name}: {percent(small / max(kept.sum(), 1))} % are small"
+    title = f"{network.name}: {percent(small / max(kept.sum(), 1))} % would be cut"
     series = [
         Series("all weights", "quiet", _steps(edges, every, "of all weights"), line="area", marks=False),
         Series(
@@ -108,7 +111,7 @@ def overlap(heading: str, run: Run) -> Matrix | None:
         return Cell(f"{100 * share:.0f}", share, rising(share), f"{one[0].name}, {other[0].name}: {tip}")
 
     caption = "Connections that two masks share, in percent of the smaller mask."
-    return shaded(titled(heading, "masks compared"), "", columns, columns, cell, caption)
+    return shaded(titled(heading, "Masks compared"), "", columns, columns, cell, caption)
 
 
 def _packed(network: Network) -> dict[str, np.ndarray]:

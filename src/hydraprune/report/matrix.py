@@ -65,7 +65,7 @@ def signed(value: float, largest: float) -> str:
 
 def points(value: float) -> str:
     """A difference of shares in percentage points, with its sign."""
-    return f"{100 * value:+.0f}".replace("-", "−")
+    return f"{100 * value:+.0f}".replace("-", "−") if round(100 * value) else "0"
 
 
 def percent(value: float, std: float | None = None) -> str:

@@ -6,8 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 360, 236
-LEFT, RIGHT, TOP, BOTTOM = 44, 350, 10, 198
+
+@dataclass(frozen=True)
+class Box:
+    """The drawing, and the area of the data in it."""
+
+    width: int = 360
+    height: int = 236
+    left: int = 50
+    right: int = 350
+    top: int = 10
+    bottom: int = 198
+
+
+BOX = Box()
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,7 @@ class Plot:
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     drawn: list[Drawn]
+    box: Box = BOX
 
 
 @dataclass(frozen=True)
@@ -114,10 +127,10 @@ def plot(
     if high - low < 1e-6 * abs(high) + 1e-9:
         low, high = low - 0.5, high + 0.5
     margin = 1.12 if log_x else 1.0
-    x = _Scale(min(xs) / margin, max(xs) * margin, LEFT + 8, RIGHT - 8, log_x)
+    x = _Scale(min(xs) / margin, max(xs) * margin, BOX.left + 8, BOX.right - 8, log_x)
     rounds = _powers(low, high) if log_y else rounded(low, high)
-    y = _Scale(min(low, rounds[0]), max(high, rounds[-1]), BOTTOM, TOP, log_y)
-    labels = x_ticks or {value: f"{value:g}" for value in rounded(min(xs), max(xs), inside=True)}
+    y = _Scale(min(low, rounds[0]), max(high, rounds[-1]), BOX.bottom, BOX.top, log_y)
+    labels = x_ticks or {value: _number(value) for value in rounded(min(xs), max(xs), inside=True)}
     return Plot(
         title,
         x_label,
@@ -133,13 +146,13 @@ def _draw(series: Series, x: _Scale, y: _Scale) -> Drawn:
     marks = [(px, py, p.tip) for (px, py), p in zip(places, series.points, strict=True)]
     bars = [(x(p.x), y(p.high), y(p.low)) for p in series.points if p.low is not None and p.high is not None]
     if series.line == "rule":
-        return Drawn(series, f"M{LEFT} {marks[0][1]}H{RIGHT}", [(RIGHT - 4, *marks[0][1:])], [])
+        return Drawn(series, f"M{BOX.left} {marks[0][1]}H{BOX.right}", [(BOX.right - 4, *marks[0][1:])], [])
     if series.line == "none" or not places:
         return Drawn(series, "", marks, bars)
     if series.line in ("step", "area"):
         path = "M{} {}".format(*places[0]) + "".join(f"H{px}V{py}" for px, py in places[1:])
         if series.line == "area":
-            path = f"M{places[0][0]} {BOTTOM}L{path[1:]}V{BOTTOM}Z"
+            path = f"M{places[0][0]} {BOX.bottom}L{path[1:]}V{BOX.bottom}Z"
         return Drawn(series, path, marks, bars)
     return Drawn(series, "M" + "L".join(f"{px} {py}" for px, py in places), marks, bars)
 

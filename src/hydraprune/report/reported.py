@@ -30,7 +30,10 @@ def _compared(setting: Setting, experiment: Experiment) -> list[tuple[str, list[
         measured = [Cell("not measured"), Cell("–")]
         if ours is not None:
             mean, difference = 100 * ours["mean"], 100 * ours["mean"] - value
-            measured = [Cell(percent(ours["mean"], ours["std"]), mean), Cell(f"{difference:+.1f}".replace("-", "−"), difference)]
+            measured = [
+                Cell(percent(ours["mean"], ours["std"]), mean),
+                Cell(f"{difference:+.1f}".replace("-", "−"), difference),
+            ]
         reported = Cell(f"{value:.1f}" + ("" if source.get("checked") else " *"), float(value))
         rows.append((experiment.name, [Cell(str(name)), reported, *measured, Cell(key), Cell(place, look="words")]))
     return rows
@@ -39,7 +42,7 @@ def _compared(setting: Setting, experiment: Experiment) -> list[tuple[str, list[
 def _ours(setting: Setting, experiment: Experiment, name: str) -> tuple[str, dict[str, Any] | None]:
     """The figure that answers to a reported one; `pgd-50` of a paper is our `pgd-50x10`."""
     dense, attack = name.startswith("dense "), name.removeprefix("dense ")
-    mine = [entry for entry in setting.entries if entry.experiment == experiment.name and entry.dense == dense]
+    mine = [entry for entry in setting.entries if entry.experiment is experiment and entry.dense == dense]
     if len(mine) == 1:
         for key, figure in mine[0].row["figures"].items():
             if key == attack or key.startswith(f"{attack}x"):

@@ -8,14 +8,19 @@ from typing import Any
 
 import yaml
 
-from hydraprune.report import charts, costs, images, inside, proofs, reported
+from hydraprune.report import charts, checks, costs, images, inside, proofs, reported
 from hydraprune.report.charts import Palette
-from hydraprune.report.experiment import Entry, Experiment, Setting
+from hydraprune.report.experiment import Entry, Experiment, Setting, titled
 from hydraprune.report.folder import Run
 from hydraprune.report.matrix import Cell, Matrix, percent
+from hydraprune.report.training import training
 
 PICTURED = 8
 """Experiments, at most, whose layers, classes, examples and training are shown."""
+
+UNITS = ((10**9, "G"), (10**6, "M"), (10**3, "k"), (1, ""))
+SURFACE = "Rightwards along the attack, downwards in a random direction, in units of the radius."
+CLASSES = "Change against the dense network of the same run, in percentage points."
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,10 @@ def sections(runs: Sequence[Run], settings: Sequence[Setting]) -> dict[str, list
     palette = Palette(entry.label for setting in settings for entry in setting.entries)
     experiments = [(setting, experiment) for setting in settings for experiment in setting.experiments]
     pictured = experiments[:PICTURED]
-    groups = [(e.name, [entry for entry in s.entries if entry.experiment == e.name]) for s, e in pictured]
-    seen = [(e.name, run) for _, e in pictured if (run := next((r for r in e.runs if r.pruned), None)) is not None]
     entries = [entry for setting in settings for entry in setting.entries]
+    chosen = [entry for entry in entries if any(entry.experiment is experiment for _, experiment in pictured)]
+    found = checks.checks(entries)
+    failed = [check for check in found if check.passed is False]
     return {
         "results": _parts("table", (_results(setting) for setting in settings)),
         "sparsity": _parts("figure", (charts.against_sparsity(setting, palette) for setting in settings)),
@@ -80,14 +86,14 @@ def sections(runs: Sequence[Run], settings: Sequence[Setting]) -> dict[str, list
             *_parts("table", (proofs.certified(entries), proofs.verified(entries))),
         ],
         "checks": [
-            *_parts("table", [proofs.checks([network for run in runs for network in run.measured])]),
-            *_parts("table", (proofs.surface(network) for _, run in seen for network in run.measured)),
+            *_parts("table", [checks.overview(found), checks.told(failed)]),
+            *([Part("folded", ("Every check", checks.told(found)))] if found else []),
+            *_grid("Loss around an image", SURFACE, map(checks.surface, chosen)),
         ],
-        "costs": [part for setting, (name, group) in zip((s for s, _ in pictured), groups, strict=True)
-                  for part in _costs(name, group, setting.attack())],
-        "inside": [part for name, run in seen for part in _inside(name, run, palette)],
-        "examples": _parts("gallery", (images.gallery(entry) for _, group in groups for entry in group)),
-        "training": _parts("figure", (charts.training(experiment, palette) for _, experiment in pictured)),
+        "costs": [part for setting, experiment in pictured for part in _costs(setting, experiment)],
+        "inside": [part for _, experiment in pictured for part in _inside(experiment, palette)],
+        "examples": _galleries(map(images.gallery, chosen)),
+        "training": _parts("figure", (training(experiment, palette) for _, experiment in pictured)),
         "paper": _parts("table", (reported.compared(setting) for setting in settings)),
         "benchmark": [Part("benchmark", reported.benchmark())],
         "runs": [Part("table", _runs(experiments, runs)), *(Part("written", _written(e)) for _, e in experiments)],
@@ -102,20 +108,22 @@ def _results(setting: Setting) -> Matrix | None:
     """A row for each network: size and accuracies."""
     names = [name for name in setting.columns() if not name.startswith("certified ")]
     several = len(setting.experiments) > 1
+    counted = any(_macs(entry) for entry in setting.entries)
     rows = []
     for entry in setting.entries:
         row = entry.row
         cells = [
-            *([Cell(entry.experiment)] if several else []),
+            *([Cell(entry.experiment.name)] if several else []),
             Cell(f"{100 * entry.sparsity:.1f}", entry.sparsity),
             Cell(f"{row['kept']:,}", row["kept"], tip=f"of {row['total']:,}"),
             Cell(f"{row['total'] / max(row['kept'], 1):.3g}×", row["total"] / max(row["kept"], 1)),
+            *([_operations(entry)] if counted else []),
             *(_figure(row["figures"].get(name)) for name in names),
             Cell(str(row["runs"]), row["runs"]),
         ]
         rows.append((entry.label, cells))
-    columns = ["sparsity %", "weights kept", "smaller", *(f"{name} %" for name in names), "runs"]
-    return Matrix(setting.name, "network", ["experiment"] * several + columns, rows) if rows else None
+    columns = ["sparsity %", "weights kept", "smaller", *["MACs"] * counted, *(f"{name} %" for name in names), "runs"]
+    return Matrix(setting.heading, "network", ["experiment"] * several + columns, rows) if rows else None
 
 
 def _figure(figure: dict[str, Any] | None) -> Cell:
@@ -124,17 +132,48 @@ def _figure(figure: dict[str, Any] | None) -> Cell:
     return Cell(percent(figure["mean"], figure["std"]), figure["mean"], tip=charts.spread_of(figure))
 
 
-def _costs(name: str, entries: list[Entry], attack: str | None) -> list[Part]:
-    pruned = [entry for entry in entries if not entry.dense]
-    tables = [costs.changes(name, pruned), costs.by_class(name, pruned, None)]
-    return _parts("table", [*tables, costs.by_class(name, pruned, attack) if attack else None])
+def _macs(entry: Entry) -> int | None:
+    record = entry.seeds[0].record
+    return record.macs if record is not None else None
 
 
-def _inside(name: str, run: Run, palette: Palette) -> list[Part]:
+def _operations(entry: Entry) -> Cell:
+    """Multiply-accumulate operations of one image, those of removed weights left out."""
+    macs = _macs(entry)
+    if macs is None:
+        return Cell("–", -1.0)
+    unit, name = next((unit, name) for unit, name in UNITS if macs >= unit or unit == 1)
+    return Cell(f"{macs / unit:.3g}{name}", macs, tip=f"{macs:,} multiply-accumulate operations of one image")
+
+
+def _costs(setting: Setting, experiment: Experiment) -> list[Part]:
+    pruned, attack = [entry for entry in setting.pruned if entry.experiment is experiment], setting.attack()
+    classes = [costs.by_class(pruned, None), costs.by_class(pruned, attack) if attack else None]
+    heading = titled(experiment.heading, "Accuracy by class")
+    changes = costs.changes(titled(experiment.heading, "Changed answers and calibration"), pruned)
+    return [*_parts("table", [changes]), *_grid(heading, CLASSES, classes)]
+
+
+def _inside(experiment: Experiment, palette: Palette) -> list[Part]:
+    run = next((run for run in experiment.runs if run.pruned), None)
+    if run is None:
+        return []
+    heading = experiment.heading
     return [
-        *_parts("figure", [inside.histograms(name, run, palette)]),
-        *_parts("table", [inside.layers(name, run), inside.overlap(name, run)]),
+        *_parts("figure", [inside.histograms(heading, run, palette)]),
+        *_parts("table", [inside.layers(heading, run), inside.overlap(heading, run)]),
     ]
+
+
+def _galleries(galleries: Iterable[images.Gallery | None]) -> list[Part]:
+    found = [gallery for gallery in galleries if gallery is not None]
+    return [Part("galleries", found)] if found else []
+
+
+def _grid(title: str, caption: str, tables: Iterable[Matrix | None]) -> list[Part]:
+    """Tables side by side."""
+    found = [table for table in tables if table is not None]
+    return [Part("grid", (title, caption, found))] if found else []
 
 
 def _runs(experiments: Sequence[tuple[Setting, Experiment]], runs: Sequence[Run]) -> Matrix:

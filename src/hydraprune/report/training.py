@@ -52,14 +52,17 @@ def _chart(stage: str, branches: dict[str, list[dict[str, Any]]], key: str, pale
     )
 
 
-def _line(
-    branch: str, lines: Sequence[dict[str, Any]], key: str, scale: float, palette: Palette, dash: int
-) -> Series:
+def _line(branch: str, lines: Sequence[dict[str, Any]], key: str, scale: float, palette: Palette, dash: int) -> Series:
     measured = [line for line in lines if isinstance(line.get(key), int | float)]
     thinned = [line for number, line in enumerate(measured, start=1) if number % max(1, len(measured) // EPOCHS) == 0]
-    name = branch.rpartition("-")[0]
+    pruner, _, sparsity = branch.rpartition("-")
+    name = f"{pruner} {100 * float(sparsity):.3g} %" if _is_number(sparsity) else branch
     points = [
-        Point(line["epoch"], scale * line[key], f"{branch} epoch {line['epoch']}: {scale * line[key]:.4g}".strip())
+        Point(line["epoch"], scale * line[key], f"{name} epoch {line['epoch']}: {scale * line[key]:.4g}".strip())
         for line in thinned
     ]
-    return Series(branch, palette[name] if branch else "ink", points, marks=False, dash=dash)
+    return Series(name, palette[pruner] if branch else "ink", points, marks=False, dash=dash)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdecimal()

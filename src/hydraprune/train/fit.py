@@ -43,6 +43,7 @@ def fit(
     epochs: int,
     optim: Optim | None = None,
     threat: ThreatModel | None = None,
+    teacher: nn.Module | None = None,
     seed: int = 0,
     fabric: Fabric | None = None,
     channels_last: bool = True,
@@ -61,6 +62,7 @@ def fit(
         epochs: passes over the data; 0 does nothing.
         optim: optimizer, schedule, clipping and averaging; SGD with a cosine schedule if None.
         threat: the adversary that the objective trains against.
+        teacher: the network that the objective distils from, plain, in evaluation mode and without gradient.
         seed: every random number of epoch `e` follows from `seed`, at least 0, and `e` alone.
         fabric: device, number of processes and precision; one process on the CPU in float32 if None.
         channels_last: hold image batches in that memory format.
@@ -85,7 +87,11 @@ def fit(
         done, history = load_state(state, model, loop.optimizer, loop.average, hooks, key)
     steps_per_epoch = len(batches) * objective.steps_per_batch()
     loop.ctx = Context(
-        threat, torch.Generator(fabric.device), Clock(done * steps_per_epoch, steps_per_epoch, epochs), compile=compile
+        threat,
+        torch.Generator(fabric.device),
+        Clock(done * steps_per_epoch, steps_per_epoch, epochs),
+        compile=compile,
+        teacher=None if teacher is None else fabric.to_device(teacher),
     )
     with ExitStack() as ended:
         for hook in hooks:
@@ -159,6 +165,7 @@ class _Loop:
                 "the learning rate or clip the gradient (optim.clip_norm); the epochs saved before are kept"
             )
         loss.value.backward()
+        self.ctx.settle()
         if self.fabric.world_size > 1:
             for tensor in self.tensors:
                 if tensor.grad is not None:

@@ -31,7 +31,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// Charts: the value next to the pointer, or with the arrow keys one after the other.
+// What lies behind a value: in tables under the pointer; in charts next to it, or with the arrow keys one by one.
 const show = (mark, text) => {
   const at = mark.getBoundingClientRect();
   tip.textContent = text;
@@ -40,6 +40,13 @@ const show = (mark, text) => {
   const above = at.y - tip.offsetHeight - 8;
   tip.style.transform = `translate(${left}px, ${above > 8 ? above : at.bottom + 8}px)`;
 };
+for (const cell of document.querySelectorAll("td[title]")) {
+  const text = cell.title;
+  cell.removeAttribute("title");
+  cell.ariaDescription = text;
+  cell.onpointerenter = cell.onpointerdown = () => show(cell, text);
+  cell.onpointerleave = () => { tip.hidden = true; };
+}
 for (const chart of document.querySelectorAll(".plot svg")) {
   const marks = [...chart.querySelectorAll("use")];
   const texts = marks.map(mark => { const title = mark.querySelector("title"); title.remove(); return title.textContent; });

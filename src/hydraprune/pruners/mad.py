@@ -1,0 +1,121 @@
+"""MAD: the damage that the adversarial loss takes from a removal, to second order (arXiv:2204.02738)."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from hydraprune.core.plain import plain_copy
+from hydraprune.masks.view import MaskView
+from hydraprune.pruners.base import Pruner, lifted, masked_weights
+from hydraprune.pruners.probe import Probe
+
+OPEN, SHUT = math.log(math.e - 1), math.log(math.expm1(1e-4))
+"""Where softplus is 1, and where it is 0.0001."""
+
+
+class _Gate(nn.Module):
+    """`weight * softplus(theta)`: a soft mask."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.full_like(weight, OPEN))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * F.softplus(self.theta)
+
+
+class MAD(Pruner):
+    """Adversarial saliency `1/2 * d * (F d)` of each weight, where d is what a mask removes from it.
+
+    On each batch a soft mask m in (0, 1] is fitted to the objective from m = 1, and d = w - m w; the saliency is the
+    mean over batches, and the lowest is removed. F is the Fisher matrix of the loss at the masked network in the
+    authors' approximation: layers are independent, a layer's block is the Kronecker product of the second moments of
+    its inputs and of the diagonal ones of its output gradients (K-FAC, arXiv:1503.05671, with true labels). Unlike
+    there, the loss is the stage's own objective in training mode, attacked anew in each step of the mask, and all
+    layers stand under the budget. It prunes a network that is robust already.
+
+    Args:
+        batches: batches that are averaged over; the authors take the training set.
+        mask_steps: Adam steps, of rate 0.1, on each mask; 0 takes d = w, the removal of everything.
+
+    Sample: `pruner: {kind: mad}` in a stage with `epochs: 0`
+    """
+
+    kind: Literal["mad"] = "mad"
+    batches: int = Field(default=10, ge=1)
+    mask_steps: int = Field(default=20, ge=0)
+
+    def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
+        weights, bare = masked_weights(view), plain_copy(view.model)
+        soft = plain_copy(view.model).requires_grad_(False)
+        gates = {name: _Gate(weight) for name, weight in weights.items()}
+        for name, gate in gates.items():
+            parametrize.register_parametrization(_layer(soft, name), "weight", gate)
+        total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        for single in probe.single(self.batches):
+            self._fit(soft, gates, single)
+            for name, x, slope in _passes(soft, weights, single):
+                gone = weights[name] - gates[name](weights[name]).detach() if self.mask_steps else weights[name]
+                total[name] += _damage(_layer(bare, name), gone.clone(), x, slope)
+        return lifted(total, weights)
+
+    def _fit(self, soft: nn.Module, gates: dict[str, _Gate], single: Probe) -> None:
+        thetas = [gate.theta for gate in gates.values()]
+        for theta in thetas:
+            theta.data.fill_(OPEN)
+        adam = torch.optim.Adam(thetas, lr=0.1)
+        for loss in single.losses(soft, self.mask_steps):
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            for theta in thetas:
+                theta.data.clamp_(SHUT, OPEN)
+
+
+def _layer(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
+
+
+def _passes(model: nn.Module, names: Any, single: Probe) -> list[tuple[str, Tensor, Tensor]]:
+    """Layer, input, and gradient of the loss at the output, for each time that the loss of a batch asks a layer."""
+    seen: list[tuple[str, Tensor, Tensor]] = []
+
+    def note(name: str, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+        if not module.training:  # an attack's copy of the model
+            return None
+        # A zero of its own, as the output may be overwritten by the next layer.
+        felt = torch.zeros_like(output).requires_grad_()
+        seen.append((name, inputs[0].detach(), felt))
+        return output + felt
+
+    handles = [_layer(model, name).register_forward_hook(partial(note, name)) for name in names]
+    slopes: tuple[Tensor, ...] = ()
+    for loss in single.losses(model, 1):
+        slopes = torch.autograd.grad(loss, [felt for _, _, felt in seen], materialize_grads=True)
+    for handle in handles:
+        handle.remove()
+    return [(name, x, slope) for (name, x, _), slope in zip(seen, slopes, strict=True)]
+
+
+def _damage(layer: nn.Module, gone: Tensor, x: Tensor, slope: Tensor) -> Tensor:
+    """`1/2 * d * (F d)` of the layer's weights d = `gone`, from its inputs and the gradient of the mean loss.
+
+    `F d` is the gradient of `1/2 * sum_i G_i * |z_i|^2`, z being what the layer makes of its inputs with d in place of
+    its weight, so no matrix is built and every kind of layer will do.
+    """
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in layer.named_parameters()}
+    z = torch.func.functional_call(layer, tensors | {"weight": gone.requires_grad_()}, (x,))
+    channels = z.dim() - 1 if isinstance(layer, nn.Linear) else 1
+    positions = z[0].numel() // z.shape[channels]
+    strength = slope.movedim(channels, 0).flatten(1).square().sum(1) / positions
+    energy = (z.movedim(channels, 0).flatten(1).square().sum(1) * strength).sum() / 2
+    (product,) = torch.autograd.grad(energy, gone)
+    return gone.detach() * product / 2
