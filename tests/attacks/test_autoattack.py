@@ -77,7 +77,7 @@ def test_other_versions_and_parts_equal_the_library_called_directly(name):
         library.apgd_targeted.n_target_classes = 9
     expected, _ = library.run_standard_evaluation(x, y, batch_size=500)
     assert torch.equal(found, expected)
-    assert 0 < (net(found).argmax(1) != y).sum()
+    assert (net(found).argmax(1) != y).any()
 
 
 def test_names_say_version_and_strength():
@@ -97,7 +97,7 @@ def test_draws_are_averaged_where_asked():
         passes.clear()
         APGD(steps=5, eot_samples=samples).search(net, x, y, ThreatModel(eps=0.001), torch.Generator())
         counts.append(len(passes))
-    assert counts[1] > 2 * counts[0]
+    assert counts[1] - counts[0] == 2 * 6  # two more at each of five steps, and at the start
 
 
 def test_is_quiet_and_leaves_random_numbers_tracing_and_model_alone(capfd):

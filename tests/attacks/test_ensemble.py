@@ -63,7 +63,7 @@ def test_an_ensemble_counts_a_member_that_fails():
     net, batch = some(8)
     net = nn.Sequential(net, nn.Module())
     net[1].forward = lambda logits: logits / logits.requires_grad  # NaN or infinite as soon as a gradient is asked for
-    with pytest.raises(Exception, match="failed|NaN"):
+    with pytest.raises(Exception, match=r"failed|NaN"):
         evaluate(net, [batch], threat=THREAT, attacks=[Ensemble(attacks=[Square(queries=5), FGSM()])], seed=0)
 
 

@@ -104,6 +104,6 @@ def test_stronger_adversaries_break_more(pgd, autoattack, verified, passed):
 
 
 def test_without_a_correct_image_there_is_nothing_to_check():
-    net, (x, y) = digits()
+    net, (x, _) = digits()
     with pytest.raises(EvaluationError, match="no image is classified correctly"):
         checks.check(net, Batch(x[:4], (net(x[:4]).argmax(1) + 1) % 10), THREAT, seed=0)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from contracts.material import net
-from hydraprune.masks.budgets import Global, Uniform
+from hydraprune.core.errors import PruningError
+from hydraprune.masks.budgets import Global, Table, Uniform
 from hydraprune.masks.structures import NOfM
 from hydraprune.masks.view import MaskView
 from hydraprune.objectives.natural import Natural
@@ -78,6 +79,11 @@ def test_a_pattern_starts_dense_too():
     assert view.count().kept == view.count().total
     process.finish()
     assert view.counts()["6.weight"].kept == view.counts()["6.weight"].total // 2
+
+
+def test_a_table_of_sparsities_cannot_grow():
+    with pytest.raises(PruningError, match="budget 'table' has several"):
+        started(Gradual(), budget=Table(sparsity=0.5, layers={"6.weight": 0.9}))
 
 
 @pytest.mark.parametrize("rewind", [0.0, 0.5])

@@ -107,7 +107,14 @@ def _beside(place, clean, robust, rng):
     write_json(place / "curves.json", {"security": {"fmn": {"eps": [0.0, 0.1, 0.2], "accuracy": [clean, robust, 0.0]}}})
     grid = {"x": [-1.0, 0.0, 1.0], "y": [-1.0, 0.0, 1.0], "loss": [[1.0, 2.0, 3.0], [1.5, 2.5, 3.5], [2.0, 3.0, 4.0]]}
     checks = [
-        {"name": "radius", "passed": True, "found": "0 % at 0.2", "expected": "near 0", "why": "w", "figures": {}},
+        {
+            "name": "radius",
+            "passed": True,
+            "found": "0 % at 0.2",
+            "expected": "near 0",
+            "why": "w",
+            "figures": {"eps": [0.0, 0.1, 0.2], "accuracy": [clean, robust, 0.0]},
+        },
         {"name": "black-box", "passed": robust > 0.3, "found": "f", "expected": "e", "why": "w", "figures": {}},
         {"name": "loss-surface", "passed": None, "found": "", "expected": "", "why": "", "figures": grid},
     ]

@@ -53,11 +53,11 @@ class Rows:
         bottom = max(0, (rows - 1) * down + height - top - layer.shape[2])
         right = max(0, (columns - 1) * across + width - left - layer.shape[3])
         windows = F.pad(layer, (left, right, top, bottom)).unfold(2, height, down).unfold(3, width, across)
-        return windows[:, :, :rows, :columns].permute(0, 2, 3, 1, 4, 5).flatten(1, 2).unsqueeze(2)
+        return windows[:, :, :rows, :columns].permute(0, 2, 3, 4, 5, 1).flatten(1, 2).unsqueeze(2).movedim(-1, 3)
 
     def dot(self, layer: Tensor) -> Tensor:
         """(B or 1, P * S) sums of the coefficients times `layer` (B or 1, *shape)."""
-        sums = self.align(layer).flatten(3) @ self.values.flatten(3).transpose(2, 3)
+        sums = _flat(self.align(layer)) @ _flat(self.values).transpose(2, 3)
         return sums.squeeze(2).expand(-1, self.positions, -1).flatten(1)
 
     def magnitude(self) -> Rows:
@@ -105,6 +105,11 @@ class Rows:
         top, left = self.grid.pad
         bottom, right = self._end
         return F.pad(self.values, (pad[1] - left, end[1] - right, pad[0] - top, end[0] - bottom))
+
+
+def _flat(pieces: Tensor) -> Tensor:
+    """Pieces (B, P, S, *piece) as (B, P, S, N), those of maps in the order in which channels-last memory has them."""
+    return (pieces.movedim(3, -1) if pieces.dim() == 6 else pieces).flatten(3)
 
 
 def _most(one: Pair, other: Pair) -> Pair:

@@ -13,8 +13,10 @@ from rich.console import Console
 
 from hydraprune.attacks import ATTACKS
 from hydraprune.bounds import BOUNDS
+from hydraprune.cli import study as studies
 from hydraprune.cli.build import prune_recipe
-from hydraprune.core.checkpoint import write_atomically, write_json
+from hydraprune.cli.console import console
+from hydraprune.core.checkpoint import write_json
 from hydraprune.core.errors import HydrapruneError, SpecError
 from hydraprune.data import SOURCES
 from hydraprune.masks import BUDGETS, STRUCTURES
@@ -29,7 +31,9 @@ from hydraprune.recipes.checkpoint import load
 from hydraprune.recipes.runner import fabric_for
 from hydraprune.recipes.runner import run as run_recipe
 from hydraprune.recipes.schema import Evaluate, Recipe
-from hydraprune.report import as_markdown, as_table, draw, rows, write_page
+from hydraprune.report import as_table, draw, rows, write_page
+from hydraprune.study import load_study
+from hydraprune.study import names as study_names
 
 app = typer.Typer(
     add_completion=False,
@@ -37,8 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Prune networks with the robust training objective itself, and measure what is left of their robustness.",
 )
-# A file or a pipe has no width; lines are not to be broken there.
-console = Console(width=None if sys.stdout.isatty() else 200)
 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting: stages.prune.epochs=5")
@@ -50,6 +52,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinish
 def list_() -> None:
     """Recipes, and the names that a recipe may use."""
     _section("recipes", ((name, library.load_recipe(name).about) for name in library.names()))
+    _section("studies", ((name, load_study(name).about) for name in study_names()))
     _section("nets", ((name, "") for name in [*net_names(), "timm:NAME", "package.module:factory"]))
     for registry in (SOURCES, OBJECTIVES, PRUNERS, BUDGETS, STRUCTURES, ATTACKS, BOUNDS):
         lines = ((name, (registry.get(name).__doc__ or "").strip().splitlines()[0]) for name in registry.names())
@@ -117,7 +120,6 @@ def evaluate(
     """
     recipe = _recipe_of(checkpoint, set_)
     stage = Evaluate.parse({"attacks": attacks.split(","), "samples": samples}, "evaluate")
-    stage.check(recipe.threat)
     fabric = fabric_for(recipe.trainer)
     others = {} if transfer_from is None else {transfer_from.name: transfer_from}
     record = measuring.measure(
@@ -204,18 +206,8 @@ def certify(
     _certify(checkpoint, _recipe_of(checkpoint, set_), "certification", stage)
 
 
-@app.command()
-def table(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of one recipe, such as different seeds")],
-    out: Annotated[Path | None, typer.Option(help="Write OUT.md, OUT.json and OUT.png")] = None,
-) -> None:
-    """Mean and standard deviation over runs."""
-    results = rows(runs)
-    console.print(as_table(results))
-    if out is not None:
-        write_atomically(Path(f"{out}.md"), as_markdown(results).encode())
-        write_json(Path(f"{out}.json"), results)
-        draw(results, Path(f"{out}.png"))
+app.command()(studies.study)
+app.command()(studies.table)
 
 
 @app.command()

@@ -199,8 +199,9 @@ def _order(verdicts: Evaluation | None, verified: Tensor | None) -> Check:
     accuracy = {name: share(verdict[:fewest]) for name, verdict in chain.items() if fewest}
     pairs = [_common(*pair) for pair in pairwise(chain.values())]
     refuted = 0
-    for survived in verdicts.survived.values() if verdicts is not None and verified is not None else ():
-        refuted += int((verified[: len(survived)] & ~survived[: len(verified)]).sum())
+    if verdicts is not None and verified is not None:
+        pairs_of_both = ((verified[: len(s)], s[: len(verified)]) for s in verdicts.survived.values())
+        refuted = sum(int((proved & ~survived).sum()) for proved, survived in pairs_of_both)
     words = ", ".join(f"{name} {value:.1%}" for name, value in accuracy.items()) or "nothing was measured"
     return Check(
         name="order",

@@ -32,9 +32,9 @@ def tuned(
         steps: gradient steps of a trial.
         seed: of the search.
     """
-    draws = torch.quasirandom.SobolEngine(2, scramble=True, seed=seed).draw(max(0, trials - 1), dtype=torch.float64)
+    draws = torch.quasirandom.SobolEngine(2, scramble=True, seed=seed).draw(trials, dtype=torch.float64)
     tried = [attack]
-    for first, second in draws.tolist():
+    for first, second in draws[1:].tolist():
         settings = {"step_size": _between(*STEP_SIZES, first), "gamma": _between(*GAMMAS, second)}
         tried.append(attack.model_copy(update=settings))
     lengths = []

@@ -14,8 +14,8 @@ BRACKET = 0.01
 
 def _kth_largest(values: Tensor, k: int) -> Tensor:
     if values.device.type == "cpu":
-        array = values.numpy()
-        return torch.tensor(np.partition(array, len(array) - k)[len(array) - k])
+        # From the top: the many equal zeros of masked weights slow a partition from the bottom down thirty times.
+        return torch.tensor(-np.partition(-values.numpy(), k - 1)[k - 1])
     return torch.topk(values, k, sorted=False).values.min()
 
 

@@ -8,7 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from hydraprune.core.objective import Clock
+from hydraprune.masks.budgets import Budget
 from hydraprune.masks.source import FixedMask, MaskSource, Over
+from hydraprune.masks.structures import Structure
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Pruner, Selection, masked_weights
 from hydraprune.pruners.moving import Moving, before, dense
@@ -23,6 +25,11 @@ class Ramp(Pruner, ABC):
     @abstractmethod
     def level(self, clock: Clock, sparsity: float) -> float:
         """The sparsity by now, on the way to `sparsity`; it moves by jumps, and never falls."""
+
+    def unfit(self, budget: Budget | None, structure: Structure) -> str | None:
+        if budget is not None and budget.kind == "table":
+            return f"pruner {self.kind!r} lets one sparsity grow, and budget 'table' has several; use another budget"
+        return super().unfit(budget, structure)
 
     def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
         return masked_weights(view)

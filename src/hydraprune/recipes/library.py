@@ -50,6 +50,14 @@ def resolve(values: dict[str, Any], overrides: Sequence[str], where: str) -> Rec
     return Recipe.parse(values, where)
 
 
+def changed(base: str | Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe, given by name, as a file or as settings, with `path.to.key: value` changes."""
+    values = _read(base) if isinstance(base, str) else _extended(copy.deepcopy(dict(base)), "of the study")
+    for path, value in changes.items():
+        _assign(values, path, value)
+    return values
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML, defaults included; `load_recipe` reads it back to an equal one."""
     return yaml.safe_dump(recipe.plain(), sort_keys=False, width=120)
@@ -73,6 +81,10 @@ def _read(name: str) -> dict[str, Any]:
         raise SpecError(f"recipe {name} is no YAML ({_line(error)})") from None
     if not isinstance(values, dict):
         raise SpecError(f"recipe {name}: expected a mapping of settings, got {values!r}")
+    return _extended(values, name)
+
+
+def _extended(values: dict[str, Any], name: str) -> dict[str, Any]:
     base, changes = values.pop("extends", None), values.pop("set", None) or {}
     if not isinstance(changes, Mapping):
         raise SpecError(f"recipe {name}: `set` takes path.to.key: value, got {changes!r}")

@@ -101,11 +101,9 @@ class _Run:
 
     def claim(self) -> None:
         """Write the recipe down, or see that the one that is there is the same."""
-        written = self.out / "recipe.yaml"
-        if written.exists():
-            _same(load_recipe(str(written)), self.recipe, self.out)
+        refuse_another(self.recipe, self.out)
         if self.fabric.is_global_zero:
-            write_atomically(written, dump_recipe(self.recipe).encode())
+            write_atomically(self.out / "recipe.yaml", dump_recipe(self.recipe).encode())
             write_json(self.out / "environment.json", _environment(self.fabric))
         self.fabric.barrier()
 
@@ -289,8 +287,16 @@ def _key(recipe: Recipe, job: Job, stage: Fit) -> str:
     return f"{zlib.crc32(repr((settings, stage.plain())).encode()):08x}/{job.path}"
 
 
-def _same(written: Recipe, recipe: Recipe, out: Path) -> None:
-    """See that both train the same networks; machine and evaluations may differ."""
+def refuse_another(recipe: Recipe, out: Path) -> None:
+    """See that a run in `out`, if there is one, trains the same networks; machine and evaluations may differ.
+
+    Raises:
+        SpecError: if it is a run of another recipe.
+    """
+    path = out / "recipe.yaml"
+    if not path.exists():
+        return
+    written = load_recipe(str(path))
     old, new = (
         r.plain() | {"trainer": None, "stages": [stage.plain() for stage in r.stages if isinstance(stage, Fit)]}
         for r in (written, recipe)

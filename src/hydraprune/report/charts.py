@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from hydraprune.report.experiment import PROVED, Entry, Setting, Spread, interval, titled
 from hydraprune.report.folder import Network
@@ -164,19 +165,24 @@ def _curves(value: Any) -> dict[str, dict[float, float]]:
 
 def certified(setting: Setting, palette: Palette) -> list[Figure]:
     """Certified accuracy of the smoothed networks against the radius, for each file of certificates."""
-    files = {id(network): network.lines("radius", _certificate) for e in setting.entries for network in e.seeds}
-    return [_certified(setting, palette, name, files) for name in dict.fromkeys(n for f in files.values() for n in f)]
+    radii = {
+        id(network): {name: np.sort(found) for name, found in network.lines("radius", _radius).items()}
+        for entry in setting.entries
+        for network in entry.seeds
+    }
+    names = dict.fromkeys(name for found in radii.values() for name in found)
+    return [_certified(setting, palette, name, {i: f[name] for i, f in radii.items() if name in f}) for name in names]
 
 
-def _certified(
-    setting: Setting, palette: Palette, name: str, files: dict[int, dict[str, list[tuple[bool, float]]]]
-) -> Figure:
-    largest = max(radius for found in files.values() for _, radius in found.get(name, []))
-    grid = [largest * number / 48 for number in range(49)]
+def _certified(setting: Setting, palette: Palette, name: str, radii: dict[int, np.ndarray]) -> Figure:
+    grid = np.linspace(0, max(0.0, *(float(found[-1]) for found in radii.values())), 49)
 
     def read(network: Network) -> dict[float, float]:
-        images = files[id(network)].get(name)
-        return {r: statistics.fmean(right and radius >= r for right, radius in images) for r in grid} if images else {}
+        found = radii.get(id(network))
+        if found is None:
+            return {}
+        shares = 1 - np.searchsorted(found, grid) / len(found)
+        return dict(zip(grid.tolist(), shares.tolist(), strict=True))
 
     plots = _by_sparsity(setting, palette, read, "certified ℓ2 radius", line="step")
     caption = (
@@ -186,6 +192,6 @@ def _certified(
     return Figure(titled(setting.heading, name), plots, caption)
 
 
-def _certificate(line: dict[str, Any]) -> tuple[bool, float]:
-    """Whether an image is classified correctly, and its certified radius."""
-    return line["prediction"] == line["label"], float(line["radius"])
+def _radius(line: dict[str, Any]) -> float:
+    """The certified radius of an image; below 0 if its class is wrong."""
+    return float(line["radius"]) if line["prediction"] == line["label"] else -1.0

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from hydraprune.report.charts import Figure, Palette
 from hydraprune.report.experiment import Entry
 from hydraprune.report.folder import Network
-from hydraprune.report.matrix import Cell, Matrix, rising, shaded
+from hydraprune.report.matrix import Cell, Matrix, percent, rising, shaded
+from hydraprune.report.plot import Point, Series, plot
 
+TOLD = 200
+"""Rows of a table of checks, at most."""
 ENDS = {True: ("✓ passed", 1.0, "good"), False: ("✗ failed", 0.0, "bad"), None: ("not made", 2.0, "quiet")}
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """A check of one network; `passed` is None where it could not be made."""
 
     network: str
@@ -24,6 +26,7 @@ class Check:
     found: str
     expected: str
     why: str
+    figures: dict[str, Any]
 
 
 def checks(entries: Sequence[Entry]) -> list[Check]:
@@ -33,7 +36,7 @@ def checks(entries: Sequence[Entry]) -> list[Check]:
 
 def _read(entry: Entry, network: Network) -> list[Check]:
     def parse(values: Any) -> list[Check]:
-        words = ("name", "passed", "found", "expected", "why")
+        words = ("name", "passed", "found", "expected", "why", "figures")
         return [Check(title, entry, *(value[word] for word in words)) for value in values]
 
     title = f"{network.run.path.name}: {entry.title}" if len(entry.seeds) > 1 else entry.title
@@ -44,9 +47,12 @@ def overview(found: Sequence[Check]) -> Matrix | None:
     """How the checks of each network ended; over several seeds, how many of them failed."""
     names = list(dict.fromkeys(check.name for check in found))
     titles = list(dict.fromkeys(check.entry.title for check in found))
+    groups: dict[tuple[str, str], list[Check]] = {}
+    for check in found:
+        groups.setdefault((check.entry.title, check.name), []).append(check)
 
     def cell(row: int, column: int) -> Cell:
-        mine = [check for check in found if check.entry.title == titles[row] and check.name == names[column]]
+        mine = groups.get((titles[row], names[column]), [])
         failed = [check for check in mine if check.passed is False]
         if failed:
             return Cell("✗" if len(mine) == 1 else f"✗ {len(failed)} of {len(mine)}", look="bad", tip=failed[0].found)
@@ -57,13 +63,33 @@ def overview(found: Sequence[Check]) -> Matrix | None:
 
 
 def told(found: Sequence[Check]) -> Matrix | None:
-    """All that the checks say."""
+    """What the checks say."""
     rows = []
-    for check in found:
+    for check in found[:TOLD]:
         text, order, look = ENDS[check.passed]
         words = [Cell(word, look="words") for word in (check.found, check.expected, check.why)]
         rows.append((check.network, [Cell(check.name), Cell(text, order, look), *words]))
-    return Matrix("", "network", ["check", "result", "found", "expected", "why"], rows) if rows else None
+    caption = f"The first {TOLD} of {len(found)}." if len(found) > TOLD else ""
+    columns = ["check", "result", "found", "expected", "why"]
+    return Matrix("", "network", columns, rows, caption) if rows else None
+
+
+def efforts(found: Sequence[Check], palette: Palette) -> Figure | None:
+    """Accuracy against the radius of the attack, its steps and its restarts, a line for each network's first run."""
+    first = {(check.entry.title, check.name): check for check in reversed(found)}
+    plots = []
+    for name, key in (("radius", "eps"), ("steps", "steps"), ("restarts", "restarts")):
+        curves = [check for (_, other), check in reversed(first.items()) if other == name and key in check.figures]
+        rates = sorted({round(check.entry.sparsity, 3) for check in curves if not check.entry.dense})
+        series = []
+        for check in curves:
+            entry, values = check.entry, zip(check.figures[key], check.figures["accuracy"], strict=True)
+            points = [Point(x, 100 * y, f"{entry.title}: {percent(y)} % with {name} {x:.4g}") for x, y in values]
+            dash = 0 if entry.dense else rates.index(round(entry.sparsity, 3)) % 4
+            series.append(Series(entry.title, palette[entry.label], points, marks=len(points) < 12, dash=dash))
+        if series:
+            plots.append(plot(series, title=name, x_label=name, y_label="accuracy (%)", y_range=(0, None)))
+    return Figure("Accuracy against the effort of the attack", plots) if plots else None
 
 
 def surface(entry: Entry) -> Matrix | None:
@@ -80,8 +106,7 @@ def _surface(title: str, values: Any) -> Matrix | None:
 
     def cell(row: int, column: int) -> Cell:
         value = loss[row][column]
-        place = f"loss {value:.3g}, {x[column]:+.2f} eps along the attack, {y[row]:+.2f} eps at random"
-        return Cell("", value, f"spot {rising(value - low, high - low)}", place)
+        return Cell("", value, f"spot {rising(value - low, high - low)}", f"{value:.3g}")
 
     caption = f"Loss {low:.3g} to {high:.3g}, from {x[0]:g} to {x[-1]:g}".replace("-", "−")
     return shaded(title, "", [""] * len(x), [""] * len(y), cell, caption)

@@ -5,33 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hydraprune.evaluate.costs import calibration_error, flips, per_class
 from hydraprune.evaluate.verdicts import Evaluation, load
 from hydraprune.report.experiment import Entry
 from hydraprune.report.folder import Network
 from hydraprune.report.matrix import Cell, Matrix, points, shaded, signed
 from hydraprune.report.proofs import share
 
-CLASSES, BINS = 20, 15
-"""Rows of a table of classes (where there are more, those that lose most), and bins of the calibration error."""
+CLASSES = 20
+"""Rows of a table of classes; where there are more, those that lose most."""
 
 
 def verdicts(network: Network | None) -> Evaluation | None:
     """Those beside a network's checkpoint."""
     return network.read(lambda path: load(path)[0], "verdicts.safetensors") if network is not None else None
-
-
-def per_class(right: Tensor, label: Tensor) -> Tensor:
-    """(K,) float: the share of each class's images for which `right` (n,) is true; NaN for a class without images."""
-    classes = int(label.max()) + 1
-    label = label[: len(right)]
-    return torch.bincount(label, weights=right.double(), minlength=classes) / torch.bincount(label, minlength=classes)
-
-
-def calibration_error(found: Evaluation) -> float:
-    """Expected calibration error: the mean gap between confidence and accuracy over equally wide bins of confidence."""
-    bins = (found.confidence.double() * BINS).long().clamp(0, BINS - 1)
-    gaps = torch.bincount(bins, weights=found.confidence.double() - found.correct.double(), minlength=BINS)
-    return float(gaps.abs().sum() / len(bins))
 
 
 def changes(title: str, entries: list[Entry]) -> Matrix | None:
@@ -48,9 +35,9 @@ def changes(title: str, entries: list[Entry]) -> Matrix | None:
 def _changes(entry: Entry) -> list[Cell]:
     found = []
     for before, after in _pairs(entry):
-        flipped = before.prediction != after.prediction
-        shares = [flipped, before.correct & ~after.correct, ~before.correct & after.correct]
-        found.append([*(s.double().mean().item() for s in shares), calibration_error(after), calibration_error(before)])
+        differ = flips(after.label, before.prediction, after.prediction)
+        errors = [calibration_error(one.confidence, one.correct) for one in (after, before)]
+        found.append([*(differ[kind].double().mean().item() for kind in ("changed", "lost", "won")), *errors])
     return [share(values) for values in zip(*found, strict=True)]
 
 
@@ -80,13 +67,10 @@ def _pairs(entry: Entry) -> list[tuple[Evaluation, Evaluation]]:
 
 def _lost(entry: Entry, attack: str | None) -> Tensor | None:
     """(K,) change per class, mean over seeds."""
-    changes = []
+    found = []
     for before, after in _pairs(entry):
-        shares = [
-            per_class(v.survived[attack] if attack else v.correct, v.label)
-            for v in (after, before)
-            if not attack or attack in v.survived
-        ]
-        if len(shares) == 2 and shares[0].shape == shares[1].shape:
-            changes.append(shares[0] - shares[1])
-    return torch.stack(changes).nanmean(0) if changes else None
+        if attack is None or (attack in before.survived and attack in after.survived):
+            then, now = (v.survived[attack] if attack else v.correct for v in (before, after))
+            classes = int(after.label.max()) + 1
+            found.append(per_class(after.label, now, classes) - per_class(after.label, then, classes))
+    return torch.stack(found).nanmean(0) if found else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Entry:
 
     Attributes:
         experiment: the experiment.
-        label: its pruner; with stage or experiment where that is not enough to tell it from others of its sparsity.
+        label: its pruner, and what tells it from others of the same pruner and sparsity.
         seeds: the network in each run.
         row: its row of `summary.rows`.
     """
@@ -140,7 +141,7 @@ def settings_of(runs: Iterable[Run]) -> list[Setting]:
         if run.recipe or run.networks:
             groups.setdefault(_text(_identity(run.recipe)), []).append(run)
     recipes = [group[0].recipe for group in groups.values()]
-    names = _told_apart([str(r.get("name", "unnamed")) for r in recipes], [_identity(r) for r in recipes])
+    names = _told_apart(_names(recipes), [_identity(recipe) for recipe in recipes])
     shared = [{key: recipe.get(key) for key in SETTING} for recipe in recipes]
     titles = _told_apart([in_words(recipe) for recipe in recipes], shared)
     places: dict[str, tuple[str, list[Experiment]]] = {}
@@ -153,6 +154,18 @@ def settings_of(runs: Iterable[Run]) -> list[Setting]:
 def titled(heading: str, text: str) -> str:
     """`text`, after a heading if there is one."""
     return f"{heading}: {text}" if heading else text
+
+
+def _names(recipes: Sequence[dict[str, Any]]) -> list[str]:
+    """Of the experiments: a cell of a study also has its seed in its name, and the study."""
+    names = [re.sub(r",?\bseed=[^,]*", "", str(recipe.get("name", "unnamed"))) for recipe in recipes]
+    return [name.partition("/")[2] for name in names] if study_of(recipes) else names
+
+
+def study_of(recipes: Sequence[dict[str, Any]]) -> str:
+    """The name of the study that all `recipes` belong to; empty if there is none."""
+    found = {str(recipe.get("name")).rpartition("/")[0] for recipe in recipes}
+    return found.pop() if len(found) == 1 and len(recipes) > 1 else ""
 
 
 def in_words(recipe: dict[str, Any]) -> str:
@@ -195,19 +208,26 @@ def _entries(experiments: Sequence[Experiment]) -> list[Entry]:
 
 
 def _labels(entries: Sequence[Entry]) -> list[str]:
-    """The shortest names under which no two networks of one sparsity are the same."""
-    schemes: list[Callable[[Entry], str]] = [
-        lambda e: e.label,
-        lambda e: f"{e.label} {e.row['stage'].rpartition('/')[2]}",
-        lambda e: f"{e.label} · {e.experiment.name}",
-        lambda e: f"{e.label} · {e.experiment.name} {e.row['stage']}",
-    ]
-    for scheme in schemes:
-        labels = [entry.label if entry.dense else scheme(entry) for entry in entries]
-        keys = [(label, round(e.sparsity, 4)) for label, e in zip(labels, entries, strict=True) if not e.dense]
-        if len(set(keys)) == len(keys):
-            break
-    return labels
+    """The pruner of each network; where several of one sparsity have the same, also what they differ in."""
+    groups: dict[tuple[str, float], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.label, round(entry.sparsity, 3)), []).append(entry)
+    differing = {key for group in groups.values() if not group[0].dense for key in _differing(group)}
+    return [", ".join([e.label, *(v for k, v in _traits(e).items() if k in differing)]) for e in entries]
+
+
+def _traits(entry: Entry) -> dict[str, str]:
+    """What may tell a network from another one of the same pruner and sparsity: its settings, and its stage."""
+    if entry.dense:
+        return {}
+    settings = _flat(_identity(entry.experiment.runs[0].recipe))
+    named = {k: v if isinstance(v, str) else f"{k.rpartition('.')[2]} {v}" for k, v in settings.items()}
+    return named | {"": entry.row["stage"].rpartition("/")[2]}
+
+
+def _differing(entries: Sequence[Entry]) -> list[str]:
+    traits = [_traits(entry) for entry in entries]
+    return [key for key in dict.fromkeys(k for t in traits for k in t) if len({t.get(key) for t in traits}) > 1]
 
 
 def _text(value: Any) -> str:

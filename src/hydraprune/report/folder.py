@@ -18,7 +18,7 @@ from hydraprune.core.results import Record
 from hydraprune.report.summary import networks, read_records
 
 T = TypeVar("T")
-MARKERS = ("recipe.yaml", "results.json")
+MARKERS = ("recipe.yaml", "results.json", "failure.json")
 
 
 @dataclass
@@ -141,7 +141,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     for path in paths:
         folders = [path] if _is_run(path) else list(_below(path))
         runs += [read_run(folder) for folder in folders] or [Run(path, problems=["there is no run in this folder"])]
-    if not any(run.recipe or run.networks or run.metrics for run in runs):
+    if not any(_is_run(run.path) for run in runs):
         names = ", ".join(str(path) for path in paths)
         raise SpecError(f"no run in {names}; give folders that `hydraprune run` wrote, or a folder of such folders")
     return runs
@@ -161,6 +161,8 @@ def read_run(path: Path) -> Run:
     order = [str(line.get("stage")) for line in run.metrics] + [*records, *metas]
     stages = [stage for stage in dict.fromkeys(order) if stage in records or stage in metas]
     run.networks = [Network(run, stage, metas.get(stage, {}), records.get(stage)) for stage in stages]
+    if failure := run.read(_mapping, "failure.json"):
+        run.problems.append(f"failed: {failure.get('error')}")
     if not run.recipe:
         run.problems.append("recipe.yaml is missing or unreadable")
     wanted, found = _wanted(run.recipe), len(run.measured)
@@ -176,8 +178,10 @@ def _is_run(path: Path) -> bool:
 
 
 def _below(path: Path) -> Iterable[Path]:
-    for folder, children, _ in os.walk(path):
+    for folder, children, files in os.walk(path):
         children.sort()
+        if "study.yaml" in files and "shared" in children:
+            children.remove("shared")  # what its runs have in common; each of them has it too
         if _is_run(Path(folder)):
             children.clear()
             yield Path(folder)
@@ -208,7 +212,7 @@ def _unpacked(bits: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Tensor
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(path.read_text())
+        value = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise CheckpointError(f"no YAML ({' '.join(str(error).split())})") from None
     return _checked(value)

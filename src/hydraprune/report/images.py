@@ -45,6 +45,11 @@ class Gallery:
     amplified: float
     examples: list[Example]
 
+    @property
+    def size(self) -> int:
+        """Bytes of its pictures."""
+        return sum(len(e.image) + len(e.perturbation) + len(e.adversarial) for e in self.examples)
+
 
 def gallery(entry: Entry) -> Gallery | None:
     """The examples beside a network's checkpoint, of its first run that has some."""

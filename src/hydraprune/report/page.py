@@ -13,9 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hydraprune.core.checkpoint import write_atomically
-from hydraprune.report.experiment import settings_of
+from hydraprune.report import checks
+from hydraprune.report.experiment import settings_of, study_of
 from hydraprune.report.folder import Run, find_runs
-from hydraprune.report.sections import PICTURED, sections, tiles
+from hydraprune.report.overview import tiles
+from hydraprune.report.sections import PICTURED, sections
 
 
 def write_page(paths: Sequence[Path], out: Path) -> None:
@@ -33,7 +35,11 @@ def write_page(paths: Sequence[Path], out: Path) -> None:
 def render(runs: Sequence[Run]) -> str:
     """The page about `runs`: text from their files is escaped, and the page may load and send nothing."""
     settings = settings_of(runs)
-    names = list(dict.fromkeys(experiment.name for setting in settings for experiment in setting.experiments))
+    experiments = [experiment for setting in settings for experiment in setting.experiments]
+    study = study_of([run.recipe for run in runs if run.recipe])
+    alone = experiments[0].name if len(experiments) == 1 else ""
+    found = checks.checks([entry for setting in settings for entry in setting.entries])
+    failed = [check for check in found if check.passed is False]
     static = {kind: files("hydraprune.report").joinpath(f"static/page.{kind}").read_text() for kind in ("css", "js")}
     environment = Environment(
         loader=PackageLoader("hydraprune.report"),
@@ -43,13 +49,15 @@ def render(runs: Sequence[Run]) -> str:
         undefined=StrictUndefined,
     )
     return environment.get_template("page.html").render(
-        title=names[0] if len(names) == 1 else f"{len(names)} experiments, {len(runs)} runs",
-        about=runs[0].recipe.get("about", "") if len(names) == 1 else "",
+        title=study or alone or f"{len(experiments)} experiments",
+        about=runs[0].recipe.get("about", "") if study or alone else "",
+        counts=f"{len(experiments)} experiments, {len(runs)} runs" if len(runs) > 1 else "",
         settings=[setting.name for setting in settings],
         attack=settings[0].attack() if settings else None,
         tiles=tiles(settings),
-        sections=sections(runs, settings),
-        few=f"The first {PICTURED} of {len(names)} experiments." if len(names) > PICTURED else "",
+        failed=f"{len(failed)} of {len(found)} sanity checks failed" if failed else "",
+        sections=sections(runs, settings, found),
+        few=f"The first {PICTURED} of {len(experiments)} experiments." if len(experiments) > PICTURED else "",
         version=version("hydraprune"),
         style=Markup(static["css"]),
         script=Markup(static["js"]),

@@ -35,17 +35,19 @@ def rows(runs: Sequence[Path]) -> list[dict[str, Any]]:
     for run in runs:
         for stage, record in networks(read_records(run)).items():
             found.setdefault(stage, []).append(record)
-    table = []
-    for stage, records in found.items():
-        first, measured = records[0], [_accuracies(record) for record in records]
-        figures = {
-            name: _figure([values[name][0] for values in measured], samples)
-            for name, (_, samples) in measured[0].items()
-            if all(name in values for values in measured)
-        }
-        row = {"stage": stage, "pruner": first.pruner or "dense", "sparsity": first.sparsity}
-        table.append(row | {"kept": first.kept, "total": first.total, "runs": len(records), "figures": figures})
-    return table
+    return [{"stage": stage, **averaged(records)} for stage, records in found.items()]
+
+
+def averaged(records: Sequence[Record]) -> dict[str, Any]:
+    """A row, but for its `stage`, of networks that differ in their seed only."""
+    first, measured = records[0], [_accuracies(record) for record in records]
+    figures = {
+        name: _figure([values[name][0] for values in measured], samples)
+        for name, (_, samples) in measured[0].items()
+        if all(name in values for values in measured)
+    }
+    row = {"pruner": first.pruner or "dense", "sparsity": first.sparsity, "kept": first.kept, "total": first.total}
+    return row | {"runs": len(records), "figures": figures}
 
 
 def networks(records: Sequence[Record]) -> dict[str, Record]:

@@ -9,7 +9,7 @@ from hydraprune.report.charts import Figure, Palette
 from hydraprune.report.experiment import Experiment
 from hydraprune.report.plot import Plot, Point, Series, plot, rounded
 
-EPOCHS = 60
+EPOCHS = 40
 """Points of a line, at most."""
 ACCURACIES = ("validation_robust_accuracy", "robust_accuracy", "validation_accuracy", "accuracy")
 

@@ -1,0 +1,75 @@
+"""Commands over many runs: studies and tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hydraprune.cli.console import console
+from hydraprune.core.checkpoint import write_atomically, write_json
+from hydraprune.core.errors import SpecError
+from hydraprune.report import as_markdown, as_table, draw, rows
+from hydraprune.study import differences, load_study, results, run_study, standing, study_in
+from hydraprune.study.cluster import run_on_ray
+from hydraprune.study.table import as_csv, differences_markdown, differences_table
+
+
+def study(
+    study: Annotated[str, typer.Argument(help="Name or YAML file")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the study; an unfinished one is resumed")],
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time")] = 1,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Run on this Ray cluster, such as auto")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and run nothing")] = False,
+) -> None:
+    """Run a grid of recipes; start it several times, on any machines that see the folder, to go faster."""
+    grid = load_study(study)
+    if dry_run:
+        for name, state in standing(grid.cells(), out).items():
+            console.print(f"{name}  {state}", highlight=False, markup=False, soft_wrap=True)
+        return
+    states = run_study(grid, out, console, jobs=jobs) if ray is None else run_on_ray(grid, out, ray)
+    counts = Counter(states.values())
+    console.print(f"{out}: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}", highlight=False)
+    if counts["failed"]:
+        console.print(f"why a cell failed is in {out}/CELL/failure.json; the same command tries again", markup=False)
+        raise typer.Exit(1)
+
+
+def table(
+    runs: Annotated[list[Path], typer.Argument(help="A study, or run folders of one recipe such as different seeds")],
+    out: Annotated[Path | None, typer.Option(help="Write OUT.md, OUT.json, OUT.png, and OUT.csv of a study")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Differences from this method of a study, paired by seed")
+    ] = None,
+) -> None:
+    """Mean and standard deviation over runs."""
+    if not study_in(runs[0]):
+        if baseline is not None:
+            raise SpecError(f"--baseline compares the cells of a study, but {runs[0]} holds none")
+        _write(rows(runs), out)
+        return
+    if len(runs) > 1:
+        raise SpecError("a table shows one study; give one folder")
+    found = results(runs[0])
+    gains = [] if baseline is None else differences(found, baseline)
+    _write(found, out)
+    if baseline is not None:
+        console.print(differences_table(gains, baseline))
+    if out is None:
+        return
+    write_atomically(Path(f"{out}.csv"), as_csv(found).encode())
+    if baseline is not None:
+        text = as_markdown(found) + "\n" + differences_markdown(gains, baseline)
+        write_atomically(Path(f"{out}.md"), text.encode())
+        write_json(Path(f"{out}.differences.json"), gains)
+
+
+def _write(table: list[dict[str, object]], out: Path | None) -> None:
+    console.print(as_table(table))
+    if out is not None:
+        write_atomically(Path(f"{out}.md"), as_markdown(table).encode())
+        write_json(Path(f"{out}.json"), table)
+        draw(table, Path(f"{out}.png"))

@@ -1,0 +1,182 @@
+"""A study: a grid over the settings of a recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from hydraprune.core.errors import SpecError
+from hydraprune.core.spec import Spec, nearest
+from hydraprune.recipes.library import changed
+from hydraprune.recipes.schema import Recipe
+
+_FOLDER = files("hydraprune.study") / "files"
+SEED = "seed"
+"""The axis over which tables average."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a study.
+
+    Attributes:
+        labels: axis -> label.
+        recipe: what is run.
+    """
+
+    labels: dict[str, str]
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """The folder of its run."""
+        return cell_name(self.labels)
+
+
+class Study(Spec):
+    """A recipe in many variants.
+
+    Args:
+        name: of the study.
+        about: one line.
+        recipe: a recipe's name, file, or settings.
+        set: path.to.key -> value, changed in every cell.
+        grid: axis -> what varies along it: a list of values of the setting that the axis is named after (`seed:
+            [0, 1]`), `{path.to.key: [values]}`, or `{label: {path.to.key: value, ...}}`. Tables average over `seed`.
+        exclude: cells that are left out: each a choice of labels on some axes.
+        include: further cells: a label on every axis, and by `set` what is changed beside; a label that the axis does
+            not have is only a name.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    about: str = ""
+    recipe: str | dict[str, Any]
+    set: dict[str, Any] = {}
+    grid: dict[str, Any] = Field(min_length=1)
+    exclude: list[dict[str, Any]] = []
+    include: list[dict[str, Any]] = []
+
+    def cells(self) -> list[Cell]:
+        """Every combination, validated.
+
+        Raises:
+            SpecError: if an axis cannot be read, a cell is no valid recipe (the message names it), or none is left.
+        """
+        axes = {axis: _options(axis, values) for axis, values in self.grid.items()}
+        base = changed(self.recipe, self.set)
+        left_out = [_labels(where, "exclude", axes) for where in self.exclude]
+        cells: dict[str, Cell] = {}
+        for labels in product(*axes.values()):
+            chosen = dict(zip(axes, labels, strict=True))
+            if not any(gone.items() <= chosen.items() for gone in left_out):
+                self._add(cells, chosen, base, {})
+        for entry in self.include:
+            extra = {**entry}
+            changes = extra.pop("set", {})
+            chosen = _labels(extra, "include", axes, named=bool(changes))
+            if chosen.keys() != axes.keys():
+                raise SpecError(f"include {entry}: give a label for each of {', '.join(axes)}")
+            self._add(cells, {axis: chosen[axis] for axis in axes}, base, changes)
+        if not cells:
+            raise SpecError(f"study {self.name}: the grid is empty; exclude less")
+        return list(cells.values())
+
+    def _add(self, cells: dict[str, Cell], labels: dict[str, str], base: dict[str, Any], more: dict[str, Any]) -> None:
+        name = cell_name(labels)
+        if name in cells:
+            raise SpecError(f"study {self.name}: cell {name} stands in it twice")
+        changes = {"name": f"{self.name}/{name}", "about": self.about}
+        for axis, label in labels.items():
+            changes |= _options(axis, self.grid[axis]).get(label, {})
+        recipe = Recipe.parse(changed(base, changes | more), f"{self.name}/{name}")
+        if recipe.trainer.devices > 1:
+            raise SpecError(f"{self.name}/{name}: a cell runs on one device; start the study once on each instead")
+        cells[name] = Cell(labels, recipe)
+
+
+def cell_name(labels: Mapping[str, str]) -> str:
+    """The folder of the cell with these labels."""
+    return ",".join(f"{axis}={label}" for axis, label in labels.items())
+
+
+def names() -> list[str]:
+    """The studies that come with the package."""
+    return sorted(e.name.removesuffix(".yaml") for e in _FOLDER.iterdir() if e.name.endswith(".yaml"))
+
+
+def load_study(name: str) -> Study:
+    """The study called `name`, or in the YAML file `name`, its recipe resolved.
+
+    Raises:
+        SpecError: if there is none, or it has unknown keys.
+    """
+    path = Path(name)
+    try:
+        if path.suffix in {".yaml", ".yml"} or path.is_file():
+            values = yaml.safe_load(path.read_text())
+        elif name in names():
+            values = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
+        else:
+            raise SpecError(f"unknown study {name!r}; {nearest(name, names())} (or give a file NAME.yaml)")
+    except OSError as error:
+        raise SpecError(f"cannot read the study {name}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"study {name} is no YAML: {' '.join(str(error).split())}") from None
+    study = Study.parse(values, name)
+    return study.model_copy(update={"recipe": changed(study.recipe, {})})
+
+
+def _options(axis: str, values: Any) -> dict[str, dict[str, Any]]:
+    """Label -> changes, along one axis."""
+    if not re.fullmatch(r"[\w.-]+", axis):
+        raise SpecError(f"grid: an axis called {axis!r} makes no folder name; use letters, digits, `_`, `-` and `.`")
+    path = axis
+    if isinstance(values, dict) and len(values) == 1:
+        (key, inner), *_ = values.items()
+        path, values = (key, inner) if isinstance(inner, list) else (path, values)
+    if isinstance(values, list):
+        pairs = [(_label(value), {path: value}) for value in values]
+    elif isinstance(values, dict) and all(isinstance(changes, dict) for changes in values.values()):
+        pairs = [(_label(label), changes) for label, changes in values.items()]
+    else:
+        forms = "[values], {path.to.key: [values]} or {label: {path.to.key: value}}"
+        raise SpecError(f"grid.{axis}: expected {forms}, got {values!r}")
+    if not pairs:
+        raise SpecError(f"grid.{axis} is empty; give it a value, or drop it")
+    options = dict(pairs)
+    if len(options) < len(pairs) or not all(options):
+        raise SpecError(f"grid.{axis}: two values have the same label; write {{label: {{path.to.key: value}}}}")
+    return options
+
+
+def _labels(
+    chosen: dict[str, Any], noun: str, axes: dict[str, dict[str, dict[str, Any]]], *, named: bool = False
+) -> dict[str, str]:
+    """Axis -> label, of a choice in the file; with `named`, labels may be new."""
+    labels = {axis: _label(value) for axis, value in chosen.items()}
+    for axis, label in labels.items():
+        if axis not in axes:
+            raise SpecError(f"{noun} {chosen}: there is no axis {axis!r}; {nearest(axis, axes)}")
+        if label not in axes[axis] and not named:
+            raise SpecError(f"{noun} {chosen}: axis {axis!r} has no {label!r}; {nearest(label, axes[axis])}")
+    return labels
+
+
+def _label(value: Any) -> str:
+    """A short name of a value, fit for a folder."""
+    if isinstance(value, list) and len(value) == 1:
+        return _label(value[0])
+    if isinstance(value, dict):
+        own = {key: inner for key, inner in value.items() if key != "kind"}
+        parts = [str(value["kind"])] if "kind" in value else []
+        value = "-".join([*parts, *(f"{key}-{_label(inner)}" for key, inner in own.items())])
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-")

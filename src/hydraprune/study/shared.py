@@ -1,0 +1,72 @@
+"""What cells have in common: the stages before the first pruning stage, trained once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from hydraprune.core.checkpoint import read_json, write_atomically, write_json
+from hydraprune.recipes.checkpoint import MASKS, META, MODEL, finished
+from hydraprune.recipes.schema import Fit, Measure, Recipe, Stage
+
+
+def trunk(recipe: Recipe) -> Recipe | None:
+    """The recipe's stages before the first pruning stage, and what is measured of them; None if there are none."""
+    fits: list[Stage] = []
+    for stage in recipe.stages:
+        if isinstance(stage, Fit):
+            if stage.pruner is not None:
+                break
+            fits.append(stage)
+    if not fits:
+        return None
+    names, measures, last = {stage.name for stage in fits}, [], ""
+    for stage in recipe.stages:
+        if isinstance(stage, Fit):
+            last = stage.name
+        elif isinstance(stage, Measure) and (of := [n for n in stage.of or [last] if n in names]):
+            measures.append(stage.model_copy(update={"of": of}))
+    stages = [stage.plain() for stage in [*fits, *measures]]
+    about = f"pre-training of {recipe.name.partition('/')[0]}"
+    changes = {"name": "shared", "about": about, "stages": stages, "compare": None, "source": None}
+    return Recipe.parse(recipe.plain() | changes, "shared")
+
+
+def key(recipe: Recipe) -> str:
+    """What names trained alike have in common: a digest of all settings that training depends on."""
+    fits = [stage.plain() for stage in recipe.stages if isinstance(stage, Fit)]
+    settings = recipe.plain() | {"name": None, "about": None, "stages": fits}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def adopt(recipe: Recipe, shared: Path, out: Path) -> None:
+    """Put the finished stages of the trunk `recipe` in `shared`, and what was measured of them, into the run `out`."""
+    for stage in recipe.stages:
+        if isinstance(stage, Fit) and not finished(out / stage.name):
+            (out / stage.name).mkdir(parents=True, exist_ok=True)
+            for file in (MODEL, MASKS, META):  # the one that marks a whole checkpoint comes last
+                _link(shared / stage.name / file, out / stage.name / file)
+    results = {record["stage"]: record for record in _records(out)} | {r["stage"]: r for r in _records(shared)}
+    if results:
+        write_json(out / "results.json", list(results.values()))
+    if not (out / "metrics.jsonl").exists():
+        with suppress(FileNotFoundError):
+            write_atomically(out / "metrics.jsonl", (shared / "metrics.jsonl").read_bytes())
+
+
+def _records(run: Path) -> list[dict[str, object]]:
+    path = run / "results.json"
+    return read_json(path) if path.exists() else []
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link, which costs nothing since files are only ever replaced; a copy where there are none."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

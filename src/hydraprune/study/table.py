@@ -1,0 +1,209 @@
+"""The results of a study: means and deviations over seeds, and differences between methods."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from hydraprune.core.errors import SpecError
+from hydraprune.core.results import Record
+from hydraprune.core.spec import nearest
+from hydraprune.report.summary import averaged, networks, read_records
+from hydraprune.study.schema import SEED, Cell, load_study
+from hydraprune.study.shared import key, trunk
+from hydraprune.study.work import STUDY, standing
+
+DRAWS = 10_000
+"""Bootstrap samples of an interval."""
+LEVEL = 0.95
+"""How often an interval should hold the true difference."""
+
+
+def study_in(folder: Path) -> bool:
+    """Whether `folder` holds a study."""
+    return (folder / STUDY).is_file()
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """One row for every network of the finished cells, averaged over cells that differ in the seed only.
+
+    Rows are those of `hydraprune.report.rows`, and have `labels` (axis -> label) and `seeds`, in the order of their
+    figures' values. `pruner` shows the labels. A network that cells share is one row, with the labels that they share.
+
+    Raises:
+        SpecError: if nothing is finished.
+    """
+    cells = load_study(str(folder / STUDY)).cells()
+    states = standing(cells, folder)
+    done = [cell for cell in cells if states[cell.name] == "done"]
+    if not done:
+        raise SpecError(f"no cell of the study in {folder} is finished; run `hydraprune study` first")
+    axes = [axis for axis in cells[0].labels if len({cell.labels[axis] for cell in cells}) > 1]
+    groups: dict[tuple[Any, ...], list[tuple[dict[str, str], Record]]] = {}
+    for labels, record in _dense(done, folder) + _own(done, folder):
+        kind = (record.stage, *(item for item in labels.items() if item[0] != SEED))
+        groups.setdefault(kind, []).append((labels, record))
+    table = []
+    for members in groups.values():
+        labels, record = members[0]
+        row = averaged([record for _, record in members])
+        shown = [labels[axis] for axis in axes if axis in labels and axis not in (SEED, "sparsity")]
+        if record.pruner is None:
+            shown = ["dense", *shown]
+        kept = {axis: label for axis, label in labels.items() if axis != SEED}
+        seeds = [labels.get(SEED, "") for labels, _ in members]
+        row |= {"pruner": ", ".join(shown) or row["pruner"], "labels": kept, "seeds": seeds}
+        row["sparsity"] = float(np.mean([record.sparsity for _, record in members]))
+        row["kept"] = round(float(np.mean([record.kept for _, record in members])))
+        table.append({"stage": record.stage, **row})
+    return table
+
+
+def _own(cells: Sequence[Cell], folder: Path) -> list[tuple[dict[str, str], Record]]:
+    """The networks that a cell has for itself."""
+    found = []
+    for cell in cells:
+        first = trunk(cell.recipe)
+        common = {stage.name for stage in first.stages} if first is not None else set()
+        for stage, record in networks(read_records(folder / cell.name)).items():
+            if stage not in common:
+                found.append((cell.labels, record))
+    return found
+
+
+def _dense(cells: Sequence[Cell], folder: Path) -> list[tuple[dict[str, str], Record]]:
+    """The networks that cells share, each with the labels on which its cells agree."""
+    sharing: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if (first := trunk(cell.recipe)) is not None:
+            sharing.setdefault(key(first), []).append(cell)
+    found = []
+    for members in sharing.values():
+        first = trunk(members[0].recipe)
+        stages = {stage.name for stage in first.stages} if first is not None else set()
+        labels = dict(set.intersection(*({*cell.labels.items()} for cell in members)))
+        ordered = {axis: labels[axis] for axis in members[0].labels if axis in labels}
+        for stage, record in networks(read_records(folder / members[0].name)).items():
+            if stage in stages:
+                found.append((ordered, record))
+    return found
+
+
+def differences(table: Sequence[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
+    """What each row gains over the baseline, paired by seed, with a bootstrap interval.
+
+    Args:
+        table: of `results`.
+        baseline: a label such as `magnitude`, or `axis=label`.
+
+    Returns:
+        A row has `pruner`, `sparsity`, `labels`, and `figures`: column -> {mean, low, high, pairs}, in [-1, 1]. Rows
+        are compared with the one that has the same labels on all other axes. The interval is a 95 % percentile interval
+        of the mean over resampled pairs; None with a single pair, and too short with a few.
+
+    Raises:
+        SpecError: if no row has the label, or several axes do.
+    """
+    axis, label = _axis_of(table, baseline)
+    base = {_others(row, axis): row for row in table if row["labels"].get(axis) == label}
+    found = []
+    for row in table:
+        other = base.get(_others(row, axis))
+        if other is None or other is row or axis not in row["labels"]:
+            continue
+        figures = {
+            name: _gain(_by_seed(row, name), _by_seed(other, name))
+            for name in row["figures"]
+            if name in other["figures"]
+        }
+        shown = {name: gain for name, gain in figures.items() if gain is not None}
+        found.append({**{k: row[k] for k in ("stage", "pruner", "sparsity", "labels")}, "figures": shown})
+    return found
+
+
+def _axis_of(table: Sequence[dict[str, Any]], baseline: str) -> tuple[str, str]:
+    axis, equals, label = baseline.rpartition("=")
+    known = {(a, text) for row in table for a, text in row["labels"].items()}
+    fitting = [(a, text) for a, text in known if text == label and (not equals or a == axis)]
+    if not fitting:
+        raise SpecError(f"no row is labelled {baseline!r}; {nearest(label, {text for _, text in known})}")
+    if len(fitting) > 1:
+        raise SpecError(f"{baseline!r} is a label on several axes; write {' or '.join('='.join(f) for f in fitting)}")
+    return fitting[0]
+
+
+def _others(row: dict[str, Any], axis: str) -> tuple[str, ...]:
+    labels = tuple(f"{name}={label}" for name, label in row["labels"].items() if name != axis)
+    return (row["stage"].rpartition("/")[2], *labels)
+
+
+def _by_seed(row: dict[str, Any], name: str) -> dict[str, float]:
+    return dict(zip(row["seeds"], row["figures"][name]["values"], strict=True))
+
+
+def _gain(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, Any] | None:
+    gains = np.array([value - theirs[seed] for seed, value in ours.items() if seed in theirs])
+    if not len(gains):
+        return None
+    low = high = None
+    if len(gains) > 1:
+        draws = np.random.default_rng(0).choice(gains, (DRAWS, len(gains))).mean(1)
+        low, high = (float(q) for q in np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    return {"mean": float(gains.mean()), "low": low, "high": high, "pairs": len(gains)}
+
+
+def as_csv(table: Sequence[dict[str, Any]]) -> str:
+    """One line for each row and figure; accuracies, and the share of weights removed, in [0, 1]."""
+    axes = list(dict.fromkeys(axis for row in table for axis in row["labels"]))
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    columns = ["stage", "removed", "kept", "total", "figure", "samples", "runs", "mean", "std", "values"]
+    lines.writerow([*axes, *columns])
+    for row in table:
+        start = [*(row["labels"].get(axis, "") for axis in axes)]
+        start += [row["stage"], row["sparsity"], row["kept"], row["total"]]
+        for name, figure in row["figures"].items():
+            values = " ".join(f"{value:.6g}" for value in figure["values"])
+            lines.writerow([*start, name, figure["samples"], row["runs"], figure["mean"], figure["std"], values])
+    return text.getvalue()
+
+
+def _lines(gains: Sequence[dict[str, Any]], baseline: str) -> list[list[str]]:
+    columns = list(dict.fromkeys(name for row in gains for name in row["figures"]))
+    lines = [["network", "sparsity %", *(f"{name}, against {baseline}" for name in columns)]]
+    for row in gains:
+        lines.append(
+            [row["pruner"], f"{100 * row['sparsity']:.1f}", *(_points(row["figures"].get(n)) for n in columns)]
+        )
+    return lines
+
+
+def _points(gain: dict[str, Any] | None) -> str:
+    if gain is None:
+        return "-"
+    interval = "" if gain["low"] is None else f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+    return f"{100 * gain['mean']:+.1f}{interval}"
+
+
+def differences_table(gains: Sequence[dict[str, Any]], baseline: str) -> Table:
+    """For a terminal: percentage points."""
+    titles, *lines = _lines(gains, baseline)
+    view = Table(caption=f"percentage points, paired by seed; {100 * LEVEL:.0f} % bootstrap intervals")
+    for number, title in enumerate(titles):
+        view.add_column(title, justify="left" if number == 0 else "right")
+    for line in lines:
+        view.add_row(*line)
+    return view
+
+
+def differences_markdown(gains: Sequence[dict[str, Any]], baseline: str) -> str:
+    """For a document: percentage points."""
+    titles, *lines = _lines(gains, baseline)
+    rows = [titles, ["---", *["---:"] * (len(titles) - 1)], *lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -1,0 +1,166 @@
+"""What a study file says, and what is refused before anything runs."""
+
+import pytest
+import yaml
+
+from hydraprune.core.errors import SpecError
+from hydraprune.pruners import PRUNERS
+from hydraprune.study import load_study, names
+from hydraprune.study.shared import key, trunk
+from study.small import RECIPE, study
+
+
+def test_every_combination_is_a_cell_with_its_settings():
+    cells = study().cells()
+    assert [cell.name for cell in cells] == [
+        f"method={method},sparsity={sparsity},seed={seed}"
+        for method in ("hydra", "magnitude")
+        for sparsity in ("0.5", "0.9")
+        for seed in (0, 1)
+    ]
+    for cell in cells:
+        prune = cell.recipe.stages[1]
+        assert prune.pruner.kind == cell.labels["method"]
+        assert prune.epochs == (1 if cell.labels["method"] == "hydra" else 0)
+        assert prune.budget.sparsity == float(cell.labels["sparsity"])
+        assert cell.recipe.seed == int(cell.labels["seed"])
+        assert cell.recipe.name == f"small/{cell.name}"
+
+
+def test_the_three_ways_to_write_an_axis():
+    grid = {
+        "seed": [3],
+        "threat.eps": ["8/255", 0.1],
+        "pruner": {"stages.prune.pruner": ["hydra", {"kind": "hydra", "init": "kaiming_normal"}]},
+        "long": {"no": {}, "yes": {"stages.prune.epochs": 9, "stages.finetune.epochs": 9}},
+    }
+    cells = study(grid=grid).cells()
+    assert len(cells) == 8
+    assert cells[0].name == "seed=3,threat.eps=8-255,pruner=hydra,long=no"
+    assert cells[-1].name == "seed=3,threat.eps=0.1,pruner=hydra-init-kaiming_normal,long=yes"
+    assert cells[0].recipe.threat.eps == 8 / 255
+    assert [stage.epochs for stage in cells[-1].recipe.stages[:3]] == [1, 9, 9]
+    assert cells[-1].recipe.stages[1].pruner.init == "kaiming_normal"
+
+
+def test_lists_of_one_are_labelled_by_what_is_in_them():
+    grid = {"method": {"compare.pruners": [["hydra"], ["random"]]}, "sparsity": {"compare.sparsities": [[0.9]]}}
+    assert [cell.name for cell in study(grid=grid).cells()] == [
+        "method=hydra,sparsity=0.9",
+        "method=random,sparsity=0.9",
+    ]
+
+
+def test_cells_are_left_out_and_added():
+    chosen = study(
+        exclude=[{"method": "magnitude", "sparsity": 0.9}, {"seed": 1, "method": "hydra"}],
+        include=[
+            {"method": "magnitude", "sparsity": 0.9, "seed": 0},
+            {"method": "long", "sparsity": 0.5, "seed": 7, "set": {"stages.prune.epochs": 5, "seed": 7}},
+        ],
+    ).cells()
+    assert [tuple(cell.labels.values()) for cell in chosen] == [
+        ("hydra", "0.5", "0"), ("hydra", "0.9", "0"), ("magnitude", "0.5", "0"), ("magnitude", "0.5", "1"),
+        ("magnitude", "0.9", "0"), ("long", "0.5", "7"),
+    ]  # fmt: skip
+    last = chosen[-1].recipe
+    assert (last.seed, last.stages[1].epochs, last.stages[1].budget.sparsity) == (7, 5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"grid": {}}, r"small\.grid: .*at least 1 item"),
+        ({"grid": {"seed": []}}, r"grid\.seed is empty"),
+        ({"grid": {"seed": 3}}, r"grid\.seed: expected \[values\], .* got 3"),
+        ({"grid": {"seed": [1, 1]}}, r"grid\.seed: two values have the same label"),
+        ({"grid": {"a/b": [1]}}, r"an axis called 'a/b' makes no folder name"),
+        ({"grid": {"seeed": [1]}}, r"small/seeed=1: unknown key 'seeed'; did you mean 'seed'\?"),
+        ({"grid": {"x": {"stages.prun.epochs": [1]}}}, r"stages\.prun: there is no 'prun'; did you mean 'prune'\?"),
+        ({"grid": {"seed": [0, -1]}}, r"small/seed=-1\.seed: .*greater than or equal to 0"),
+        ({"set": {"stages.prune.epochs": -1}}, r"method=hydra,sparsity=0\.5,seed=0\.stages\.1\.epochs"),
+        ({"exclude": [{"methd": "hydra"}]}, r"there is no axis 'methd'; did you mean 'method'\?"),
+        ({"exclude": [{"method": "hydro"}]}, r"axis 'method' has no 'hydro'; did you mean 'hydra'\?"),
+        ({"exclude": [{"seed": 0}, {"seed": 1}]}, r"study small: the grid is empty; exclude less"),
+        ({"include": [{"method": "hydra"}]}, r"give a label for each of method, sparsity, seed"),
+        ({"include": [{"method": "long", "sparsity": 0.5, "seed": 0}]}, r"axis 'method' has no 'long'"),
+        ({"include": [{"method": "hydra", "sparsity": 0.5, "seed": 0}]}, r"seed=0 stands in it twice"),
+        ({"set": {"trainer.devices": 2}}, r"a cell runs on one device"),
+        ({"recipe": "digits-dem"}, r"unknown recipe 'digits-dem'; did you mean 'digits-demo'\?"),
+    ],
+)
+def test_a_study_that_cannot_run_is_refused(changes, complaint):
+    with pytest.raises(SpecError, match=complaint):
+        study(**changes).cells()
+
+
+def test_unknown_keys_and_files_are_refused(tmp_path):
+    with pytest.raises(SpecError, match=r"unknown key 'gird'; did you mean 'grid'\?"):
+        study(gird={})
+    with pytest.raises(SpecError, match=r"unknown study 'method-digits'; did you mean 'methods-digits'\?"):
+        load_study("method-digits")
+    with pytest.raises(SpecError, match="cannot read the study"):
+        load_study(str(tmp_path / "gone.yaml"))
+    (tmp_path / "bad.yaml").write_text("name: [")
+    with pytest.raises(SpecError, match="is no YAML"):
+        load_study(str(tmp_path / "bad.yaml"))
+
+
+def test_a_file_is_read_and_its_recipe_resolved(tmp_path):
+    path = tmp_path / "mine.yaml"
+    values = {
+        "name": "mine",
+        "recipe": {"extends": "digits-demo", "set": {"seed": 5}},
+        "grid": {"threat.eps": [0.1, 0.2]},
+    }
+    path.write_text(yaml.safe_dump(values))
+    found = load_study(str(path))
+    assert found.recipe["seed"] == 5
+    assert found.recipe["net"] == {"kind": "cnn_digits"}
+    assert len(found.cells()) == 2
+
+
+@pytest.mark.parametrize("name", names())
+def test_studies_of_the_package_are_valid(name):
+    found = load_study(name)
+    assert found.name == name
+    assert len(found.cells()) > 1
+
+
+def test_the_study_of_methods_has_them_all():
+    methods = {cell.labels["method"] for cell in load_study("methods-digits").cells()}
+    assert methods == set(PRUNERS.names())
+
+
+def test_what_cells_share_is_what_comes_before_pruning():
+    cells = {cell.name: cell.recipe for cell in study().cells()}
+    first = trunk(next(iter(cells.values())))
+    assert [stage.name for stage in first.stages] == ["pretrain", "evaluate"]
+    assert first.stages[1].of == ["pretrain"]
+    keys = {name: key(trunk(recipe)) for name, recipe in cells.items()}
+    assert len(set(keys.values())) == 2
+    assert all((keys[a] == keys[b]) == (a[-1] == b[-1]) for a in keys for b in keys)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"name": "other", "about": "of it"}, True),
+        ({"stages.evaluate.attacks": ["pgd"]}, True),
+        ({"stages.finetune.epochs": 9}, True),
+        ({"stages.pretrain.epochs": 9}, False),
+        ({"stages.pretrain.optim": {"lr": 0.3}}, False),
+        ({"threat.eps": 0.2}, False),
+        ({"objective.beta": 1}, False),
+        ({"data.samples": 70}, False),
+        ({"trainer.precision": "bf16"}, False),
+    ],
+)
+def test_only_what_training_depends_on_separates_it(change, same):
+    plain, changed = (study(set=settings, grid={"seed": [0]}).cells()[0].recipe for settings in ({}, change))
+    assert (key(trunk(plain)) == key(trunk(changed))) == same
+
+
+def test_without_pre_training_nothing_is_shared():
+    values = {**RECIPE, "stages": RECIPE["stages"][1:3]}
+    assert trunk(study(recipe=values, grid={"seed": [0]}).cells()[0].recipe) is None
