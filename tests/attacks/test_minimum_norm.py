@@ -56,7 +56,7 @@ def test_fmn_is_the_reference_in_linf():
     net, x, y = right()
     threat = ThreatModel(eps=0.2)
     mine = FMN(steps=60).closest(net, x, y, threat, torch.Generator())
-    theirs = closest("LInfFMNAttack", net, x, y, steps=60)
+    theirs = closest("LInfFMNAttack", net, x, y, torch.Generator(), steps=60)
     assert threat.distance(mine, theirs).max() < 1e-3
     assert (net(mine).argmax(1) != y).all()
 

@@ -18,6 +18,7 @@ NORMS = [(name, norm) for name in ATTACKS.names() for norm in ATTACKS.get(name).
 FEW = {
     "square": {"queries": 100},
     "cw": {"steps": 60},
+    "ddn": {"steps": 30},
     "ensemble": {"attacks": ["fgsm", {"kind": "square", "queries": 9}]},
 }
 each = pytest.mark.parametrize(("name", "norm"), NORMS)

@@ -115,27 +115,34 @@ def test_many_at_once_run_every_network_once(tmp_path):
     assert standing(GIVEN.cells(), tmp_path) == dict.fromkeys(NAMES, "done")
 
 
-def test_a_cell_of_another_is_left_to_it_and_its_pre_training_awaited(tmp_path):
+def test_a_cell_of_another_is_left_to_it(tmp_path):
     with claim(tmp_path / ".claims", NAMES[0]):
-        (tmp_path / "study.yaml").write_text("name: small\nrecipe: digits-demo\ngrid: {seed: [0]}\n")
         states = run_study(GIVEN, tmp_path, call=Training())
         assert states == {name: "elsewhere" if name == NAMES[0] else "done" for name in NAMES}
-    released = threading.Event()
+
+
+def test_pre_training_by_another_is_awaited_while_other_cells_run(tmp_path):
+    theirs = [cell.name for cell in GIVEN.cells() if key(trunk(cell.recipe)) == SHARED[0]]
+    held, released = threading.Event(), threading.Event()
+
+    class Releasing(Training):
+        def __call__(self, values, out):
+            super().__call__(values, out)
+            if len([name for name in self.names if "=" in name]) == len(NAMES) - len(theirs):
+                released.set()
 
     def hold():
-        with claim(tmp_path / "b" / ".claims", SHARED[0]):
-            released.wait(20)
+        with claim(tmp_path / ".claims", SHARED[0]):
+            held.set()
+            released.wait(60)
 
     holder = threading.Thread(target=hold)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "study.yaml").write_text("name: small\nrecipe: digits-demo\ngrid: {seed: [0]}\n")
     holder.start()
-    threading.Timer(0.3, released.set).start()
-    training = Training()
-    assert run_study(GIVEN, tmp_path / "b", call=training) == dict.fromkeys(NAMES, "done")
-    waiting = [cell.name for cell in GIVEN.cells() if key(trunk(cell.recipe)) == SHARED[0]]
-    assert [name for name in training.names if "=" in name][-len(waiting) :] == waiting
+    held.wait(60)
+    training = Releasing()
+    assert run_study(GIVEN, tmp_path, call=training) == dict.fromkeys(NAMES, "done")
     holder.join()
+    assert sorted([name for name in training.names if "=" in name][-len(theirs) :]) == sorted(theirs)
 
 
 def test_a_failure_elsewhere_since_we_began_is_not_repeated(tmp_path):

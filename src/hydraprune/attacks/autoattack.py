@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from hydraprune.attacks.seeded import seeded
 from hydraprune.core.attack import Attack
 from hydraprune.core.errors import EvaluationError
 from hydraprune.core.threat import ThreatModel
@@ -69,11 +70,9 @@ def run(
     """
     with torch.no_grad():
         classes = model(x[:1]).shape[1]
-    seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
-    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     tracer = sys.gettrace()
-    # The package seeds torch's global generators, and leaves Python's tracing (coverage, debuggers) switched off.
-    with torch.random.fork_rng(devices=list(cuda)):
+    # The package draws from torch's global generators, and leaves Python's tracing (coverage, debuggers) switched off.
+    with seeded(rng) as seed:
         try:
             library = pyautoattack.AutoAttack(
                 model, norm=NORMS[threat.norm], eps=threat.eps, seed=seed, device=x.device, **settings

@@ -39,4 +39,4 @@ class CarliniWagner(MinimumNorm):
 
     def closest(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
         settings = {"binary_search_steps": self.searches, "steps": self.steps, "stepsize": self.step_size}
-        return closest("L2CarliniWagnerAttack", model, x, y, initial_const=self.init_const, **settings)
+        return closest("L2CarliniWagnerAttack", model, x, y, rng, initial_const=self.init_const, **settings)

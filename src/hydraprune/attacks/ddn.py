@@ -37,4 +37,4 @@ class DDN(MinimumNorm):
 
     def closest(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
         settings = {"steps": self.steps, "init_epsilon": self.init_radius, "gamma": self.gamma}
-        return closest("DDNAttack", model, x, y, **settings)
+        return closest("DDNAttack", model, x, y, rng, **settings)

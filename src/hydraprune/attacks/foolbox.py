@@ -6,16 +6,19 @@ import os
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from hydraprune.attacks.seeded import seeded
 from hydraprune.core.threat import PIXELS
 
 
-def closest(attack: str, model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Tensor:
+def closest(attack: str, model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, **settings: Any) -> Tensor:
     """What foolbox's attack class called `attack` finds for images `x` (B, C, H, W) and labels `y` (B,)."""
     library = _foolbox()
     frozen = library.PyTorchModel(model, bounds=PIXELS, device=x.device)
-    return getattr(library.attacks, attack)(**settings).run(frozen, x, library.Misclassification(y))
+    with seeded(rng):
+        return getattr(library.attacks, attack)(**settings).run(frozen, x, library.Misclassification(y))
 
 
 def _foolbox() -> Any:

@@ -70,6 +70,10 @@ class Resident(Images):
             )
         return cls((images * 255).round().to(torch.uint8), labels, flip=flip, padding=padding)
 
+    def like(self, pixels: Tensor, labels: Tensor) -> Resident:
+        """Other images, augmented as these are."""
+        return Resident(pixels, labels, flip=self._flip, padding=self._padding)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         channels, height, width = self._pixels.shape[1:]
@@ -78,7 +82,7 @@ class Resident(Images):
     def subset(self, indices: Tensor | Sequence[int]) -> Resident:
         at = torch.as_tensor(indices, dtype=torch.int64)
         pixels = self._pixels.index_select(0, at.to(self._pixels.device))
-        return Resident(pixels, self.labels[at.cpu()], flip=self._flip, padding=self._padding)
+        return self.like(pixels, self.labels[at.cpu()])
 
     def _fetcher(self, seed: int, augment: bool, device: torch.device) -> Fetch:
         def fetch(epoch: int, indices: Tensor, batch_size: int) -> Iterator[Batch]:

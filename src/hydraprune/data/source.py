@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 from pydantic import Field, model_validator
 
 from hydraprune.core.errors import DataError
 from hydraprune.core.spec import Number, Spec
 from hydraprune.data.dataset import Dataset, stratified
+from hydraprune.data.extra import Extra
 from hydraprune.data.images import Images
 
 
@@ -21,6 +23,7 @@ class Source(Spec, ABC):
         validation: share of the training images in use that is held out, in [0, 1), the same of every class.
         split_seed: decides which images are used and which held out, whatever the seed of a run.
         flip: whether augmentation mirrors images left to right.
+        extra: further training images, mixed into every batch.
     """
 
     kind: str
@@ -29,6 +32,7 @@ class Source(Spec, ABC):
     validation: Number = Field(0.1, ge=0, lt=1)
     split_seed: int = Field(0, ge=0)
     flip: bool = True
+    extra: Extra | None = None
 
     @model_validator(mode="after")
     def _one_size(self) -> Source:
@@ -58,4 +62,4 @@ class Source(Spec, ABC):
                 f"{len(data.train)} of {len(full)} training images leave class {classes[lost[0]]!r} without any; "
                 "raise data.fraction or data.samples, or lower data.validation"
             )
-        return data
+        return data if self.extra is None else replace(data, train=self.extra.mixed(data.train, data.num_classes))

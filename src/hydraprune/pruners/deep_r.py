@@ -14,7 +14,7 @@ from hydraprune.core.spec import Number
 from hydraprune.masks.structures import Structure
 from hydraprune.masks.topk import top_mask
 from hydraprune.pruners.base import Selection
-from hydraprune.pruners.moving import Moving, Sparse, drawn, forget, numbers
+from hydraprune.pruners.moving import Moving, Sparse, alive, drawn, forget, numbers
 from hydraprune.pruners.probe import Probe
 
 
@@ -68,20 +68,14 @@ class Walk(Moving):
         dead = {name: self._dead(name, weight, masks[name]) for name, weight in weights.items()}
         deaths = torch.stack([each.sum() for each in dead.values()]).tolist()
         for (name, weight), died in zip(weights.items(), deaths, strict=True):
-            if not died:
-                continue
-            rng = rng or numbers(self.seed + 1, clock.step, weight.device)
-            mask, structure = masks[name], self.selection.structures[name]
-            mask.logical_and_(~dead[name])
-            weight.mul_(mask)
-            lots = torch.rand(weight.shape, generator=rng, device=weight.device).masked_fill_(mask, 2.0)
-            # The best `died` of so many lots lie near the top; the guess only saves time.
-            near = 1 - died / (mask.numel() - self.keep[name] + died + 1)
-            kept, _ = top_mask(structure.pool(lots), self.keep[name], near)
-            born = structure.expand(kept, tuple(weight.shape)) & ~mask
-            signs = torch.rand(weight.shape, generator=rng, device=weight.device) < 0.5
-            self.positive[name] = torch.where(born, signs, self.positive[name])
-            mask.logical_or_(born)
+            if died:
+                rng = rng or numbers(self.seed + 1, clock.step, weight.device)
+                masks[name].logical_and_(~dead[name])
+                weight.masked_fill_(dead[name], 0)
+                born = self._born(name, masks[name], rng)
+                signs = torch.rand(int(born.sum()), generator=rng, device=weight.device) < 0.5
+                self.positive[name].masked_scatter_(born, signs)
+                masks[name].logical_or_(born)
 
     def state(self) -> dict[str, Tensor]:
         return self.positive
@@ -91,16 +85,38 @@ class Walk(Moving):
 
     def _dead(self, name: str, weight: Tensor, mask: Tensor) -> Tensor:
         """Which weights die: those of groups that lie on the wrong side of 0."""
-        along = torch.where(self.positive[name], weight, -weight)
-        return mask & (totals(along, self.selection.structures[name]) < 0)
+        positive, structure = self.positive[name], self.selection.structures[name]
+        if structure.groups(tuple(mask.shape)) == mask.numel():
+            return (weight != 0) & ((weight > 0) != positive)
+        return mask & (totals(torch.where(positive, weight, -weight), structure) < 0)
+
+    def _born(self, name: str, mask: Tensor, rng: torch.Generator) -> Tensor:
+        """Which weights are born, drawn among those without connection."""
+        structure, keep = self.selection.structures[name], self.keep[name]
+        if structure.sparsity is None:
+            kept = alive(mask, structure).clone()
+            fill(kept, keep, rng)
+        else:
+            lots = torch.rand(mask.shape, generator=rng, device=mask.device).masked_fill_(mask, 2.0)
+            kept, _ = top_mask(structure.pool(lots), keep)
+        return structure.expand(kept, tuple(mask.shape)) & ~mask
+
+
+def fill(kept: Tensor, keep: int, rng: torch.Generator) -> None:
+    """Turn entries of `kept` (groups,) True until `keep` are, each set of them with the same chance."""
+    while missing := keep - int(kept.sum()):
+        # Where most are free, some tries find enough of them, for less than a list of all.
+        tries = torch.randint(len(kept), (4 * missing,), generator=rng, device=kept.device)
+        found = tries[~kept[tries]][:missing]
+        if 2 * len(found) < missing:
+            free = (~kept).nonzero().flatten()
+            found = free[torch.randint(len(free), (missing,), generator=rng, device=kept.device)]
+        kept[found] = True
 
 
 def totals(values: Tensor, structure: Structure) -> Tensor:
     """The sum over each weight's group, in the shape of `values`."""
     shape = tuple(values.shape)
     groups = structure.groups(shape)
-    if groups == values.numel():
-        return values
     places = structure.expand(torch.arange(groups, device=values.device), shape)
-    sums = values.new_zeros(groups).index_add_(0, places.flatten(), values.flatten())
-    return sums[places]
+    return values.new_zeros(groups).index_add_(0, places.flatten(), values.flatten())[places]

@@ -40,7 +40,8 @@ class Moving(Process):
 
     def groups(self) -> dict[str, int]:
         """How many groups of each weight are kept now."""
-        return {name: _kept(mask, self.selection.structures[name]) for name, mask in self.view.masks().items()}
+        structures = self.selection.structures
+        return {name: int(alive(mask, structures[name]).sum()) for name, mask in self.view.masks().items()}
 
 
 class Sparse(Pruner, ABC):
@@ -94,6 +95,7 @@ def forget(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, stays: Ten
             moment.mul_(stays)
 
 
-def _kept(mask: Tensor, structure: Structure) -> int:
-    decided = structure.decided(tuple(mask.shape))
-    return int((structure.pool(mask.float()) > 0).sum()) if decided is None else decided
+def alive(mask: Tensor, structure: Structure) -> Tensor:
+    """(groups,) bool: which groups the mask keeps."""
+    single = structure.groups(tuple(mask.shape)) == mask.numel()
+    return mask.flatten() if single else structure.pool(mask.float()) > 0

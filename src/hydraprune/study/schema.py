@@ -179,4 +179,4 @@ def _label(value: Any) -> str:
         parts = [str(value["kind"])] if "kind" in value else []
         value = "-".join([*parts, *(f"{key}-{_label(inner)}" for key, inner in own.items())])
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return re.sub(r"[^\w.+-]+", "-", text).strip("-")
+    return re.sub(r"[^\w.+-]+", "-", text).rstrip("-")

@@ -46,7 +46,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
         raise SpecError(f"no cell of the study in {folder} is finished; run `hydraprune study` first")
     axes = [axis for axis in cells[0].labels if len({cell.labels[axis] for cell in cells}) > 1]
     groups: dict[tuple[Any, ...], list[tuple[dict[str, str], Record]]] = {}
-    for labels, record in _dense(done, folder) + _own(done, folder):
+    for labels, record in _common(cells, done, folder) + _own(done, folder):
         kind = (record.stage, *(item for item in labels.items() if item[0] != SEED))
         groups.setdefault(kind, []).append((labels, record))
     table = []
@@ -67,17 +67,15 @@ def results(folder: Path) -> list[dict[str, Any]]:
 
 def _own(cells: Sequence[Cell], folder: Path) -> list[tuple[dict[str, str], Record]]:
     """The networks that a cell has for itself."""
-    found = []
-    for cell in cells:
-        first = trunk(cell.recipe)
-        common = {stage.name for stage in first.stages} if first is not None else set()
-        for stage, record in networks(read_records(folder / cell.name)).items():
-            if stage not in common:
-                found.append((cell.labels, record))
-    return found
+    return [
+        (cell.labels, record)
+        for cell in cells
+        for stage, record in networks(read_records(folder / cell.name)).items()
+        if stage not in _stages(cell)
+    ]
 
 
-def _dense(cells: Sequence[Cell], folder: Path) -> list[tuple[dict[str, str], Record]]:
+def _common(cells: Sequence[Cell], done: Sequence[Cell], folder: Path) -> list[tuple[dict[str, str], Record]]:
     """The networks that cells share, each with the labels on which its cells agree."""
     sharing: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -85,14 +83,20 @@ def _dense(cells: Sequence[Cell], folder: Path) -> list[tuple[dict[str, str], Re
             sharing.setdefault(key(first), []).append(cell)
     found = []
     for members in sharing.values():
-        first = trunk(members[0].recipe)
-        stages = {stage.name for stage in first.stages} if first is not None else set()
-        labels = dict(set.intersection(*({*cell.labels.items()} for cell in members)))
-        ordered = {axis: labels[axis] for axis in members[0].labels if axis in labels}
-        for stage, record in networks(read_records(folder / members[0].name)).items():
-            if stage in stages:
-                found.append((ordered, record))
+        finished = next((cell for cell in members if cell in done), None)
+        if finished is None:
+            continue
+        stages, records = _stages(finished), networks(read_records(folder / finished.name))
+        shared = set.intersection(*({*cell.labels.items()} for cell in members))
+        labels = {axis: label for axis, label in finished.labels.items() if (axis, label) in shared}
+        found += [(labels, record) for stage, record in records.items() if stage in stages]
     return found
+
+
+def _stages(cell: Cell) -> set[str]:
+    """The stages that the cell may share with others."""
+    first = trunk(cell.recipe)
+    return {stage.name for stage in first.stages} if first is not None else set()
 
 
 def differences(table: Sequence[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:

@@ -62,9 +62,11 @@ def run_study(
 def prepare(study: Study, cells: list[Cell], out: Path) -> None:
     """Write the study down, or see that the one that is there is the same."""
     written = out / STUDY
+    # First what lies there, then the file: another process may be writing it just now, and cells come after it.
+    strangers = out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir())
     if written.exists() and (other := load_study(str(written)).name) != study.name:
         raise SpecError(f"{out} holds the study {other!r}; choose another --out")
-    if not written.exists() and out.is_dir() and any(out.iterdir()):
+    if strangers and not written.exists():
         raise SpecError(f"{out} holds something else than a study; choose another --out")
     for cell in cells:
         refuse_another(cell.recipe, out / cell.name)

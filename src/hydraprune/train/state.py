@@ -75,7 +75,7 @@ def load_state(
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     if average is not None:
         average.restore([tensors[f"average/{i}"] for i in range(len(average.values))], meta["average_steps"])
-    for index, hook in enumerate(hooks):
-        mine = f"hooks/{index}/"
+    for position, hook in enumerate(hooks):
+        mine = f"hooks/{position}/"
         hook.restore({name.removeprefix(mine): value for name, value in tensors.items() if name.startswith(mine)})
     return meta["epoch"], meta["history"]

@@ -83,6 +83,6 @@ const watch = new IntersectionObserver(entries => {
     if (isIntersecting) links.get(target.id)?.setAttribute("aria-current", "true");
     else links.get(target.id)?.removeAttribute("aria-current");
   }
-}, { rootMargin: "-20% 0px -75% 0px" });
+}, { rootMargin: "-20% 0px -80% 0px" });
 document.querySelectorAll("main > section").forEach(section => watch.observe(section));
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(each => { each.open = true; }));

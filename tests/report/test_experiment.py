@@ -1,0 +1,122 @@
+"""Which runs belong together, and how their networks are told apart."""
+
+import pytest
+import yaml
+from scipy.stats import binomtest
+
+from hydraprune.core.checkpoint import write_json
+from hydraprune.report.experiment import adversary, interval, settings_of
+from hydraprune.report.folder import find_runs
+from report.folders import recipe, record
+
+
+def runs(folder, *recipes, records=None):
+    """A run folder for each recipe, of a dense network and one that hydra pruned."""
+    records = records or [record("pretrain", None, 360, 0.9, 0.6), record("prune", "hydra", 36, 0.8, 0.5)]
+    for number, values in enumerate(recipes):
+        (folder / f"run{number}").mkdir()
+        (folder / f"run{number}" / "recipe.yaml").write_text(yaml.safe_dump(values))
+        write_json(folder / f"run{number}" / "results.json", records)
+    return find_runs([folder])
+
+
+def pruned(budget, sparsity=0.9, **more):
+    stage = {
+        "kind": "fit",
+        "name": "prune",
+        "pruner": {"kind": "hydra"},
+        "budget": {"kind": budget, "sparsity": sparsity},
+    }
+    return recipe(stages=[stage], compare=None, **more)
+
+
+def test_seeds_are_one_experiment_whatever_machine_and_evaluation(tmp_path):
+    later = recipe(seed=1, trainer={"device": "cuda"})
+    later["stages"] = [*later["stages"], {"kind": "evaluate", "name": "more", "attacks": []}]
+    (setting,) = settings_of(runs(tmp_path, recipe(), later))
+    (experiment,) = setting.experiments
+    assert [run.path.name for run in experiment.runs] == ["run0", "run1"]
+    assert [(entry.name, len(entry.seeds)) for entry in setting.entries] == [("dense", 2), ("hydra 90 %", 2)]
+    assert (setting.heading, experiment.heading, setting.entries[1].title) == ("", "", "hydra 90 %")
+
+
+def test_other_settings_are_other_experiments_and_other_adversaries_are_not_compared(tmp_path):
+    wider = {"norm": "linf", "eps": 0.1}
+    found = settings_of(runs(tmp_path, pruned("uniform"), pruned("erk"), pruned("uniform", threat=wider)))
+    assert [setting.heading for setting in found] == [
+        "cnn_digits · digits · trades · ℓ∞ 8/255", "cnn_digits · digits · trades · ℓ∞ 0.1",
+    ]  # fmt: skip
+    assert [experiment.name for experiment in found[0].experiments] == [
+        "tiny (stages.0.budget.kind uniform, threat.eps 0.03137254901960784)",
+        "tiny (stages.0.budget.kind erk, threat.eps 0.03137254901960784)",
+    ]
+
+
+def test_networks_of_one_pruner_and_sparsity_are_told_apart_by_what_differs(tmp_path):
+    (setting,) = settings_of(runs(tmp_path, pruned("uniform"), pruned("erk")))
+    assert [entry.label for entry in setting.entries] == ["dense", "dense", "hydra, uniform", "hydra, erk"]
+    assert [[entry.label for entry in group] for group in setting.by_sparsity()] == [["hydra, uniform", "hydra, erk"]]
+
+
+def test_stages_of_one_network_are_told_apart(tmp_path):
+    both = [record(f"hydra-0.9/{stage}", "hydra", 36, 0.8, 0.5) for stage in ("prune", "finetune")]
+    (setting,) = settings_of(runs(tmp_path, recipe(), records=both))
+    assert [entry.label for entry in setting.entries] == ["hydra, prune", "hydra, finetune"]
+
+
+def test_sparsities_of_one_method_are_one_line(tmp_path):
+    both = [record(f"hydra-{kept}", "hydra", kept, 0.8, 0.5) for kept in (36, 18, 17)]
+    (setting,) = settings_of(runs(tmp_path, recipe(), records=both))
+    assert {entry.label for entry in setting.entries} == {"hydra"}
+    assert [[entry.row["kept"] for entry in group] for group in setting.by_sparsity()] == [[36], [18], [17]]
+
+
+def test_cells_of_a_study_go_by_their_labels_without_the_seed(tmp_path):
+    cells = [("uniform", 0), ("uniform", 1), ("erk", 0)]
+    recipes = [pruned(kind, name=f"budgets/budget={kind},seed={seed}", seed=seed) for kind, seed in cells]
+    (setting,) = settings_of(runs(tmp_path, *recipes))
+    assert [(e.name, len(e.runs)) for e in setting.experiments] == [("budget=uniform", 2), ("budget=erk", 1)]
+
+
+def test_what_a_study_shares_is_no_run_and_a_cell_that_failed_is_one(tmp_path):
+    runs(tmp_path, recipe("study/seed=0"))
+    (tmp_path / "study.yaml").write_text("name: study\n")
+    (tmp_path / "shared" / "0123").mkdir(parents=True)
+    (tmp_path / "shared" / "0123" / "recipe.yaml").write_text("name: shared\n")
+    (tmp_path / "seed=1").mkdir()
+    write_json(tmp_path / "seed=1" / "failure.json", {"error": "the loss is nan", "time": 0})
+    found = {run.path.name: run.problems for run in find_runs([tmp_path])}
+    assert found.keys() == {"run0", "seed=1"}
+    assert found["seed=1"][0] == "failed: the loss is nan"
+
+
+def test_the_strongest_attack_is_the_one_that_leaves_least_among_those_that_most_met(tmp_path):
+    every = [record("pretrain", None, 360, 0.9, 0.6), record("prune", "hydra", 36, 0.8, 0.5)]
+    for found in every:
+        found["robust_accuracy"] |= {"autoattack": found["robust_accuracy"]["pgd-50x10"] - 0.1}
+        found["verified"] = {
+            "ibp": {"samples": 9, "precision": "float32", "clean_accuracy": 0.8, "verified_accuracy": 0.1}
+        }
+    every[1]["robust_accuracy"]["square"] = 0.1
+    (setting,) = settings_of(runs(tmp_path, recipe(), records=every))
+    assert setting.attack() == "autoattack"
+
+
+@pytest.mark.parametrize(("hits", "samples"), [(0, 10), (7, 10), (250, 359), (10_000, 10_000)])
+def test_intervals_are_wilsons(hits, samples):
+    low, high = interval(hits / samples, samples)
+    exact = binomtest(hits, samples).proportion_ci(0.95, method="wilson")
+    assert (low, high) == pytest.approx((exact.low, exact.high), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("threat", "words"),
+    [
+        ({"norm": "linf", "eps": 8 / 255}, "ℓ∞ 8/255"),
+        ({"norm": "l2", "eps": 0.5}, "ℓ2 0.5"),
+        ({"norm": "linf", "eps": 0.0}, "ℓ∞ 0"),
+        (None, ""),
+    ],
+)
+def test_adversaries_in_words(threat, words):
+    assert adversary(threat) == words
