@@ -2,6 +2,7 @@
 
 import copy
 
+import pyautoattack
 import pytest
 import torch
 
@@ -22,6 +23,19 @@ FEW = {
     "ensemble": {"attacks": ["fgsm", {"kind": "square", "queries": 9}]},
 }
 each = pytest.mark.parametrize(("name", "norm"), NORMS)
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    """AutoAttack with fewer steps; it has no setting for them."""
+    chosen = pyautoattack.AutoAttack._set_version
+
+    def shortened(self, version):
+        chosen(self, version)
+        self.square.n_queries = 100
+        self.apgd.n_iter = self.apgd_targeted.n_iter = self.fab.n_iter = 10
+
+    monkeypatch.setattr(pyautoattack.AutoAttack, "_set_version", shortened)
 
 
 def attack(name):

@@ -24,9 +24,9 @@ def split(batch):
 
 @pytest.mark.parametrize(("ratio", "size", "own", "extra"), [(0.5, 8, 4, 4), (0.25, 8, 6, 2), (0.8, 10, 2, 8)])
 def test_every_batch_has_its_share_and_an_epoch_is_one_pass(ratio, size, own, extra):
-    mixed = Mixed(numbered(48), numbered(150, start=100), ratio)
+    mixed = Mixed(numbered(24), numbered(150, start=100), ratio)
     batches = mixed.batches(size, seed=3, shuffle=True)
-    assert len(batches) == 48 // own
+    assert len(batches) == 24 // own
     seen = []
     for batch in batches.epoch(0):
         mine, others = split(batch)
@@ -34,7 +34,7 @@ def test_every_batch_has_its_share_and_an_epoch_is_one_pass(ratio, size, own, ex
         assert len({*others}) == extra
         assert all(y == (n if n < 100 else n - 100) % 10 for n, y in zip(mine + others, batch.y, strict=True))
         seen += mine
-    assert sorted(seen) == list(range(48))
+    assert sorted(seen) == list(range(24))
 
 
 @pytest.mark.parametrize("size", range(2, 40))

@@ -9,7 +9,7 @@ from hydraprune.masks.budgets import Global, Uniform
 from hydraprune.masks.structures import Filter
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
-from hydraprune.pruners.deep_r import DeepR, totals
+from hydraprune.pruners.deep_r import DeepR, fill, totals
 from hydraprune.pruners.dns import DNS
 from hydraprune.pruners.early_bird import EarlyBird, distance
 from hydraprune.pruners.magnitude import Magnitude
@@ -225,3 +225,18 @@ def test_magnitude_over_filters_removes_those_of_smallest_l1_norm():
         kept = view.masks()[name].flatten(1).all(1).tolist()
         smallest = sorted(range(len(norms)), key=norms.__getitem__)[: len(norms) // 2]
         assert [number for number, alive in enumerate(kept) if not alive] == sorted(smallest)
+
+
+@pytest.mark.parametrize("kept", [4, 14])
+def test_births_are_exact_and_alike_everywhere(kept):
+    """Where most are free, and where few are."""
+    rng, counts = torch.Generator().manual_seed(1), torch.zeros(16)
+    for _ in range(600):
+        groups = torch.arange(16) < kept
+        fill(groups, kept + 2, rng)
+        assert groups[:kept].all()
+        assert groups.sum() == kept + 2
+        counts += groups
+    free = counts[kept:]
+    assert free.mean() == 600 * 2 / (16 - kept)
+    assert (free - free.mean()).abs().max() < 45

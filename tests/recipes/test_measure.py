@@ -141,13 +141,13 @@ def test_a_killed_measurement_goes_on(measured, tmp_path, monkeypatch, step):
 
 
 def test_another_network_in_the_folder_starts_afresh(measured, trained, tmp_path):
-    before = measured("pretrain", ["fgsm"])
+    measured("pretrain", ["fgsm"])
     folder = tmp_path / "run" / "pretrain"
     for name in ("model.safetensors", "masks.safetensors", "checkpoint.json"):
         shutil.copy(tmp_path / "run" / "prune" / name, folder / name)
     after = measured("pretrain", [ATTACKS[1]])
     assert list(after.robust_accuracy) == ["pgd-2x1"]
-    assert after.clean_accuracy != before.clean_accuracy
+    assert after.sparsity > 0
 
 
 def test_another_threat_has_its_own_folder(measured, trained, tmp_path):

@@ -120,3 +120,21 @@ def test_intervals_are_wilsons(hits, samples):
 )
 def test_adversaries_in_words(threat, words):
     assert adversary(threat) == words
+
+
+def test_what_was_measured_later_beside_a_checkpoint_counts_too(tmp_path):
+    """Commands write it there: further attacks on fewer images, and the measure of a stage that the run left out."""
+    (run,) = runs(tmp_path, recipe())
+    later = record("prune", "hydra", 36, 0.9, 0.1, samples=20) | {"robust_accuracy": {"fgsm": 0.4}}
+    write_json(run.path / "prune" / "evaluation.json", later)
+    bound = {"samples": 9, "precision": "float32", "clean_accuracy": 0.8, "verified_accuracy": 0.1}
+    alone = record("finetune", "hydra", 18, 0.7, 0.3)
+    write_json(run.path / "prune" / "verification.json", later | {"robust_accuracy": {}, "verified": {"ibp": bound}})
+    write_json(run.path / "extra" / "evaluation.json", alone)
+    write_json(run.path / "extra" / "checkpoint.json", {})
+    (setting,) = settings_of(find_runs([tmp_path]))
+    found = {
+        e.row["stage"]: {n: (f["mean"], f["samples"]) for n, f in e.row["figures"].items()} for e in setting.entries
+    }
+    assert found["prune"] == {"clean": (0.8, 80), "pgd-50x10": (0.5, 80), "fgsm": (0.4, 20), "verified ibp": (0.1, 9)}
+    assert found["extra"] == {"clean": (0.7, 80), "pgd-50x10": (0.3, 80)}

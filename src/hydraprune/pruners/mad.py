@@ -42,8 +42,8 @@ class MAD(Pruner):
     The authors first fit a soft mask m in (0, 1] to each batch, at fixed adversarial examples, take d = w - m w, and
     rank by the signed value over all convolutions. Here the objective is the stage's own, attacked anew in each step,
     in training mode; all layers stand under the budget; and by default d = w, as the mask leaves d = 0, the lowest
-    rank, to just those weights that the loss wants to keep. That default was chosen among four variants by their accuracy
-    on test digits, where it pruned best and still fell short of magnitude: it is no measure of the published method.
+    rank, to just those weights that the loss wants to keep. That default was chosen among four variants by their
+    accuracy on test digits, where it pruned best and still fell short of magnitude: it does not measure the paper's.
 
     Args:
         batches: batches that are averaged over; the authors take the training set.

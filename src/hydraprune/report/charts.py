@@ -52,7 +52,7 @@ class Palette:
 
 
 def spread_of(figure: dict[str, Any]) -> str:
-    """How sure a figure of `summary.rows` is: its seeds, or the interval that the number of images allows."""
+    """How sure a figure of a row is: its seeds, or the interval that the number of images allows."""
     if figure["std"] is not None:
         return "seeds " + ", ".join(percent(value) for value in figure["values"])
     low, high = interval(figure["mean"], figure["samples"])
@@ -189,7 +189,7 @@ def _certified(setting: Setting, palette: Palette, name: str, radii: dict[int, n
         "Randomized smoothing: the share of images whose class cannot change within that ℓ2 radius; each certificate "
         "holds with the probability that its settings state."
     )
-    return Figure(titled(setting.heading, name), plots, caption)
+    return Figure(titled(setting.heading, name.removeprefix("certified-")), plots, caption)
 
 
 def _radius(line: dict[str, Any]) -> float:

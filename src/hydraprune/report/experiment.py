@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from hydraprune.report.folder import Network, Run
-from hydraprune.report.summary import rows
+from hydraprune.report.summary import averaged
 
 # What two runs of one experiment may differ in: the seed, the machine, and what was measured.
 FREE = ("name", "about", "seed", "trainer", "source")
@@ -21,7 +21,7 @@ PROVED = ("verified ", "certified ")
 NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Experiment:
     """Runs of one recipe with different seeds; `heading` is empty if there is only one."""
 
@@ -30,7 +30,7 @@ class Experiment:
     runs: list[Run]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     """One network of an experiment, over the runs (seeds) that measured it.
 
@@ -38,7 +38,7 @@ class Entry:
         experiment: the experiment.
         label: its pruner, and what tells it from others of the same pruner and sparsity.
         seeds: the network in each run.
-        row: its row of `summary.rows`.
+        row: of `summary.averaged`, and its `stage`.
     """
 
     experiment: Experiment
@@ -87,7 +87,7 @@ class Spread:
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Setting:
     """Experiments on the same data, network, adversary and objective; their networks may be compared.
 
@@ -196,9 +196,11 @@ def interval(share: float, samples: int) -> tuple[float, float]:
 def _entries(experiments: Sequence[Experiment]) -> list[Entry]:
     found = []
     for experiment in experiments:
-        whole = [run for run in experiment.runs if run.measured]
-        for row in rows([run.path for run in whole]):
-            seeds = [n for run in whole for n in run.measured if n.stage == row["stage"]]
+        stages: dict[str, list[Network]] = {}
+        for network in (network for run in experiment.runs for network in run.measured):
+            stages.setdefault(network.stage, []).append(network)
+        for stage, seeds in stages.items():
+            row = {"stage": stage, **averaged([network.record for network in seeds if network.record is not None])}
             found.append(Entry(experiment, row["pruner"], seeds, row))
     found.sort(key=lambda entry: entry.sparsity)
     return [

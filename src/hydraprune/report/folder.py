@@ -18,10 +18,11 @@ from hydraprune.core.results import Record
 from hydraprune.report.summary import networks, read_records
 
 T = TypeVar("T")
+LATER = ("evaluation.json", "verification.json", "certification.json")
 MARKERS = ("recipe.yaml", "results.json", "failure.json")
 
 
-@dataclass
+@dataclass(eq=False)
 class Network:
     """A checkpoint of a run, and what lies beside it. Files are read when they are asked for.
 
@@ -79,7 +80,7 @@ class Network:
         return found
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """What there is of a run.
 
@@ -160,7 +161,7 @@ def read_run(path: Path) -> Run:
         metas[stage] = run.read(_mapping, stage, file.name) or {}
     order = [str(line.get("stage")) for line in run.metrics] + [*records, *metas]
     stages = [stage for stage in dict.fromkeys(order) if stage in records or stage in metas]
-    run.networks = [Network(run, stage, metas.get(stage, {}), records.get(stage)) for stage in stages]
+    run.networks = [Network(run, s, metas.get(s, {}), _with_later(run, s, records.get(s))) for s in stages]
     if failure := run.read(_mapping, "failure.json"):
         run.problems.append(f"failed: {failure.get('error')}")
     if not run.recipe:
@@ -171,6 +172,16 @@ def read_run(path: Path) -> Run:
         place = f"; it stands at epoch {last.get('epoch')} of {last.get('stage')}" if last else ""
         run.problems.append(f"{found} of {wanted} networks measured{place}")
     return run
+
+
+def _with_later(run: Run, stage: str, record: Record | None) -> Record | None:
+    """`record` with what was measured of the checkpoint by commands of their own."""
+    for file in LATER:
+        found = run.read(lambda path: Record.parse(read_json(path), str(path)), stage, file)
+        if found is not None:
+            found = found.model_copy(update={"stage": stage})
+            record = record.joined(found) if record is not None else found
+    return record
 
 
 def _is_run(path: Path) -> bool:

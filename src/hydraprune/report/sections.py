@@ -35,7 +35,7 @@ def sections(runs: Sequence[Run], settings: Sequence[Setting], found: Sequence[C
     experiments = [(setting, experiment) for setting in settings for experiment in setting.experiments]
     pictured = experiments[:PICTURED]
     entries = [entry for setting in settings for entry in setting.entries]
-    chosen = [entry for entry in entries if any(entry.experiment is experiment for _, experiment in pictured)]
+    chosen = [entry for entry in entries if entry.experiment in [experiment for _, experiment in pictured]]
     failed = [check for check in found if check.passed is False]
     shown = settings[:PICTURED]
     return {
@@ -49,7 +49,7 @@ def sections(runs: Sequence[Run], settings: Sequence[Setting], found: Sequence[C
         "checks": [
             *_parts("table", [checks.overview(found), checks.told(failed)]),
             *([Part("folded", ("Every check", checks.told(found)))] if found else []),
-            *_parts("figure", [checks.efforts([c for c in found if c.entry in chosen], palette)]),
+            *_parts("figure", [checks.efforts([check for check in found if check.entry in chosen], palette)]),
             *_grid("Loss around an image", SURFACE, map(checks.surface, chosen)),
         ],
         "costs": [part for setting, experiment in pictured for part in _costs(setting, experiment)],
