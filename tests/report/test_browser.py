@@ -92,7 +92,7 @@ def test_charts_are_drawn_inside_their_frames_and_tell_their_values(open_page):
     tip = page.locator("#tip")
     assert tip.is_hidden()
     page.locator("#sparsity .plot use").first.hover(force=True)
-    assert tip.inner_text() == "hydra 50 %, pgd-50x10: 50.5 ± 0.7 % (seeds 50.0, 51.0)"
+    assert tip.inner_text() == "hydra 50 %, pgd-50x10: 50.5 ± 0.7 % (seeds 50.0, 51.0; 80 images)"
     page.locator("h1").hover()
     assert tip.is_hidden()
     page.locator("#results td[data-value]").nth(1).hover()

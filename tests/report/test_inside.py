@@ -8,7 +8,7 @@ import torch
 
 from hydraprune.core.checkpoint import load_tensors
 from hydraprune.report.charts import Palette, certified, security
-from hydraprune.report.costs import by_class, changes
+from hydraprune.report.costs import attack_on, by_class, changes
 from hydraprune.report.experiment import settings_of
 from hydraprune.report.folder import find_runs
 from hydraprune.report.images import gallery
@@ -78,6 +78,7 @@ def test_changed_answers_and_classes(setting):
     assert [cells[0].text for _, cells in clean.rows] == ["−30"] * 4
     assert [cells[2].text for _, cells in robust.rows] == ["−40", "−40", "−40", "−45"]
     assert by_class(setting.pruned, "autoattack") is None
+    assert attack_on(setting.pruned, "worst-case") == attack_on(setting.pruned, "pgd-50x10") == "pgd-50x10"
 
 
 def test_security_curves_are_means_over_seeds(tmp_path):

@@ -72,7 +72,7 @@ def test_a_study_fills_every_section(study, tmp_path):
 
 def test_the_figures_are_those_of_the_runs(study, tmp_path):
     found = page(study, out=tmp_path / "page.html")
-    assert ["hydra", "90.0", "36", "10×", "72k", "61.0 ± 1.0", "19.0 ± 1.0", "9.5 ± 0.5", "3"] in found.rows
+    assert ["hydra", "90.0", "36", "10×", "72k", "61.0 ± 1.0", "19.0 ± 1.0", "9.5 ± 0.5 *", "3"] in found.rows
     # Verified and certified accuracy; the changed answers; the checks of three seeds.
     assert ["hydra 90 %", "ibp", "40", "61.0 ± 1.0", "9.5 ± 0.5", "1.25"] in found.rows
     assert ["hydra 90 %", "σ 0.25, n 100, α 0.001", "40", "61.0 ± 1.0", "9.5 ± 0.5", "0.125", "5.0 ± 0.0"] in found.rows
@@ -157,7 +157,7 @@ def test_half_written_runs_are_listed_and_stop_nothing(tmp_path):
         assert f"{name}." in states["damaged"]
     assert "recipe.yaml is missing or unreadable" in states["bare"]
     assert states["gone"] == "there is no run in this folder"
-    assert ["hydra", "90.0", "36", "10×", "72k", "60.0 ± 0.0", "18.0 ± 0.0", "9.0 ± 0.0", "2"] in found.rows
+    assert ["hydra", "90.0", "36", "10×", "72k", "60.0 ± 0.0", "18.0 ± 0.0", "9.0 ± 0.0 *", "2"] in found.rows
 
 
 def test_a_run_that_has_only_begun(tmp_path):

@@ -26,6 +26,9 @@ def test_a_logarithmic_axis_is_spaced_by_ratio():
     a, b, c = (x for x, _, _ in found.drawn[0].marks)
     assert b == pytest.approx((a + c) / 2, abs=0.1)
     assert [(tick.at, tick.label) for tick in found.x_ticks] == [(b, "90")]
+    # All ticks are shown, whether there is a point or not.
+    single = lines(Series("", 0, [Point(10, 1, "")]), log_x=True, x_ticks={10: "90", 20: "95", 100: "99"})
+    assert [tick.at for tick in single.x_ticks] == sorted({tick.at for tick in single.x_ticks})
     counts = lines(Series("", 0, [Point(0, 0.6, ""), Point(1, 900, "")], line="area"), y_range=(0.6, None), log_y=True)
     assert [tick.label for tick in counts.y_ticks] == ["1", "10", "100", "1000"]
     assert counts.drawn[0].marks[0][1] == BOX.bottom

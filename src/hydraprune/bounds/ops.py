@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hydraprune.bounds.interval import Interval
-from hydraprune.bounds.rows import Pair, Rows
+from hydraprune.bounds.rows import Pair, Rows, flat
 from hydraprune.core.errors import SpecError
 
 Slope = Literal["adaptive", "zero", "one", "same"]
@@ -267,12 +268,37 @@ class ReLU(Op):
         least = torch.where(unstable, torch.as_tensor(chosen, device=lower.device).to(lower), share.detach())
 
         def back(rows: Rows, ends: Ends) -> tuple[Rows, ...]:
-            positive = replace(rows, values=rows.values.relu())
-            ends.add(positive.dot(shift))
-            low, more = rows.align(least), rows.align(share - least)
-            return (Rows(torch.addcmul(rows.values * low, positive.values, more), rows.grid),)
+            low, more, constant = (rows.align(layer) for layer in (least, share - least, shift))
+            values, sums = _BetweenLines.apply(rows.values, low, more, constant)
+            ends.add(sums.expand(-1, rows.positions, -1).flatten(1))
+            return (Rows(values, rows.grid),)
 
         return back
+
+
+class _BetweenLines(torch.autograd.Function):
+    """`values * low + relu(values) * more`, and (B, P, S) sums of `relu(values) * constant`, all (B, P, S, *piece).
+
+    By hand, as in training these passes over memory cost as much as the convolutions between them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, low: Tensor, more: Tensor, constant: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(values, low, more, constant)
+        positive = values.relu()
+        sums = flat(constant) @ flat(positive).transpose(2, 3)
+        return (values * low).addcmul_(positive, more), sums.squeeze(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, sums: Tensor) -> tuple[Tensor | None, ...]:
+        values, low, more, constant = ctx.saved_tensors
+        sums = sums.view(*sums.shape, *[1] * (values.dim() - 3))
+        positive = values.relu()
+        through = torch.addcmul(gradient * more, sums, constant) * (positive > 0)
+        to_constant = (positive * sums).sum_to_size(constant.shape) if ctx.needs_input_grad[3] else None
+        to_more = positive.mul(gradient).sum_to_size(more.shape) if ctx.needs_input_grad[2] else None
+        return through.addcmul_(gradient, low).sum_to_size(values.shape), None, to_more, to_constant
 
 
 @dataclass(frozen=True)

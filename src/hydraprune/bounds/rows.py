@@ -57,7 +57,7 @@ class Rows:
 
     def dot(self, layer: Tensor) -> Tensor:
         """(B or 1, P * S) sums of the coefficients times `layer` (B or 1, *shape)."""
-        sums = _flat(self.align(layer)) @ _flat(self.values).transpose(2, 3)
+        sums = flat(self.align(layer)) @ flat(self.values).transpose(2, 3)
         return sums.squeeze(2).expand(-1, self.positions, -1).flatten(1)
 
     def magnitude(self) -> Rows:
@@ -107,7 +107,7 @@ class Rows:
         return F.pad(self.values, (pad[1] - left, end[1] - right, pad[0] - top, end[0] - bottom))
 
 
-def _flat(pieces: Tensor) -> Tensor:
+def flat(pieces: Tensor) -> Tensor:
     """Pieces (B, P, S, *piece) as (B, P, S, N), those of maps in the order in which channels-last memory has them."""
     return (pieces.movedim(3, -1) if pieces.dim() == 6 else pieces).flatten(3)
 

@@ -66,14 +66,14 @@ class Walk(Moving):
     def on_step(self, clock: Clock, images: int, loss: float) -> None:
         weights, masks, rng = self.view.weights(), self.view.masks(), None
         dead = {name: self._dead(name, weight, masks[name]) for name, weight in weights.items()}
-        deaths = torch.stack([each.sum() for each in dead.values()]).tolist()
+        deaths = torch.stack([each.count_nonzero() for each in dead.values()]).tolist()
         for (name, weight), died in zip(weights.items(), deaths, strict=True):
             if died:
                 rng = rng or numbers(self.seed + 1, clock.step, weight.device)
                 masks[name].logical_and_(~dead[name])
                 weight.masked_fill_(dead[name], 0)
                 born = self._born(name, masks[name], rng)
-                signs = torch.rand(int(born.sum()), generator=rng, device=weight.device) < 0.5
+                signs = torch.rand(int(born.count_nonzero()), generator=rng, device=weight.device) < 0.5
                 self.positive[name].masked_scatter_(born, signs)
                 masks[name].logical_or_(born)
 
@@ -104,7 +104,7 @@ class Walk(Moving):
 
 def fill(kept: Tensor, keep: int, rng: torch.Generator) -> None:
     """Turn entries of `kept` (groups,) True until `keep` are, each set of them with the same chance."""
-    while missing := keep - int(kept.sum()):
+    while missing := keep - int(kept.count_nonzero()):
         # Where most are free, some tries find enough of them, for less than a list of all.
         tries = torch.randint(len(kept), (4 * missing,), generator=rng, device=kept.device)
         found = tries[~kept[tries]][:missing]

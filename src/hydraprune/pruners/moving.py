@@ -41,7 +41,7 @@ class Moving(Process):
     def groups(self) -> dict[str, int]:
         """How many groups of each weight are kept now."""
         structures = self.selection.structures
-        return {name: int(alive(mask, structures[name]).sum()) for name, mask in self.view.masks().items()}
+        return {name: int(alive(mask, structures[name]).count_nonzero()) for name, mask in self.view.masks().items()}
 
 
 class Sparse(Pruner, ABC):

@@ -54,7 +54,7 @@ class Palette:
 def spread_of(figure: dict[str, Any]) -> str:
     """How sure a figure of a row is: its seeds, or the interval that the number of images allows."""
     if figure["std"] is not None:
-        return "seeds " + ", ".join(percent(value) for value in figure["values"])
+        return f"seeds {', '.join(percent(value) for value in figure['values'])}; {figure['samples']:,} images"
     low, high = interval(figure["mean"], figure["samples"])
     return f"95 % interval {percent(low)} to {percent(high)}, {figure['samples']:,} images"
 

@@ -93,7 +93,7 @@ def efforts(found: Sequence[Check], palette: Palette) -> Figure | None:
 
 
 def surface(entry: Entry) -> Matrix | None:
-    """The loss around an image, from the checks of the first run."""
+    """The loss around the images, from the checks of the first run."""
     return entry.seeds[0].json("checks.json", lambda values: _surface(entry.title, values))
 
 

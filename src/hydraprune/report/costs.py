@@ -41,6 +41,15 @@ def _changes(entry: Entry) -> list[Cell]:
     return [share(values) for values in zip(*found, strict=True)]
 
 
+def attack_on(entries: list[Entry], wanted: str | None) -> str | None:
+    """The attack of which verdicts are there for all networks: `wanted`, or else the strongest on the first one."""
+    pairs = [pair for entry in entries for pair in _pairs(entry)]
+    known = (
+        [name for name in pairs[0][1].survived if all(name in v.survived for p in pairs for v in p)] if pairs else []
+    )
+    return wanted if wanted in known else min(known, key=lambda name: pairs[0][1].robust_accuracy[name], default=None)
+
+
 def by_class(entries: list[Entry], attack: str | None) -> Matrix | None:
     """Points that each class loses to pruning: clean accuracy, or accuracy under `attack`."""
     columns = [(entry.name, lost) for entry in entries if (lost := _lost(entry, attack)) is not None]

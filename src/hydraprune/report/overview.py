@@ -13,6 +13,7 @@ from hydraprune.report.experiment import Entry, Experiment, Setting
 from hydraprune.report.folder import Run
 from hydraprune.report.matrix import Cell, Matrix, percent
 
+FEWER = "* on fewer images than the clean accuracy: such figures are not to be set against others of their row."
 UNITS = ((10**9, "G"), (10**6, "M"), (10**3, "k"), (1, ""))
 
 
@@ -69,20 +70,22 @@ def results(settings: Sequence[Setting]) -> Matrix | None:
             Cell(f"{row['kept']:,}", row["kept"], tip=f"of {row['total']:,}"),
             Cell(f"{smaller:.3g}×", smaller),
             *([_operations(entry)] if counted else []),
-            *(_figure(row["figures"].get(name)) for name in names),
+            *(_figure(row["figures"], name) for name in names),
             Cell(str(row["runs"]), row["runs"]),
             *([Cell(setting.name)] if several else []),
         ]
         rows.append((entry.row["pruner"] if experiments else entry.label, cells))
     sizes = ["sparsity %", "weights kept", "smaller", *["MACs"] * counted]
     columns = ["experiment"] * experiments + sizes + [f"{name} %" for name in names] + ["runs"] + ["setting"] * several
-    return Matrix("", "network", columns, rows) if rows else None
+    return Matrix("", "network", columns, rows, FEWER) if rows else None
 
 
-def _figure(figure: dict[str, Any] | None) -> Cell:
-    if figure is None:
+def _figure(figures: dict[str, Any], name: str) -> Cell:
+    if name not in figures:
         return Cell("–", -1.0)
-    return Cell(percent(figure["mean"], figure["std"]), figure["mean"], tip=spread_of(figure))
+    figure = figures[name]
+    fewer = " *" if figure["samples"] < figures["clean"]["samples"] else ""
+    return Cell(percent(figure["mean"], figure["std"]) + fewer, figure["mean"], tip=spread_of(figure))
 
 
 def _macs(entry: Entry) -> int | None:

@@ -117,10 +117,10 @@ def plot(
     """Lay out `series` on common axes.
 
     Args:
-        x_ticks: where the horizontal axis is labelled, and how; round numbers by default.
+        x_ticks: where the horizontal axis is labelled, and how, all of it shown; round numbers by default.
         y_range: ends of the vertical axis; None takes that of the data.
     """
-    xs = [point.x for one in series if one.line != "rule" for point in one.points] or [0.0, 1.0]
+    xs = [*(p.x for one in series if one.line != "rule" for p in one.points), *(x_ticks or {})] or [0.0, 1.0]
     ys = [y for one in series for p in one.points for y in (p.y, p.low, p.high) if y is not None] or [0.0, 1.0]
     low = y_range[0] if y_range[0] is not None else min(ys)
     high = y_range[1] if y_range[1] is not None else max(ys)

@@ -52,8 +52,8 @@ def certified(entries: Sequence[Entry]) -> Matrix | None:
             share([one.abstention_rate for one in found]),
         ]
         rows.append((entry.title, cells))
-    columns = ["smoothing", "images", *(f"r = {radius:.3g} %" for radius in radii), "mean radius", "abstained %"]
-    caption = "The share of images classified correctly with at least that certified ℓ2 radius."
+    columns = ["smoothing", "images", *(f"r = {radius:.3g}" for radius in radii), "mean radius", "abstained %"]
+    caption = "The share of images (%) classified correctly with at least that certified ℓ2 radius r."
     return Matrix("Certified accuracy", "network", columns, rows, caption) if rows else None
 
 

@@ -50,7 +50,7 @@ def sections(runs: Sequence[Run], settings: Sequence[Setting], found: Sequence[C
             *_parts("table", [checks.overview(found), checks.told(failed)]),
             *([Part("folded", ("Every check", checks.told(found)))] if found else []),
             *_parts("figure", [checks.efforts([check for check in found if check.entry in chosen], palette)]),
-            *_grid("Loss around an image", SURFACE, map(checks.surface, chosen)),
+            *_grid("Loss around the images", SURFACE, map(checks.surface, chosen)),
         ],
         "costs": [part for setting, experiment in pictured for part in _costs(setting, experiment)],
         "inside": [part for _, experiment in pictured for part in _inside(experiment, palette)],
@@ -70,7 +70,8 @@ def _parts(macro: str, contents: Iterable[Any]) -> list[Part]:
 
 
 def _costs(setting: Setting, experiment: Experiment) -> list[Part]:
-    pruned, attack = [entry for entry in setting.pruned if entry.experiment is experiment], setting.attack()
+    pruned = [entry for entry in setting.pruned if entry.experiment is experiment]
+    attack = costs.attack_on(pruned, setting.attack())
     classes = [costs.by_class(pruned, None), costs.by_class(pruned, attack) if attack else None]
     heading = titled(experiment.heading, "Accuracy by class")
     changes = costs.changes(titled(experiment.heading, "Changed answers and calibration"), pruned)
