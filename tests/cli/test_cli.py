@@ -240,7 +240,7 @@ def test_table_of_several_runs(succeeds, finished, tmp_path):
         ),
         (
             ["prune", "--net", "cnn_digits", "--data", "digits", "--out", "x", "--sparsity", "1.0"],
-            "prune.stages.1.budget.sparsity: Input should be less than 1 (got 1.0)",
+            "prune.stages.1.budget.sparsity: Input should be less than 1 (got '1.0')",
         ),
         (
             ["prune", "--net", "cnn_digit", "--data", "digits", "--out", "x"],

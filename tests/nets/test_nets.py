@@ -10,7 +10,7 @@ from hydraprune.core.errors import SpecError
 from hydraprune.core.twin import foldable
 from hydraprune.nets.spec import Net, names
 
-LEAST = {"vgg16_bn": 16, "resnet18": 8, "resnet34": 8, "cnn7_bn": 2}
+LEAST = {"cnn_medium": 8, "vgg16_bn": 16, "resnet18": 8, "resnet34": 8, "cnn7_bn": 2}
 """Smallest side; 4 for all others."""
 
 

@@ -37,8 +37,15 @@ def test_a_recipe_is_for_the_data_and_the_threat_of_its_name(name):
     data, net, *_ = name.split("-")
     assert recipe.data.kind == kinds.get(data, data)
     assert net == "demo" or net.replace("_", "").startswith(recipe.net.kind.removeprefix("timm:").split("_")[0])
-    eps = {"images": 4 / 255, "digits": 0.1}.get(recipe.data.kind, 8 / 255)
-    assert (recipe.threat.norm, recipe.threat.eps) == ("linf", pytest.approx(eps))
+    if "smoothing" in name:
+        threat = ("l2", 110 / 255)
+    elif name == "digits-demo":
+        threat = ("linf", 0.1)
+    elif {"ibp", "mixtrain"} & {*name.replace("crown-", "").split("-")} and data != "digits":
+        threat = ("linf", 2 / 255)
+    else:
+        threat = ("linf", {"imagenet": 4 / 255}.get(data, 8 / 255))
+    assert (recipe.threat.norm, recipe.threat.eps) == (threat[0], pytest.approx(threat[1]))
 
 
 def test_recipes_that_others_extend_are_not_listed():

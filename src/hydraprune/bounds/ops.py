@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hydraprune.bounds.interval import Interval
-from hydraprune.bounds.rows import Pair, Rows, flat
+from hydraprune.bounds.rows import Pair, Rows, flat, unflat
 from hydraprune.core.errors import SpecError
 
 Slope = Literal["adaptive", "zero", "one", "same"]
@@ -293,12 +293,13 @@ class _BetweenLines(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, sums: Tensor) -> tuple[Tensor | None, ...]:
         values, low, more, constant = ctx.saved_tensors
-        sums = sums.view(*sums.shape, *[1] * (values.dim() - 3))
         positive = values.relu()
-        through = torch.addcmul(gradient * more, sums, constant) * (positive > 0)
-        to_constant = (positive * sums).sum_to_size(constant.shape) if ctx.needs_input_grad[3] else None
-        to_more = positive.mul(gradient).sum_to_size(more.shape) if ctx.needs_input_grad[2] else None
-        return through.addcmul_(gradient, low).sum_to_size(values.shape), None, to_more, to_constant
+        to_constant = unflat(sums.unsqueeze(2) @ flat(positive), constant).sum_to_size(constant.shape)
+        sums = sums.view(*sums.shape, *[1] * (values.dim() - 3))
+        through = torch.addcmul(gradient * more, sums, constant)
+        through = torch.ops.aten.threshold_backward(through, positive.expand_as(through), 0)
+        to_values = through.addcmul_(gradient, low).sum_to_size(values.shape)
+        return to_values, None, (positive * gradient).sum_to_size(more.shape), to_constant
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,13 @@ def flat(pieces: Tensor) -> Tensor:
     return (pieces.movedim(3, -1) if pieces.dim() == 6 else pieces).flatten(3)
 
 
+def unflat(pieces: Tensor, like: Tensor) -> Tensor:
+    """The opposite of `flat`, for pieces of the shape of those in `like`."""
+    if like.dim() != 6:
+        return pieces.unflatten(3, like.shape[3:])
+    return pieces.unflatten(3, (*like.shape[4:], like.shape[3])).movedim(-1, 3)
+
+
 def _most(one: Pair, other: Pair) -> Pair:
     return max(one[0], other[0]), max(one[1], other[1])
 

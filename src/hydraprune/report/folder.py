@@ -223,7 +223,7 @@ def _unpacked(bits: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Tensor
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        value = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise CheckpointError(f"no YAML ({' '.join(str(error).split())})") from None
     return _checked(value)
