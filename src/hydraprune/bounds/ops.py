@@ -284,21 +284,20 @@ class _BetweenLines(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, low: Tensor, more: Tensor, constant: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(values, low, more, constant)
         positive = values.relu()
+        ctx.save_for_backward(positive, low, more, constant)
         sums = flat(constant) @ flat(positive).transpose(2, 3)
         return (values * low).addcmul_(positive, more), sums.squeeze(2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, sums: Tensor) -> tuple[Tensor | None, ...]:
-        values, low, more, constant = ctx.saved_tensors
-        positive = values.relu()
+        positive, low, more, constant = ctx.saved_tensors
         to_constant = unflat(sums.unsqueeze(2) @ flat(positive), constant).sum_to_size(constant.shape)
-        sums = sums.view(*sums.shape, *[1] * (values.dim() - 3))
+        sums = sums.view(*sums.shape, *[1] * (positive.dim() - 3))
         through = torch.addcmul(gradient * more, sums, constant)
         through = torch.ops.aten.threshold_backward(through, positive.expand_as(through), 0)
-        to_values = through.addcmul_(gradient, low).sum_to_size(values.shape)
+        to_values = through.addcmul_(gradient, low).sum_to_size(positive.shape)
         return to_values, None, (positive * gradient).sum_to_size(more.shape), to_constant
 
 
