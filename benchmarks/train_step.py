@@ -33,6 +33,7 @@ from hydraprune.nets import Net
 from hydraprune.objectives.trades import TRADES
 from hydraprune.pruners.base import prune
 from hydraprune.pruners.hydra import Hydra
+from hydraprune.pruners.probe import Probe
 from hydraprune.train import Hook, Optim, fit
 from machine import machine, synchronize
 
@@ -192,7 +193,7 @@ def ours(net: nn.Module, batch: Batch, keep: float, steps: int, compile: bool) -
 def selection(net: nn.Module) -> dict[str, float]:
     """Milliseconds to select the masks of all layers: cold, warm after a small move, and by the published sort."""
     view = MaskView(net)
-    scores = [s.abs().flatten() for s in Hydra().score(view, torch.Generator()).values()]
+    scores = [s.abs().flatten() for s in Hydra().score(view, Probe(torch.Generator())).values()]
     moved = [s * (1 + 1e-4 * torch.randn_like(s)) for s in scores]
     keeps = [len(s) - int(0.9 * len(s)) for s in scores]
 
