@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ def draw(table: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
             axes.set_ylim(bottom=0)
             axes.set_xlabel("sparsity (%)")
             proven = name == "clean" or name.startswith(("verified ", "certified "))
-            axes.set_ylabel(f"{name if proven else name + ' robust'} accuracy (%)")
+            axes.set_ylabel(textwrap.fill(f"{name if proven else name + ' robust'} accuracy (%)", 36))
             axes.grid(axis="y", color="#dddddd", lw=0.7)
             if number == 1:
                 figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
