@@ -133,7 +133,10 @@ def main() -> None:
         },
         "bound_seconds": values,
         "bound_gradient_seconds": gradients,
-        "dense_to_ours": {"bound": values["dense"] / values["ours"], "gradient": gradients["dense"] / gradients["ours"]},
+        "dense_to_ours": {
+            "bound": values["dense"] / values["ours"],
+            "gradient": gradients["dense"] / gradients["ours"],
+        },
         "machine": machine(),
     }
     print(json.dumps(report, indent=2))
