@@ -11,7 +11,6 @@ steps with the bounds, so that as many ReLUs are open as in training.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from hydraprune.objectives.crown_ibp import CrownIBP
 from hydraprune.objectives.ibp import IBP
 from hydraprune.objectives.mixtrain import MixTrain
 from hydraprune.objectives.natural import Natural
-from machine import machine, synchronize
+from machine import publish, synchronize
 
 THREAT = ThreatModel(eps="2/255")
 OBJECTIVES: dict[str, Objective] = {
@@ -137,11 +136,8 @@ def main() -> None:
             "bound": values["dense"] / values["ours"],
             "gradient": gradients["dense"] / gradients["ours"],
         },
-        "machine": machine(),
     }
-    print(json.dumps(report, indent=2))
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=2) + "\n")
+    publish(report, args.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Randomized smoothing as `certify` runs it against the plain float32 loop with 400 noisy images at a time.
 
-    python benchmarks/certify.py --net vgg16_bn --n 1000 --out benchmarks/certify_vgg16_bn.json
+    python benchmarks/certify.py --net vgg16_bn --n 1000 --out benchmarks/results/certify_vgg16_bn.json
 
 The network is trained for a few steps on noisy digits; the images lie halfway between two digits, so that votes are
 divided. Votes in bf16 are compared with those in float32 twice: from new noise by a two-sample chi-square test, which a
@@ -10,7 +10,6 @@ small p-value would fail, and from the same noise.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from hydraprune.evaluate.smoothing import Smoothing, certify
 from hydraprune.nets import Net
-from machine import machine, synchronize
+from machine import publish, synchronize
 
 SIGMA, BATCH = 0.25, 400
 
@@ -122,11 +121,8 @@ def main() -> None:
             "smallest_p_value": min(p_values),
             "votes_moved": ((here - same).abs().sum() / (2 * here.sum())).item(),
         },
-        "machine": machine(),
     }
-    print(json.dumps(report, indent=2))
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=2) + "\n")
+    publish(report, args.out)
 
 
 if __name__ == "__main__":

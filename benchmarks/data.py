@@ -6,7 +6,6 @@ python benchmarks/data.py --path CIFAR_FOLDER --out benchmarks/data.json
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 
 from hydraprune import TRADES, MaskView, Net, Optim, ThreatModel, fit, load_data
-from machine import machine, synchronize
+from machine import publish, synchronize
 from train_step import Repeated, Stopwatch
 
 
@@ -57,11 +56,8 @@ def main() -> None:
         "batch_milliseconds": 1000 * per_batch,
         "step_seconds": step,
         "share_of_step": share,
-        "machine": machine(),
     }
-    print(json.dumps(report, indent=2))
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=2) + "\n")
+    publish(report, args.out)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What every benchmark says of the machine that it ran on."""
+"""What every benchmark says of the machine that it ran on, and where it says it."""
 
 from __future__ import annotations
 
+import json
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,3 +25,11 @@ def synchronize() -> None:
     """Wait for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def publish(report: dict[str, Any], out: Path | None) -> None:
+    """Print the report with the machine that made it, and write it to `out`."""
+    text = json.dumps(report | {"machine": machine()}, indent=2)
+    print(text)
+    if out:
+        out.write_text(text + "\n")

@@ -1,6 +1,6 @@
 """PGD-50x10 as `evaluate` runs it against the plain loop that never skips, on the same images.
 
-    python benchmarks/pgd.py --net vgg4_bn --images 64 --out benchmarks/pgd_vgg4_bn.json
+    python benchmarks/pgd.py --net vgg4_bn --images 64 --out benchmarks/results/pgd_vgg4_bn.json
 
 The network has random weights and its own predictions for labels; eps is bisected until about `--robust` of the images
 survive. An image is robust if no iterate of any restart is misclassified; the two sets must be the same.
@@ -9,7 +9,6 @@ survive. An image is robust if no iterate of any restart is misclassified; the t
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from hydraprune.core.objective import Batch
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluate import evaluate
 from hydraprune.nets import Net
-from machine import machine, synchronize
+from machine import publish, synchronize
 
 STEPS, RESTARTS = 50, 10
 
@@ -97,11 +96,8 @@ def main() -> None:
         "identical": bool((expected == found).all()),
         "seconds": best,
         "ratio": best["plain"] / best["ours"],
-        "machine": machine(),
     }
-    print(json.dumps(report, indent=2))
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=2) + "\n")
+    publish(report, args.out)
 
 
 if __name__ == "__main__":

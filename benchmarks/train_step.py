@@ -10,7 +10,6 @@ one: bf16 autocast, channels-last, natural logits once. Each side's peak memory 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -35,7 +34,7 @@ from hydraprune.pruners.base import prune
 from hydraprune.pruners.hydra import Hydra
 from hydraprune.pruners.probe import Probe
 from hydraprune.train import Hook, Optim, fit
-from machine import machine, synchronize
+from machine import publish, synchronize
 
 EPS, STEPS, STEP_SIZE, BETA = 8 / 255, 10, 2 / 255, 6.0
 
@@ -283,11 +282,8 @@ def main() -> None:
         "selection_ms": pick,
         "selection_share_of_step": pick["warm"] / 1000 / medians["ours"],
         "compiled_attack": args.compile,
-        "machine": machine(),
     }
-    print(json.dumps(report, indent=2))
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=2) + "\n")
+    publish(report, args.out)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _begin() -> None:
+    """The same random numbers for each test, and one thread, whatever the recipe of the last one set."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -2,23 +2,12 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from hydraprune.cli import main
 from hydraprune.recipes.runner import run
 from recipes.tiny import tiny
-
-
-@pytest.fixture(autouse=True)
-def _unchanged(monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +21,10 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path, trained):
-    """Runs a command line beside a run folder; returns exit code, output and what went to standard error."""
-    monkeypatch.chdir(tmp_path)
+def command(command, trained):
+    """The same beside a run folder."""
     shutil.copytree(trained, "run")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hydraprune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        printed = capsys.readouterr()
-        return caught.value.code or 0, printed.out, printed.err
-
-    return call
+    return command
 
 
 def test_verify(command):

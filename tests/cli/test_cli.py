@@ -12,37 +12,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from hydraprune.cli import main
 from hydraprune.core.errors import HydrapruneError
 from hydraprune.nets import Net
 from hydraprune.recipes import library
 from hydraprune.recipes.runner import run
 from recipes.tiny import TINY, kept, tiny
-
-
-@pytest.fixture(autouse=True)
-def _unchanged(monkeypatch):
-    """The commands may set threads, and put the working directory on the path."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Runs a command line in an empty folder; returns exit code, output and what went to standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hydraprune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        printed = capsys.readouterr()
-        return caught.value.code or 0, printed.out, printed.err
-
-    return call
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,21 +10,12 @@ from torch import nn
 
 from hydraprune.attacks.ensemble import Ensemble
 from hydraprune.attacks.fgsm import FGSM
-from hydraprune.cli import main
 from hydraprune.evaluate import checks
 from hydraprune.evaluate.verdicts import load
 from hydraprune.recipes import benchmark as benchmarks
 from hydraprune.recipes import measure as measuring
 from hydraprune.recipes.runner import run
 from recipes.tiny import tiny
-
-
-@pytest.fixture(autouse=True)
-def _unchanged(monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -41,19 +31,10 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path, trained):
-    """Runs a command line beside a run folder; returns exit code, output and what went to standard error."""
-    monkeypatch.chdir(tmp_path)
+def command(command, trained):
+    """The same beside a run folder."""
     shutil.copytree(trained, "run")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hydraprune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        printed = capsys.readouterr()
-        return caught.value.code or 0, printed.out, printed.err
-
-    return call
+    return command
 
 
 def written(file):

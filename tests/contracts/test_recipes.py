@@ -26,13 +26,6 @@ def folder(tmp_path_factory):
         yield images
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def shortened(name, data, *more):
     """Overrides that leave a recipe its stages, objective and schedule, and take nearly all work out of it."""
     recipe = load_recipe(name)

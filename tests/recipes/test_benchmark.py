@@ -21,13 +21,6 @@ from hydraprune.recipes.runner import fabric_for, run
 from recipes.tiny import tiny
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def _short(monkeypatch):
     chosen = pyautoattack.AutoAttack._set_version

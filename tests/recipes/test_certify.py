@@ -5,7 +5,6 @@ import shutil
 import sys
 
 import pytest
-import torch
 
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.evaluate import smoothing, verification
@@ -20,13 +19,6 @@ STAGE = {
     "kind": "certify", "of": ["pretrain", "finetune"], "samples": 10, "batch_size": 4,
     "bounds": ["ibp", "best"], "smoothing": SMOOTHING, "radii": [0, "110/255"],
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def certified(*stages, **changes):

@@ -19,13 +19,6 @@ QUIET = Console(quiet=True)
 ATTACKS = ["fgsm", {"kind": "pgd", "steps": 2, "restarts": 1}, {"kind": "fmn", "steps": 5}]
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run that learns something, without evaluations. Not to be changed."""

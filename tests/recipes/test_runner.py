@@ -22,13 +22,6 @@ from hydraprune.train.hooks import ProgressBar
 from recipes.tiny import contents, kept, tiny
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nothing interrupted, and a copy of its folder before every change to it."""

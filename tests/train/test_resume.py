@@ -6,21 +6,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 
 from hydraprune.core.checkpoint import load_tensors
 from hydraprune.core.errors import CheckpointError, TrainingError
 from hydraprune.objectives.trades import TRADES
 from hydraprune.train import Hook, Optim
 from train.small import EPOCHS, OPTIMS, STEPS, KillAfterEpoch, KillAtStep, Killed, net, same, train
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache
