@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hydraprune.core.packed import Packed, packable
 from hydraprune.core.plain import plain_copy
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -60,7 +61,7 @@ class Twin:
 
     The copy's parameters take no gradient. Batch norm that follows a convolution is folded into it, and under autocast
     the weights of convolutions and linear layers are held in the autocast type, so neither is done again in each of the
-    attack's passes.
+    attack's passes. On a CPU, bf16 convolutions are packed as well (`core/packed.py`).
     """
 
     def __init__(self, source: nn.Module, *, compile: bool = False) -> None:
@@ -84,7 +85,11 @@ class Twin:
             if module._parameters or module._buffers:
                 self._followers.append((self._live(path), module, norms.get(path)))
         if compile:
-            self._copy.compile()
+            self._copy.compile()  # lays weights out by itself
+            return
+        for module in self._copy.modules():
+            if packable(module):
+                module.forward = Packed(module)  # type: ignore[method-assign, arg-type]
 
     def _live(self, path: str) -> nn.Module:
         return self.source.get_submodule(path)
