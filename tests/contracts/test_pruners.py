@@ -32,7 +32,8 @@ GROUPED = [name for name in STRUCTURES.names() if name not in PATTERNS]
 def pairs(pruner):
     """Budget and structure: all of either with two pruners, the commonest with the others."""
     if pruner not in ("hydra", "magnitude"):
-        return [("uniform", "weight"), ("global", "weight"), ("uniform", "filter")]
+        costs = [("flops", "weight"), ("parameters", "block")] if pruner == "harp" else []
+        return [("uniform", "weight"), ("global", "weight"), ("uniform", "filter"), *costs]
     grouped = [("uniform", structure) for structure in GROUPED] + [("global", "channel"), ("parameters", "block")]
     single = [(budget, "weight") for budget in BUDGETS.names() if budget != "uniform"]
     return grouped + single + [("flops", "filter")] + [(None, structure) for structure in PATTERNS]

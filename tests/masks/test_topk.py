@@ -11,7 +11,7 @@ from hydraprune.core.errors import PruningError
 from hydraprune.masks import topk
 from hydraprune.masks.source import FixedMask, LearnedMask, frozen, selected
 from hydraprune.masks.structures import Filter, Weight
-from hydraprune.masks.topk import StraightThrough, top_mask
+from hydraprune.masks.topk import StraightThrough, affordable, top_mask
 
 
 def sorted_mask(values: Tensor, keep: int) -> Tensor:
@@ -153,3 +153,20 @@ def test_pruned_weights_get_no_gradient_through_a_fixed_mask():
     assert torch.equal(weight.grad, gradient * mask)
     assert not list(source.parameters())
     assert "mask" in source.state_dict()
+
+
+@pytest.mark.parametrize("levels", [2, 50, 10**6])
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.9, 1])
+def test_what_is_affordable_equals_buying_one_by_one(levels, share):
+    rng = torch.Generator().manual_seed(levels)
+    values = torch.randint(levels, (5000,), generator=rng).float()
+    values[::700] = torch.inf
+    cost = torch.randint(4, (5000,), generator=rng)
+    left = total = int(share * cost.sum())
+    bought = []
+    for place in sorted(range(5000), key=lambda i: (float(values[i]), i), reverse=True):
+        left -= int(cost[place])
+        if left < 0:
+            break
+        bought.append(place)
+    assert affordable(values, cost, total).nonzero().flatten().tolist() == sorted(bought)

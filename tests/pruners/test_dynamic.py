@@ -104,6 +104,31 @@ def test_deep_rewiring_kills_what_changes_sign_and_bears_as_many_at_random():
         assert torch.equal(weight[lives] > 0, process.positive[name][lives])
 
 
+def test_the_pull_goes_to_connections_alone_and_what_comes_or_goes_has_no_momentum():
+    """Without noise the walk is `l1 * sign`, written out for every weight."""
+    deep = DeepR(l1=0.02, noise=0)
+    before, after, _, process = watched(deep, budget=Uniform(sparsity=0.75), epochs=10)
+    signs, changed = {name: weight >= 0 for name, weight in MaskView(net()).weights().items()}, 0
+    steps = zip(before.gradients, after.gradients, before.gradients[1:], strict=False)
+    for early, late, then in steps:
+        for name, mask in early["masks"].items():
+            pull = torch.zeros_like(early["gradients"][name])
+            for place in mask.nonzero().tolist():
+                pull[*place] = deep.l1 if signs[name][*place] else -deep.l1
+            newborn = mask & (early["weights"][name] == 0)
+            got = late["gradients"][name] - early["gradients"][name]
+            signs[name] = torch.where(newborn, got > 0, signs[name])
+            torch.testing.assert_close(got[~newborn], pull[~newborn], rtol=0, atol=1e-6)
+            torch.testing.assert_close(got[newborn].abs(), pull[newborn].abs(), rtol=0, atol=1e-6)
+            moment = then["moments"][list(early["masks"]).index(name)]["momentum_buffer"]
+            assert torch.equal(moment != 0, then["masks"][name] & (then["weights"][name] != 0))
+            moved = mask ^ then["masks"][name]
+            changed += int(moved.sum())
+    assert changed > 50
+    for name, mask in process.view.masks().items():
+        assert process.there[name].tolist() == sorted(places(mask))
+
+
 def test_a_group_dies_when_it_has_crossed_its_signs_on_average():
     values = torch.tensor([[1.0, -3.0], [2.0, -1.0], [0.5, 0.0]])
     assert totals(values, Filter()).tolist() == [[-2.0, -2.0], [1.0, 1.0], [0.5, 0.5]]

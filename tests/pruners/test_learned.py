@@ -93,6 +93,53 @@ def test_harp_meets_its_target_by_itself_and_then_exactly(budget):
     assert counts != alone.counts()
 
 
+USES = {"0.weight": 16, "3.weight": 4, "6.weight": 1}
+"""Positions of each layer of the small net: 4 x 4 and 2 x 2 outputs, and one."""
+
+
+def sparing(sparsity, structure=None, **settings):
+    """The small net under HARP with a budget of multiplications."""
+    view = MaskView(net())
+    probe = Probe(torch.Generator(), Natural(), None, lambda: [batch()])
+    return view, prune(view, HARP(**settings), FLOPs(sparsity=sparsity), structure, probe)
+
+
+def test_the_penalty_counts_what_the_budget_counts():
+    view, process = sparing(0.8, start=0.5, gamma=2.0)
+    view.parameters("scores")
+    macs = {name: USES[name] * weight.numel() for name, weight in view.weights().items()}
+    allowed = 0.2 * sum(macs.values())
+    shares = {name: float(source.share().detach()) for name, source in view.sources.items()}
+    spent = sum(macs[name] * share for name, share in shares.items())
+    assert spent == pytest.approx(0.5 * sum(macs.values()), rel=0.03), "it starts at the share asked for"
+    assert float(process.excess().detach()) == pytest.approx(spent / allowed - 1, rel=1e-2)
+    process.on_gradient(Clock(0, 2, 6), None)
+    for name, source in view.sources.items():
+        inner = float(source.rate.detach().sigmoid())
+        assert source.least == pytest.approx(0.1 * 0.2, rel=1e-2)
+        chain = (1 - source.least) * inner * (1 - inner)
+        assert float(source.rate.grad) == pytest.approx(2 * macs[name] / allowed * chain, rel=1e-2)
+
+
+@pytest.mark.parametrize("structure", [None, Filter()])
+def test_harp_meets_a_target_in_multiplications(structure):
+    view, process = sparing(0.8, structure, start=0.6, gamma=0.5)
+    macs = {name: USES[name] * weight.numel() for name, weight in view.weights().items()}
+    optim = Optim(lr=0.3, schedule="constant")
+    fit(view.model, view.parameters("scores"), Same(), Natural(), epochs=40, optim=optim, hooks=[process])
+    rates = {name: float(source.share().detach()) for name, source in view.sources.items()}
+    assert sum(macs[name] * rate for name, rate in rates.items()) <= 1.05 * 0.2 * sum(macs.values())
+    scores = {name: source.score.detach().abs() for name, source in view.sources.items()}
+    process.finish()
+    kept = {name: int(mask.sum()) for name, mask in view.masks().items()}
+    spent, dearest = sum(USES[name] * count for name, count in kept.items()), 9 * 16 if structure is None else 54 * 4
+    assert 0.2 * sum(macs.values()) - dearest < spent <= 0.2 * sum(macs.values()) + 1
+    if structure is None:
+        factors = [kept[name] / mask.numel() / rates[name] for name, mask in view.masks().items()]
+        assert max(factors) < 1.1 * min(factors), "one factor takes every share to what the layer keeps"
+        assert all(scores[n][m].min() >= scores[n][~m].max() for n, m in view.masks().items())
+
+
 def test_what_a_layer_keeps_are_its_largest_scores():
     view, process = trained(HARP(), Uniform(sparsity=0.8))
     scores = {name: source.score.detach().abs() for name, source in view.sources.items()}
@@ -139,11 +186,10 @@ def test_the_penalty_grows_with_every_epoch_until_the_target_is_met():
     assert [number for number, _ in growth.seen] == [*range(2, met + 2), *[met + 1] * (40 - met)]
 
 
-@pytest.mark.parametrize(("budget", "structure"), [(FLOPs(sparsity=0.5), None), (None, NOfM())])
-def test_harp_says_what_it_cannot_share_out(budget, structure):
-    probe = Probe(torch.Generator(), Natural(), None, lambda: [batch()])
-    with pytest.raises(PruningError, match=r"'harp' learns .* use budget uniform and structure weight"):
-        prune(MaskView(net()), HARP(), budget, structure, probe)
+def test_harp_says_what_it_cannot_share_out():
+    reason = r"'harp' learns .*, and structure 'n:m' says that itself, .*use budget uniform and structure weight"
+    with pytest.raises(PruningError, match=reason):
+        prune(MaskView(net()), HARP(), None, NOfM())
 
 
 @pytest.mark.parametrize("kind", ["signed_constant", "kaiming_normal"])

@@ -14,7 +14,7 @@ from torch import Tensor
 from hydraprune.core.errors import PruningError
 from hydraprune.core.spec import Number, Spec
 from hydraprune.masks.names import fits, known
-from hydraprune.masks.topk import top_mask
+from hydraprune.masks.topk import affordable, ascending, top_mask
 
 Sparsity = Annotated[Number, Field(ge=0, lt=1)]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -107,7 +107,7 @@ class Threshold(Budget, ABC):
     """One threshold over all layers: the best groups stay, wherever they are."""
 
     def _comparable(self, pooled: Tensor) -> Tensor:
-        """A layer's importance as it is compared with that of other layers; its order stays."""
+        """A layer's importance as it is compared with that of other layers, which keeps its order or is sorted."""
         return pooled
 
     def allocate(
@@ -115,11 +115,9 @@ class Threshold(Budget, ABC):
     ) -> dict[str, int]:
         floors = self._floors(importance)
         # What the floor protects goes first.
+        comparable = {name: self._comparable(pooled) for name, pooled in importance.items()}
         every = torch.cat(
-            [
-                self._comparable(pooled).masked_fill(top_mask(pooled, floors[name])[0], math.inf)
-                for name, pooled in importance.items()
-            ]
+            [layer.masked_fill(top_mask(layer, floors[name])[0], math.inf) for name, layer in comparable.items()]
         )
         if costs is None:
             total = _kept(self.sparsity, len(every))
@@ -127,20 +125,13 @@ class Threshold(Budget, ABC):
                 raise self._beyond(total, sum(floors.values()))
             mask, _ = top_mask(every, total)
         else:
-            mask = self._affordable(every, torch.cat([costs[name].to(every.device) for name in importance]))
+            cost = torch.cat([costs[name].to(every.device) for name in importance])
+            total = _kept(self.sparsity, int(cost.sum()))
+            mask = affordable(every, cost, total)
+            if not mask[every.isinf()].all():
+                raise self._beyond(total, int(cost[every.isinf()].sum()))
         parts = mask.split([len(pooled) for pooled in importance.values()])
         return {name: int(part.sum()) for name, part in zip(importance, parts, strict=True)}
-
-    def _affordable(self, every: Tensor, cost: Tensor) -> Tensor:
-        """The mask of the best groups, as many as the budget pays for."""
-        total = _kept(self.sparsity, int(cost.sum()))
-        order = every.argsort(stable=True).flip(0)
-        paid = order[: int((cost[order].cumsum(0) <= total).sum())]
-        mask = torch.zeros_like(every, dtype=torch.bool)
-        mask[paid] = True
-        if not mask[every.isinf()].all():
-            raise self._beyond(total, int(cost[every.isinf()].sum()))
-        return mask
 
 
 class Global(Threshold):
@@ -167,10 +158,9 @@ class LAMP(Threshold):
     kind: Literal["lamp"] = "lamp"
 
     def _comparable(self, pooled: Tensor) -> Tensor:
-        order = pooled.argsort(stable=True)
-        squares = pooled[order].double().square()
+        squares = ascending(pooled).double().square()
         rest = squares.flip(0).cumsum(0).flip(0).clamp_min(torch.finfo(torch.float64).tiny)
-        return torch.empty_like(squares).scatter_(0, order, squares / rest)
+        return squares / rest
 
 
 class Parameters(Threshold):

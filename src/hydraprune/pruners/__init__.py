@@ -19,6 +19,7 @@ PRUNERS: Registry[Pruner] = Registry(
         "harp": "hydraprune.pruners.harp:HARP",
         "edge-popup": "hydraprune.pruners.edge_popup:EdgePopup",
         "twin-rep": "hydraprune.pruners.twin_rep:TwinRep",
+        "rsr": "hydraprune.pruners.rsr:RSR",
         "gradual": "hydraprune.pruners.gradual:Gradual",
         "iterative": "hydraprune.pruners.iterative:Iterative",
         "lottery-ticket": "hydraprune.pruners.lottery_ticket:LotteryTicket",

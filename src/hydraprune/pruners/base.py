@@ -53,14 +53,15 @@ class Selection:
             return own
         budget = self.budget if sparsity is None else self.budget.model_copy(update={"sparsity": sparsity})
         pooled = {name: self.structures[name].pool(score) for name, score in scores.items()}
-        return budget.allocate(pooled, shapes, self._costs(shapes))
+        return budget.allocate(pooled, shapes, self.costs(shapes))
 
     def masks(self, scores: dict[str, Tensor], sparsity: float | None = None) -> dict[str, Tensor]:
         """Name -> mask (bool, the weight's shape) of what survives."""
         keep = self.keep(scores, sparsity)
         return {name: selected(score, keep[name], self.structures[name]) for name, score in scores.items()}
 
-    def _costs(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
+    def costs(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
+        """Name -> (groups,) what each group has of what the budget counts; None if it counts groups."""
         if self.budget.counts == "groups":
             return None
         each = self.macs or dict.fromkeys(shapes, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -14,7 +15,7 @@ from hydraprune.core.spec import Number
 from hydraprune.masks.structures import Structure
 from hydraprune.masks.topk import top_mask
 from hydraprune.pruners.base import Selection
-from hydraprune.pruners.moving import Moving, Sparse, alive, drawn, forget, numbers
+from hydraprune.pruners.moving import Moving, Sparse, alive, drawn, memories, numbers
 from hydraprune.pruners.probe import Probe
 
 
@@ -41,7 +42,9 @@ class DeepR(Sparse):
 
 
 class Walk(Moving):
-    """Holds the sign of every connection; what has none is exactly 0, and so is a newborn."""
+    """Holds sign and place of every connection; what has none is exactly 0 and without momentum, as is a newborn."""
+
+    optimizer: torch.optim.Optimizer | None = None
 
     def __init__(self, selection: Selection, deep: DeepR, seed: int) -> None:
         super().__init__(selection)
@@ -50,68 +53,91 @@ class Walk(Moving):
         self.positive = {name: weight >= 0 for name, weight in self.view.weights().items()}
         for name, weight in self.view.weights().items():
             weight.mul_(masks[name])
+        self.there = {name: places(mask) for name, mask in masks.items()}
 
     @torch.no_grad()
     def on_gradient(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        masks, rng = self.view.masks(), None
+        self.optimizer, rng = optimizer, None
         for name, weight in self.parameters.items():
             if weight.grad is None:
                 continue
             rng = rng or numbers(self.seed, clock.step, weight.device)
-            forget(optimizer, weight, weight != 0)
-            walk = torch.randn(weight.shape, generator=rng, device=weight.device).mul_(self.deep.noise)
-            walk.add_(self.positive[name], alpha=2).sub_(1)
-            weight.grad.add_(walk.mul_(masks[name]), alpha=self.deep.l1)
+            there = self.there[name]
+            walk = torch.randn(len(there), generator=rng, device=weight.device).mul_(self.deep.noise)
+            walk.add_(self.positive[name].take(there), alpha=2).sub_(1)
+            weight.grad.put_(there, walk.mul_(self.deep.l1).to(weight.dtype), accumulate=True)
 
+    @torch.no_grad()
     def on_step(self, clock: Clock, images: int, loss: float) -> None:
-        weights, masks, rng = self.view.weights(), self.view.masks(), None
-        dead = {name: self._dead(name, weight, masks[name]) for name, weight in weights.items()}
-        deaths = torch.stack([each.count_nonzero() for each in dead.values()]).tolist()
-        for (name, weight), died in zip(weights.items(), deaths, strict=True):
-            if died:
-                rng = rng or numbers(self.seed + 1, clock.step, weight.device)
-                masks[name].logical_and_(~dead[name])
-                weight.masked_fill_(dead[name], 0)
-                born = self._born(name, masks[name], rng)
-                signs = torch.rand(int(born.count_nonzero()), generator=rng, device=weight.device) < 0.5
-                self.positive[name].masked_scatter_(born, signs)
-                masks[name].logical_or_(born)
+        masks, rng = self.view.masks(), None
+        for name, weight in self.parameters.items():
+            dead = self._dead(name, weight, masks[name])
+            if not len(dead):
+                continue
+            rng = rng or numbers(self.seed + 1, clock.step, weight.device)
+            masks[name].put_(dead, torch.zeros_like(dead, dtype=torch.bool))
+            born = self._born(name, masks[name], rng)
+            masks[name].put_(born, torch.ones_like(born, dtype=torch.bool))
+            self.positive[name].put_(born, torch.rand(len(born), generator=rng, device=weight.device) < 0.5)
+            self.there[name] = places(masks[name])
+            for tensor in [weight, *(memories(self.optimizer, weight) if self.optimizer else [])]:
+                for changed in (dead, born):
+                    tensor.put_(changed, tensor.new_zeros(len(changed)))
 
     def state(self) -> dict[str, Tensor]:
         return self.positive
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.positive = {name: state[name].to(mask.device) for name, mask in self.view.masks().items()}
+        masks = self.view.masks()
+        self.positive = {name: state[name].to(mask.device) for name, mask in masks.items()}
+        self.there = {name: places(mask) for name, mask in masks.items()}
 
     def _dead(self, name: str, weight: Tensor, mask: Tensor) -> Tensor:
-        """Which weights die: those of groups that lie on the wrong side of 0."""
+        """Places of the weights that die: those of groups that lie on the wrong side of 0."""
         positive, structure = self.positive[name], self.selection.structures[name]
         if structure.groups(tuple(mask.shape)) == mask.numel():
-            return (weight != 0) & ((weight > 0) != positive)
-        return mask & (totals(torch.where(positive, weight, -weight), structure) < 0)
+            there = self.there[name]
+            values = weight.take(there)
+            return there[((values > 0) != positive.take(there)) & (values != 0)]
+        return places(mask & (totals(torch.where(positive, weight, -weight), structure) < 0))
 
     def _born(self, name: str, mask: Tensor, rng: torch.Generator) -> Tensor:
-        """Which weights are born, drawn among those without connection."""
+        """Places of the weights that are born, drawn among those without connection."""
         structure, keep = self.selection.structures[name], self.keep[name]
-        if structure.sparsity is None:
-            kept = alive(mask, structure).clone()
-            fill(kept, keep, rng)
-        else:
+        if structure.sparsity is not None:
             lots = torch.rand(mask.shape, generator=rng, device=mask.device).masked_fill_(mask, 2.0)
             kept, _ = top_mask(structure.pool(lots), keep)
-        return structure.expand(kept, tuple(mask.shape)) & ~mask
+        else:
+            kept = alive(mask, structure).clone()
+            born = fill(kept, keep, rng)
+            if len(kept) == mask.numel():
+                return born
+        return places(structure.expand(kept, tuple(mask.shape)) & ~mask)
 
 
-def fill(kept: Tensor, keep: int, rng: torch.Generator) -> None:
-    """Turn entries of `kept` (groups,) True until `keep` are, each set of them with the same chance."""
-    while missing := keep - int(kept.count_nonzero()):
+def places(mask: Tensor) -> Tensor:
+    """Where the mask is True: places in the flat tensor, ascending."""
+    if mask.device.type == "cpu":
+        # Several times faster than torch where few are.
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero().flatten()
+
+
+def fill(kept: Tensor, keep: int, rng: torch.Generator) -> Tensor:
+    """Turn entries of `kept` (groups,) True until `keep` are, each set of them with the same chance; says which."""
+    filled = [torch.empty(0, dtype=torch.long, device=kept.device)]
+    missing = keep - int(kept.count_nonzero())
+    while missing:
         # Where most are free, some tries find enough of them, for less than a list of all.
         tries = torch.randint(len(kept), (4 * missing,), generator=rng, device=kept.device)
         found = tries[~kept[tries]][:missing]
         if 2 * len(found) < missing:
             free = (~kept).nonzero().flatten()
             found = free[torch.randint(len(free), (missing,), generator=rng, device=kept.device)]
+        filled.append(found := found.unique())
         kept[found] = True
+        missing -= len(found)
+    return torch.cat(filled)
 
 
 def totals(values: Tensor, structure: Structure) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from hydraprune.core.objective import Clock
 from hydraprune.core.spec import Number
 from hydraprune.masks.budgets import Budget
-from hydraprune.masks.source import FixedMask, LearnedMask, MaskSource, Over, selected
+from hydraprune.masks.source import FixedMask, LearnedMask, MaskSource, Over
 from hydraprune.masks.structures import Structure
-from hydraprune.masks.topk import top_mask
+from hydraprune.masks.topk import affordable
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Process, Pruner, Selection, masked_weights
 from hydraprune.pruners.hydra import scaled
@@ -50,9 +50,10 @@ class LearnedRate(LearnedMask):
 class HARP(Pruner):
     """Scores as in HYDRA, and a rate for each layer, under `L + gamma * max(share / target - 1, 0)`.
 
-    `share` is what all layers together keep, `target` what the budget says; gamma grows by itself with every epoch
-    until the target is met at an epoch's end. As the penalty stops there, the shares are then scaled so that the total
-    is exact; no layer loses all.
+    `share` is what all layers together keep, `target` what the budget says: of the groups, or, with budgets
+    `parameters` and `flops`, of the weights or multiplications. gamma grows by itself with every epoch until the target
+    is met at an epoch's end. As the penalty stops there, the shares are then scaled so that the total is exact; no
+    layer loses all. The authors' FLOPs also fall with the channels that other layers remove; here they do not.
 
     Args:
         start: share that the layers begin with, given to each as the budget would, if that is above the target.
@@ -72,36 +73,55 @@ class HARP(Pruner):
         return {name: scaled(weight) for name, weight in masked_weights(view).items()}
 
     def unfit(self, budget: Budget | None, structure: Structure) -> str | None:
-        if (reason := super().unfit(budget, structure)) or (budget and budget.counts == "groups"):
+        if (reason := super().unfit(budget, structure)) or budget:
             return reason
-        return "pruner 'harp' learns how many groups each layer keeps; use budget uniform and structure weight"
+        return (
+            f"pruner 'harp' learns how many groups each layer keeps, and structure {structure.kind!r} says that "
+            "itself, so there is nothing to learn; use budget uniform and structure weight"
+        )
 
     def sources(self, selection: Selection, probe: Probe) -> dict[str, MaskSource]:
         scores, structures = self.score(selection.view, probe), selection.structures
-        groups = {name: structures[name].groups(tuple(score.shape)) for name, score in scores.items()}
-        target = sum(selection.keep(scores).values()) / sum(groups.values())
+        total, whole = affords(selection, scores)
         first = selection.keep(scores, min(selection.budget.sparsity, 1 - self.start))
-        return {
-            name: LearnedRate(score, first[name] / groups[name], self.least * target, structures[name])
-            for name, score in scores.items()
-        }
+        sources: dict[str, MaskSource] = {}
+        for name, score in scores.items():
+            groups = structures[name].groups(tuple(score.shape))
+            sources[name] = LearnedRate(score, first[name] / groups, self.least * total / whole, structures[name])
+        return sources
 
     def process(self, selection: Selection, probe: Probe) -> Process:
         return Rates(selection, self.gamma)
+
+
+def prices(selection: Selection) -> dict[str, Tensor]:
+    """Name -> (groups,) what each group has of what the budget counts."""
+    shapes = {name: tuple(weight.shape) for name, weight in selection.view.weights().items()}
+    groups = {name: selection.structures[name].groups(shape) for name, shape in shapes.items()}
+    return selection.costs(shapes) or {name: torch.ones(count, dtype=torch.long) for name, count in groups.items()}
+
+
+def affords(selection: Selection, scores: dict[str, Tensor]) -> tuple[int, int]:
+    """What all layers together may keep of what the budget counts, and what they have of it."""
+    whole = sum(int(price.sum()) for price in prices(selection).values())
+    if selection.budget.counts == "groups":
+        return sum(selection.keep(scores).values()), whole
+    return whole - int(selection.budget.sparsity * whole), whole
 
 
 class Rates(Process):
     """Presses the rates to the target, and meets it in the end."""
 
     def __init__(self, selection: Selection, gamma: float) -> None:
-        self.view, self.gamma = selection.view, gamma
-        self.sources = {n: s for n, s in self.view.sources.items() if isinstance(s, LearnedRate)}
-        self.total = sum(selection.keep({name: s.score.detach() for name, s in self.sources.items()}).values())
+        self.selection, self.gamma = selection, gamma
+        self.sources = {n: s for n, s in selection.view.sources.items() if isinstance(s, LearnedRate)}
+        self.sizes = {name: int(price.sum()) for name, price in prices(selection).items()}
+        self.total, _ = affords(selection, {name: source.score.detach() for name, source in self.sources.items()})
         self.growth, self.met = 1, False
 
     def excess(self) -> Tensor:
         """By which fraction more is kept than the target, at least 0, with gradient."""
-        kept = torch.stack([source.groups * source.share() for source in self.sources.values()]).sum()
+        kept = torch.stack([self.sizes[name] * source.share() for name, source in self.sources.items()]).sum()
         return (kept / self.total - 1).relu()
 
     def on_gradient(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
@@ -117,20 +137,19 @@ class Rates(Process):
     def finish(self) -> None:
         # The best group of a layer that should keep q of them is worth q, the next q / 2, then q / 3: one threshold
         # over all layers scales the shares, as far as layers go.
-        each = [
-            float(source.share()) * source.groups / torch.arange(1, source.groups + 1, dtype=torch.float64)
-            for source in self.sources.values()
-        ]
-        for worth in each:
-            worth[0] = torch.inf
-        kept, _ = top_mask(torch.cat(each), self.total)
-        parts = kept.split([len(worth) for worth in each])
-        self.view.attach(
-            {
-                name: FixedMask(selected(source.score, int(part.sum()), source.structure))
-                for (name, source), part in zip(self.sources.items(), parts, strict=True)
-            }
-        )
+        worths = []
+        for source in self.sources.values():
+            worth = float(source.share()) * source.groups / torch.arange(1, source.groups + 1, dtype=torch.float64)
+            worth[: max(1, self.selection.budget.floor)] = torch.inf
+            order = source.structure.pool(source.score).argsort(stable=True).flip(0).cpu()
+            worths.append(torch.empty_like(worth).index_copy(0, order, worth))
+        kept = affordable(torch.cat(worths), torch.cat(list(prices(self.selection).values())), self.total)
+        parts = kept.to(source.score.device).split([len(worth) for worth in worths])
+        masks = {
+            name: source.structure.expand(part, tuple(source.score.shape)).clone(memory_format=torch.contiguous_format)
+            for (name, source), part in zip(self.sources.items(), parts, strict=True)
+        }
+        self.selection.view.attach({name: FixedMask(mask) for name, mask in masks.items()})
 
     def state(self) -> dict[str, Tensor]:
         return {"growth": torch.tensor(self.growth), "met": torch.tensor(self.met)}

@@ -88,11 +88,16 @@ def numbers(seed: int, step: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(mixed)
 
 
+def memories(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[Tensor]:
+    """Momentum and other moments of `parameter`, each of its shape."""
+    state = optimizer.state.get(parameter, {}).values()
+    return [moment for moment in state if isinstance(moment, Tensor) and moment.shape == parameter.shape]
+
+
 def forget(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, stays: Tensor) -> None:
     """Set momentum and other moments of `parameter` to 0 where `stays` (bool, its shape) is False."""
-    for moment in optimizer.state.get(parameter, {}).values():
-        if isinstance(moment, Tensor) and moment.shape == parameter.shape:
-            moment.mul_(stays)
+    for moment in memories(optimizer, parameter):
+        moment.mul_(stays)
 
 
 def alive(mask: Tensor, structure: Structure) -> Tensor:
