@@ -14,6 +14,8 @@ from hydraprune.evaluate import checks
 from hydraprune.evaluate.verdicts import load
 from hydraprune.recipes import benchmark as benchmarks
 from hydraprune.recipes import measure as measuring
+from hydraprune.recipes.checkpoint import load as load_network
+from hydraprune.recipes.checkpoint import save
 from hydraprune.recipes.runner import run
 from recipes.tiny import tiny
 
@@ -57,11 +59,50 @@ def test_evaluations_of_one_network_join(command):
     assert written("run/pretrain/curves.json")["security"].keys() == {"fmn-100"}
 
 
+def test_tables_and_page_show_what_was_measured_later_until_the_weights_are_others(command):
+    command("evaluate", "run/prune", "--attacks", "fgsm", "--samples", "20")
+    command("evaluate", "run/prune", "--attacks", "fgsm", "--samples", "20", "--set", "threat.eps=0.2")
+    robust = written("run/prune/evaluation.json")["robust_accuracy"]["fgsm"]
+    assert command("table", "run", "--out", "before")[0] == 0
+    (row,) = written("before.json")
+    assert row["figures"]["fgsm"]["values"] == [robust]
+    assert command("report", "run", "--out", "before.html")[0] == 0
+    assert "ℓ∞ 0.1 (recipe)" in Path("before.html").read_text()
+    assert "fgsm in ℓ∞" in Path("before.html").read_text()
+
+    model, meta = load_network("run/prune")
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    save("run/prune", model, meta)
+    command("evaluate", "run/pretrain", "--attacks", "fgsm", "--samples", "20")
+    assert command("table", "run", "--out", "after")[0] == 0
+    assert [row["stage"] for row in written("after.json")] == ["pretrain"]
+    assert command("report", "run", "--out", "after.html")[0] == 0
+    page = Path("after.html").read_text()
+    assert page.count("was measured on other weights than the checkpoint&#39;s") == 2
+    assert "ℓ∞ 0.1 (recipe)" not in page
+
+
 def test_images_of_another_checkpoint_are_tried(command):
     code, _, err = command("evaluate", "run/prune", "--attacks", "fgsm", "--samples", "20",
                            "--transfer-from", "run/pretrain")  # fmt: skip
     assert (code, err) == (0, "")
     assert "transfer-50-from-pretrain" in written("run/prune/evaluation.json")["robust_accuracy"]
+
+
+def test_common_corruptions_alone_and_what_was_measured_before(command):
+    assert command("evaluate", "run/pretrain", "--attacks", "fgsm", "--samples", "20")[0] == 0
+    before = written("run/pretrain/evaluation.json")
+    code, text, err = command("evaluate", "run/pretrain", "--corruptions", "true", "--samples", "20")
+    assert (code, err) == (0, "")
+    after = written("run/pretrain/evaluation.json")
+    assert after["robust_accuracy"] == before["robust_accuracy"]
+    found = after["corrupted"]["built-in"]
+    assert found == written("run/pretrain/corruptions.json")["corrupted"]["built-in"]
+    assert f"corruptions (built-in) {found['mean_accuracy']:.3f}" in text
+    code, _, err = command("evaluate", "run/pretrain", "--corruptions", "CIFAR-10-C")
+    assert code == 2
+    assert err.startswith("error: CIFAR-10-C/labels.npy is missing; give a folder like CIFAR-10-C")
 
 
 def test_an_attack_in_the_wrong_norm_is_refused(command):
@@ -122,6 +163,10 @@ def test_benchmark_writes_a_claim(command, monkeypatch):
     assert "not eligible: cnn_digits is not part of the benchmark, which has resnet18 and vgg16_bn" in text
     assert text.endswith("written to run/prune/claim.json\n")
     assert written("run/prune/claim.json")["sparsity"] == pytest.approx(0.9, abs=1e-3)
+    command("report", "run", "--out", "page.html")
+    page = Path("page.html").read_text()
+    assert '<section id="claims">' in page
+    assert '<th scope="row">HYDRA_Sehwag2020Hydra_cnn_digits_digits_US_90</th>' in page
 
 
 @pytest.mark.parametrize("name", ["evaluate", "check", "benchmark"])

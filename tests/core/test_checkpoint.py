@@ -57,6 +57,13 @@ def test_tensors_and_meta_round_trip(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+def test_equal_content_makes_equal_files(tmp_path):
+    saved = samples()
+    for number in range(4):
+        save_tensors(tmp_path / str(number), saved, META)
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(4)}) == 1
+
+
 def test_no_tensors_and_no_meta_round_trip(tmp_path):
     save_tensors(tmp_path / "x", {}, {})
     assert load_tensors(tmp_path / "x") == ({}, {})

@@ -9,7 +9,7 @@ from hydraprune.attacks.fmn import FMN
 from hydraprune.attacks.pgd import PGD
 from hydraprune.core.errors import SpecError
 from hydraprune.core.objective import Batch
-from hydraprune.core.results import Record
+from hydraprune.core.results import Record, Verified
 from hydraprune.evaluate import evaluate
 from hydraprune.evaluate.verdicts import load, save
 
@@ -142,3 +142,25 @@ def test_joined_records_count_images():
     found = record({"a": 0.5}, 10, macs=3).joined(record({"b": 0.2}, 20, robust_samples={"b": 5}))
     assert (found.samples, found.clean_accuracy, found.macs, found.seconds) == (20, 0.2, 3, 2)
     assert found.robust_samples == {"a": 10, "b": 5}
+
+
+def test_joined_records_prefer_what_was_found_on_more_images():
+    many = record({"a": 0.5, "b": 0.6, "worst-case": 0.4}, 20)
+    few = record({"a": 0.9, "b": 0.9, "c": 0.1, "worst-case": 0.05}, 5)
+    for found in (many.joined(few), few.joined(many)):
+        assert found.robust_accuracy == {"a": 0.5, "b": 0.6, "c": 0.1, "worst-case": 0.05}
+        assert found.robust_samples == {"c": 5, "worst-case": 5}
+    again = record({"a": 0.7, "b": 0.8, "worst-case": 0.6}, 20)
+    assert many.joined(again).robust_accuracy == again.robust_accuracy
+    assert many.joined(record({"a": 0.9}, 5)).robust_accuracy == many.robust_accuracy
+
+
+def test_joined_proofs_prefer_more_images_and_the_threat_that_is_known():
+    def proof(share, samples):
+        bound = Verified(samples=samples, precision="float32", clean_accuracy=1, verified_accuracy=share)
+        return record({}, verified={"ibp": bound, f"of {samples}": bound}, threat=THREAT)
+
+    for found in (proof(0.5, 9).joined(proof(0.1, 3)), proof(0.1, 3).joined(proof(0.5, 9))):
+        assert found.verified["ibp"].verified_accuracy == 0.5
+        assert found.verified.keys() == {"ibp", "of 9", "of 3"}
+    assert record({}).joined(proof(0.5, 9)).threat == THREAT

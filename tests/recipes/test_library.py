@@ -39,7 +39,7 @@ def test_a_recipe_is_for_the_data_and_the_threat_of_its_name(name):
     assert net == "demo" or net.replace("_", "").startswith(recipe.net.kind.removeprefix("timm:").split("_")[0])
     if "smoothing" in name:
         threat = ("l2", 110 / 255)
-    elif name == "digits-demo":
+    elif name in ("digits-demo", "digits-cnn_digits-hydra-plus"):
         threat = ("linf", 0.1)
     elif {"ibp", "mixtrain"} & {*name.replace("crown-", "").split("-")} and data != "digits":
         threat = ("linf", 2 / 255)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from hydraprune import MaskView, Record, load
-from hydraprune.core.checkpoint import read_json
+from hydraprune.core.checkpoint import read_json, write_json
 from hydraprune.core.errors import CheckpointError, PruningError, SpecError, TrainingError
 from hydraprune.core.plain import tensors
 from hydraprune.evaluate import Evaluation
@@ -380,6 +380,16 @@ def test_an_attack_added_later_is_run_on_the_networks_that_are_there(tmp_path, m
     assert after.robust_accuracy["fgsm"] == before.robust_accuracy["fgsm"]
     assert "pgd-1x1" in after.robust_accuracy
     assert load_recipe(str(tmp_path / "recipe.yaml")) == more
+
+
+def test_what_was_measured_of_other_weights_is_measured_anew(tmp_path):
+    recipe = attacked({"attacks": ["fgsm"]})
+    (before,) = run(recipe, tmp_path)
+    assert before.network == read_json(tmp_path / before.stage / "checkpoint.json")["sha256"]["model.safetensors"]
+    other = before.model_copy(update={"network": "other", "robust_accuracy": {"fgsm": 1.0, "square": 1.0}})
+    write_json(tmp_path / "results.json", [other.plain()])
+    (after,) = run(recipe, tmp_path)
+    assert (after.network, after.robust_accuracy) == (before.network, before.robust_accuracy)
 
 
 def test_an_attack_can_be_run_on_fewer_images(tmp_path):

@@ -47,7 +47,7 @@ BUDGET = {"kind": "uniform", "sparsity": 0.5}
             FIT | {"name": "more", "select": "best", "validation": {"samples": 0}},
             r"select: best needs validation images; set validation\.samples",
         ),
-        ({"kind": "evaluate", "name": "more", "attacks": []}, r"tiny\.stages\.4\.attacks: .*at least 1 item"),
+        ({"kind": "evaluate", "name": "more", "attacks": []}, r"tiny\.stages\.4: nothing to measure; add `attacks"),
         (
             {"kind": "evaluate", "name": "more", "attacks": ["fgsm"], "of": ["finetun"]},
             r"stage 'more' evaluates 'finetun', no fit before it; did you mean 'finetune'\?",

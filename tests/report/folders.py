@@ -82,6 +82,9 @@ def _network(folder, stage, pruner, weights, masks, clean, robust, rng, beside):
     write_json(place / "checkpoint.json", meta)
     if beside:
         _beside(place, clean, robust, rng)
+        elsewhere(place, found, 0.2, robust / 2)
+        if pruner is not None:
+            claim(place, f"{pruner}_Test_R18_CIFAR10_US_{round(100 * found['sparsity'])}", found["sparsity"], robust)
         certified = {"0.0": clean, "0.25": robust / 2}
         found["verified"] = {"ibp": {"samples": 40, "precision": "float32", "clean_accuracy": clean,
                                      "verified_accuracy": robust / 2, "mean_margin": 1.25}}  # fmt: skip
@@ -121,3 +124,27 @@ def _beside(place, clean, robust, rng):
     write_json(place / "checks.json", checks)
     lines = [{"index": i, "label": 1, "prediction": 1 if i % 2 else -1, "radius": 0.1 * (i % 4)} for i in range(40)]
     (place / "smoothing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def elsewhere(place, found, eps, robust, norm="linf", **more):
+    """What `hydraprune evaluate` leaves under another threat model."""
+    threat = {"norm": norm, "eps": eps}
+    values = {**found, "threat": threat, "robust_accuracy": {"pgd-50x10": robust}, "stage": place.name, **more}
+    write_json(place / f"{norm}-{eps:g}" / "evaluation.json", values)
+
+
+def claim(place, name, sparsity, robust, **more):
+    """What `hydraprune benchmark` leaves."""
+
+    def figure(accuracy, eps, samples=IMAGES):
+        return {"accuracy": accuracy, "samples": samples, "eps": eps}
+
+    strict = {"ensemble": figure(0.35, 8 / 255), "worst-case": figure(robust / 2, 8 / 255)}
+    values = {
+        "name": name, "eligible": False, "reasons": ["too few images"], "sparsity": sparsity, "kept": 1, "total": 2,
+        "sha256": "0", "versions": {},
+        "benchmark": {"clean_accuracy": 0.75, "autoattack": figure(robust, 0.031), "fmn": figure(0.5, 8 / 255, 16),
+                      "fmn_settings": {}, "distances": [0.1]},
+        "strict": {"clean_accuracy": 0.75, "attacks": strict},
+    }  # fmt: skip
+    write_json(place / "claim.json", values | more)

@@ -115,6 +115,8 @@ def test_intervals_are_wilsons(hits, samples):
         ({"norm": "linf", "eps": 8 / 255}, "ℓ∞ 8/255"),
         ({"norm": "l2", "eps": 0.5}, "ℓ2 0.5"),
         ({"norm": "linf", "eps": 0.0}, "ℓ∞ 0"),
+        ({"norm": "linf", "eps": 0.2}, "ℓ∞ 0.2"),  # which is 51/255 as well
+        ({"norm": "l2", "eps": 1.0}, "ℓ2 1"),
         (None, ""),
     ],
 )

@@ -14,7 +14,8 @@ from hydraprune.core.errors import SpecError
 from hydraprune.report import write_page
 from report.folders import recipe, write_run
 
-SECTIONS = ["results", "sparsity", "security", "proofs", "checks", "costs", "inside", "examples", "training", "paper"]
+SECTIONS = ["results", "sparsity", "security", "threats", "proofs", "checks", "costs", "inside", "examples", "training"]
+SECTIONS += ["paper", "claims"]
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
 
 
@@ -73,6 +74,11 @@ def test_a_study_fills_every_section(study, tmp_path):
 def test_the_figures_are_those_of_the_runs(study, tmp_path):
     found = page(study, out=tmp_path / "page.html")
     assert ["hydra", "90.0", "36", "10×", "72k", "61.0 ± 1.0", "19.0 ± 1.0", "9.5 ± 0.5 *", "3"] in found.rows
+    # Under another threat model; the claim, beside the benchmark's figure.
+    assert ["hydra 90 %", "ℓ∞ 8/255 (recipe)", "61.0 ± 1.0", "19.0 ± 1.0", "9.5 ± 0.5 *", "3"] in found.rows
+    assert ["hydra 90 %", "ℓ∞ 0.2", "61.0 ± 1.0", "9.5 ± 0.5", "–", "3"] in found.rows
+    assert ["hydra_Test_R18_CIFAR10_US_90", "hydra 90 %", "90.0 ± 0.0", "75.0 ± 0.0", "19.0 ± 1.0", "50.0 ± 0.0 *",
+            "35.0 ± 0.0", "9.5 ± 0.5", "43.3 (76.7)", "3", "no: too few images"] in found.rows  # fmt: skip
     # Verified and certified accuracy; the changed answers; the checks of three seeds.
     assert ["hydra 90 %", "ibp", "40", "61.0 ± 1.0", "9.5 ± 0.5", "1.25"] in found.rows
     assert ["hydra 90 %", "σ 0.25, n 100, α 0.001", "40", "61.0 ± 1.0", "9.5 ± 0.5", "0.125", "5.0 ± 0.0"] in found.rows
@@ -142,7 +148,8 @@ def test_half_written_runs_are_listed_and_stop_nothing(tmp_path):
     for name in ("examples.safetensors", "verdicts.safetensors", "masks.safetensors"):
         file = study / "damaged" / "hydra-0.9" / "prune" / name
         file.write_bytes(file.read_bytes()[:-7])
-    for name, text in (("curves.json", '{"security": {"fmn": {"eps": [1]}}}'), ("checks.json", "[{}]")):
+    for name, text in (("curves.json", '{"security": {"fmn": {"eps": [1]}}}'), ("checks.json", "[{}]"),
+                       ("claim.json", '{"name": "x"'), ("linf-0.2/evaluation.json", "{}")):  # fmt: skip
         (study / "damaged" / "pretrain" / name).write_text(text)
     (study / "damaged" / "pretrain" / "smoothing.jsonl").write_text('{"radius": "far"}\n')
     shutil.rmtree(study / "bare")
@@ -153,7 +160,7 @@ def test_half_written_runs_are_listed_and_stop_nothing(tmp_path):
     assert states["whole"] == "complete"
     assert "0 of 5 networks measured; it stands at epoch 2 of magnitude-0.5/prune" in states["unfinished"]
     assert "results.json" in states["cut"]
-    for name in ("examples", "verdicts", "masks", "curves", "checks", "smoothing"):
+    for name in ("examples", "verdicts", "masks", "curves", "checks", "smoothing", "claim", "linf-0.2/evaluation"):
         assert f"{name}." in states["damaged"]
     assert "recipe.yaml is missing or unreadable" in states["bare"]
     assert states["gone"] == "there is no run in this folder"

@@ -120,6 +120,14 @@ def test_a_file_is_read_and_its_recipe_resolved(tmp_path):
     assert len(found.cells()) == 2
 
 
+def test_overrides_change_every_cell_but_what_the_grid_changes():
+    cells = load_study("hydra-plus-digits", ["stages.finetune.epochs=3", "data.fraction=0.5"]).cells()
+    assert {cell.recipe.data.fraction for cell in cells} == {0.5}
+    assert {stage.epochs for cell in cells for stage in cell.recipe.stages if stage.name == "finetune"} == {3, 16}
+    with pytest.raises(SpecError, match=r"write path\.to\.key=value"):
+        load_study("hydra-plus-digits", ["data.fraction"])
+
+
 @pytest.mark.parametrize("name", names())
 def test_studies_of_the_package_are_valid(name):
     found = load_study(name)
@@ -128,8 +136,8 @@ def test_studies_of_the_package_are_valid(name):
 
 
 def test_the_study_of_methods_has_them_all():
-    methods = {cell.labels["method"] for cell in load_study("methods-digits").cells()}
-    assert methods == set(PRUNERS.names())
+    compared = [cell.recipe.compare.pruners for cell in load_study("methods-digits").cells()]
+    assert {pruner.kind for pruners in compared for pruner in pruners} == set(PRUNERS.names())
 
 
 def test_what_cells_share_is_what_comes_before_pruning():

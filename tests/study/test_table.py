@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hydraprune.cli import main
+from hydraprune.core.checkpoint import write_json
 from hydraprune.core.errors import SpecError
 from hydraprune.report import as_markdown
 from hydraprune.study import differences, results, run_study, study_in, work
@@ -49,6 +50,24 @@ def test_rows_are_means_over_seeds_of_cells_with_the_same_labels(folder):
         assert row["figures"]["fgsm"]["mean"] == pytest.approx(expected.mean() / 2)
     assert [row["sparsity"] for row in table] == [0, 0.5, 0.9, 0.5, 0.9]
     assert "| hydra | 90.0 | 100 of 1,000 | 65.0 ± 5.0 | 32.5 ± 2.5 |" in as_markdown(table)
+
+
+def test_what_was_measured_later_in_the_folder_of_any_cell_counts(tmp_path):
+    """Of a network that cells share, too; and no table shows it where only some seeds have it."""
+    run_study(SEEDS, tmp_path, call=Training(accuracy))
+    values = {}
+    for seed, value in (("0", 0.25), ("1", 0.125), ("2", 0.375)):
+        method = "magnitude" if seed == "1" else "hydra"
+        cell = next(c for c in SEEDS.cells() if c.labels == {"method": method, "sparsity": "0.9", "seed": seed})
+        values[seed] = value
+        for stage in ("pretrain", "finetune"):
+            record = Training.record(stage, None, 0, 0.5, 0) | {"robust_accuracy": {"autoattack": value}, "samples": 5}
+            write_json(tmp_path / cell.name / stage / "evaluation.json", record)
+    table = results(tmp_path)
+    dense = table[0]["figures"]
+    assert dense["autoattack"]["values"] == [values[seed] for seed in table[0]["seeds"]]
+    assert dense["clean"]["mean"] == pytest.approx(np.mean(ACCURACY[None]))
+    assert all("autoattack" not in row["figures"] for row in table[1:])
 
 
 def test_unfinished_cells_are_left_out(tmp_path):

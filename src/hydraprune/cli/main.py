@@ -16,6 +16,7 @@ from hydraprune.bounds import BOUNDS
 from hydraprune.cli import study as studies
 from hydraprune.cli.build import prune_recipe
 from hydraprune.cli.console import console
+from hydraprune.cli.options import Settings
 from hydraprune.core.checkpoint import write_json
 from hydraprune.core.errors import HydrapruneError, SpecError
 from hydraprune.data import SOURCES
@@ -42,9 +43,6 @@ app = typer.Typer(
     help="Prune networks with the robust training objective itself, and measure what is left of their robustness.",
 )
 
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting: stages.prune.epochs=5")
-]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished one is resumed")]
 
 
@@ -109,17 +107,25 @@ def prune(
 @app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")],
-    attacks: Annotated[str, typer.Option(help="Names, separated by commas")] = "pgd",
+    attacks: Annotated[
+        str | None, typer.Option(help="Names, separated by commas; pgd unless there are --corruptions")
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="First test images; all by default")] = None,
     transfer_from: Annotated[Path | None, typer.Option(help="Also try images found on this checkpoint")] = None,
+    corruptions: Annotated[
+        str | None, typer.Option(metavar="true|FOLDER", help="Common corruptions, or the folder of CIFAR-10-C")
+    ] = None,
     set_: Settings = None,
 ) -> None:
     """Clean and robust accuracy of a checkpoint, under the threat model of its recipe (or `--set threat.eps=...`).
 
-    What was measured before with the same settings is taken over.
+    Also accuracy under common corruptions. What was measured before with the same settings is taken over.
     """
     recipe = _recipe_of(checkpoint, set_)
-    stage = Evaluate.parse({"attacks": attacks.split(","), "samples": samples}, "evaluate")
+    if attacks is None and corruptions is None:
+        attacks = "pgd"
+    names = attacks.split(",") if attacks else []
+    stage = Evaluate.parse({"attacks": names, "samples": samples, "corruptions": corruptions or False}, "evaluate")
     fabric = fabric_for(recipe.trainer)
     others = {} if transfer_from is None else {transfer_from.name: transfer_from}
     record = measuring.measure(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hydraprune.cli.console import console
+from hydraprune.cli.options import Settings
 from hydraprune.core.checkpoint import write_atomically, write_json
 from hydraprune.core.errors import SpecError
 from hydraprune.report import as_markdown, as_table, draw, rows
@@ -23,9 +24,10 @@ def study(
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time")] = 1,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Run on this Ray cluster, such as auto")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and run nothing")] = False,
+    set_: Settings = None,
 ) -> None:
     """Run a grid of recipes; start it several times, on any machines that see the folder, to go faster."""
-    grid = load_study(study)
+    grid = load_study(study, set_ or [])
     if dry_run:
         for name, state in standing(grid.cells(), out).items():
             console.print(f"{name}  {state}", highlight=False, markup=False, soft_wrap=True)

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from hydraprune.core.errors import CheckpointError, TrainingError
 
+HEADER = "hydraprune"
+"""The one entry of the header of a file of tensors: the digest of its content, and what is said of it, as JSON."""
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write all of `content`, or leave what was there.
@@ -73,10 +76,11 @@ def _digest(tensors: Mapping[str, Tensor], meta: str) -> str:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-ready `meta` to one safetensors file, atomically."""
+    """Write tensors and JSON-ready `meta` to one safetensors file, atomically; equal content makes equal files."""
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(dict(meta))
-    header = {"sha256": _digest(stored, text), "meta": text}
+    # One entry: safetensors writes several in any order.
+    header = {HEADER: json.dumps([_digest(stored, text), text])}
     write_atomically(path, save({name: value.clone() for name, value in stored.items()}, header))
 
 
@@ -94,11 +98,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} is missing; give the folder of a finished stage, such as RUN/finetune") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is corrupt or truncated ({error}); restore it or train again") from None
-    if header.keys() != {"sha256", "meta"}:
+    if header.keys() != {HEADER}:
         raise CheckpointError(f"{path} is no hydraprune checkpoint; load a foreign file with `--weights`")
-    if header["sha256"] != _digest(tensors, header["meta"]):
+    try:
+        digest, text = json.loads(header[HEADER])
+        intact = digest == _digest(tensors, text)
+    except (ValueError, TypeError, AttributeError):
+        intact = False
+    if not intact:
         raise CheckpointError(f"{path} has been altered: its checksum does not match; restore it or train again")
-    return tensors, json.loads(header["meta"])
+    return tensors, json.loads(text)
 
 
 def pack_mask(mask: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from pydantic import Field
 
 from hydraprune.core.spec import Spec
@@ -59,11 +61,29 @@ class Certified(Spec):
     abstention_rate: float = Field(ge=0, le=1)
 
 
+class Corrupted(Spec):
+    """Accuracy under common corruptions, without an adversary.
+
+    Args:
+        samples: number of images at each severity of each corruption.
+        accuracy: corruption -> shares classified correctly at severities 1 to 5.
+        mean_accuracy: over corruptions and severities.
+    """
+
+    samples: int = Field(ge=1)
+    accuracy: dict[str, list[float]]
+    mean_accuracy: float = Field(ge=0, le=1)
+
+
+Counted = TypeVar("Counted", Verified, Corrupted)
+
+
 class Record(Spec):
     """One network under one threat model. Accuracies and sparsity lie in [0, 1].
 
     Args:
         stage: the checkpoint that was evaluated, as a path inside its run.
+        network: digest of its weights, `sha256` of `model.safetensors`; None if the record does not say.
         pruner: how its connections were chosen; None for a dense network.
         sparsity: removed / total, counted over prunable weights.
         kept: prunable weights that are left.
@@ -75,6 +95,7 @@ class Record(Spec):
         macs_dense: the same with every weight.
         verified: bound -> what it proves.
         certified: settings of randomized smoothing -> what it certifies.
+        corrupted: where common corruptions come from -> accuracy under them.
         samples: number of test images.
         threat: the adversary.
         seed: the seed of the evaluation.
@@ -82,6 +103,7 @@ class Record(Spec):
     """
 
     stage: str
+    network: str | None = None
     pruner: str | None = None
     sparsity: float = Field(ge=0, le=1)
     kept: int
@@ -93,35 +115,51 @@ class Record(Spec):
     macs_dense: int | None = None
     verified: dict[str, Verified] = {}
     certified: dict[str, Certified] = {}
+    corrupted: dict[str, Corrupted] = {}
     samples: int = Field(ge=1)
     threat: ThreatModel | None = None
     seed: int
     seconds: float
 
-    def joined(self, other: Record) -> Record:
-        """This record with what `other` found of the same network by further attacks and certificates.
+    def images(self, attack: str) -> int:
+        """On how many images an attack was run."""
+        return self.robust_samples.get(attack, self.samples)
 
-        The union `worst-case` of several attacks is only known image by image: it stays if `other` adds no attack, and
-        is taken from `other` if that counts all attacks of both.
+    def joined(self, other: Record) -> Record:
+        """This record with what `other` found of the same network by further attacks, certificates and corruptions.
+
+        What attacks and bounds of both found counts as on more images, or else as `other` has it. The union
+        `worst-case` of several attacks is only known image by image: it comes from a record of all attacks of both.
         """
         larger = other if other.samples > self.samples else self
-        robust = {name: value for name, value in self.robust_accuracy.items() if name not in other.robust_accuracy}
-        if other.robust_accuracy and robust.keys() - {WORST}:
-            robust.pop(WORST, None)
-            robust |= {name: value for name, value in other.robust_accuracy.items() if name != WORST}
-        else:
-            robust |= other.robust_accuracy
-        counts = {name: r.robust_samples.get(name, r.samples) for r in (self, other) for name in r.robust_accuracy}
+        sides: dict[str, Record] = {}
+        for side in (self, other):
+            for name in side.robust_accuracy:
+                if name not in sides or side.images(name) >= sides[name].images(name):
+                    sides[name] = side
+        if WORST in sides:
+            del sides[WORST]
+            whole = [side for side in (other, self) if side.robust_accuracy.keys() >= {WORST, *sides}]
+            sides |= {WORST: max(whole, key=lambda side: side.images(WORST))} if whole else {}
+        counts = {name: side.images(name) for name, side in sides.items()}
         return self.model_copy(
             update={
                 "clean_accuracy": larger.clean_accuracy,
                 "samples": larger.samples,
-                "robust_accuracy": robust,
-                "robust_samples": {name: counts[name] for name in robust if counts[name] < larger.samples},
-                "verified": self.verified | other.verified,
+                "network": self.network or other.network,
+                "threat": self.threat or other.threat,
+                "robust_accuracy": {name: side.robust_accuracy[name] for name, side in sides.items()},
+                "robust_samples": {name: count for name, count in counts.items() if count < larger.samples},
+                "verified": _larger(self.verified, other.verified),
                 "certified": self.certified | other.certified,
+                "corrupted": _larger(self.corrupted, other.corrupted),
                 "macs": other.macs or self.macs,
                 "macs_dense": other.macs_dense or self.macs_dense,
                 "seconds": self.seconds + other.seconds,
             }
         )
+
+
+def _larger(first: dict[str, Counted], second: dict[str, Counted]) -> dict[str, Counted]:
+    """Both; of the same name the one on more images, or else the second."""
+    return first | {n: new for n, new in second.items() if n not in first or new.samples >= first[n].samples}

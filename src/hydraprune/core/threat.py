@@ -43,6 +43,11 @@ class ThreatModel(Spec):
             raise ValueError(f"eps {self.eps:g} is above 1; pixels lie in [0, 1], so write {self.eps:g}/255")
         return self
 
+    @property
+    def label(self) -> str:
+        """Norm and radius as a name for folders: `linf-0.2`."""
+        return f"{self.norm}-{self.eps:g}"
+
     def shrink(self, delta: Tensor) -> Tensor:
         """The change next to `delta` (B, ...) whose `norm` is at most `eps`."""
         if self.norm == "linf":

@@ -130,6 +130,11 @@ def finished(folder: Path) -> bool:
     return (folder / META).is_file()
 
 
+def digest(folder: Path) -> str | None:
+    """Of the weights in a folder with a whole checkpoint."""
+    return Meta.parse(read_json(folder / META), str(folder / META)).sha256.get(MODEL)
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -38,16 +38,23 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 def resolve(values: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
     """The recipe of these settings with `path.to.key=value` overrides; errors quote paths below `where`."""
     values = copy.deepcopy(values)
+    for path, value in parsed(overrides):
+        _assign(values, path, value)
+    return Recipe.parse(values, where)
+
+
+def parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    """Path and value of each `path.to.key=value`, the value being YAML."""
+    found = []
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals:
             raise SpecError(f"--set {override!r}: write path.to.key=value, such as stages.prune.epochs=5")
         try:
-            value = yaml.safe_load(text)
+            found.append((path, yaml.safe_load(text)))
         except yaml.YAMLError as error:
             raise SpecError(f"--set {override!r}: the value is no YAML ({_line(error)})") from None
-        _assign(values, path, value)
-    return Recipe.parse(values, where)
+    return found
 
 
 def changed(base: str | Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

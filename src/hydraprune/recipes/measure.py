@@ -1,26 +1,27 @@
-"""Measures a checkpoint under attack, and keeps verdicts, examples, curves and sanity checks next to it."""
+"""Measures a checkpoint, and keeps verdicts, examples, curves, corruptions and sanity checks next to it."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from hydraprune.attacks.transfer import Transfer
 from hydraprune.core.attack import Attack
 from hydraprune.core.checkpoint import read_json, save_tensors, write_json
 from hydraprune.core.errors import SpecError
-from hydraprune.core.results import Record
+from hydraprune.core.results import Corrupted, Record
 from hydraprune.core.threat import ThreatModel
-from hydraprune.data import Dataset
+from hydraprune.data import Dataset, Images
 from hydraprune.evaluate import Evaluation, evaluate
 from hydraprune.evaluate.checks import Check
 from hydraprune.evaluate.checks import check as run_checks
@@ -31,7 +32,11 @@ from hydraprune.recipes.checkpoint import MODEL, Meta, load
 from hydraprune.recipes.schema import Evaluate, Recipe
 from hydraprune.train.hooks import progress_bar
 
+if TYPE_CHECKING:
+    from hydraprune.evaluate.corruptions import Files, Made
+
 VERDICTS, EXAMPLES, CURVES, CHECKS = "verdicts.safetensors", "examples.safetensors", "curves.json", "checks.json"
+CORRUPTIONS = "corruptions.json"
 STATE = "evaluation.state.safetensors"
 FARTHEST, POINTS = 4, 41
 """A security curve reaches to so many radii of the threat model, at so many points."""
@@ -47,7 +52,7 @@ def measure(
     console: Console,
     surrogates: Mapping[str, Path] | None = None,
 ) -> Record:
-    """Clean and robust accuracy of the checkpoint in `folder` under the recipe's threat model.
+    """Clean and robust accuracy of the checkpoint in `folder` under the recipe's threat model, and under corruptions.
 
     Verdicts that are kept there already, of the same network and with the same settings, are taken over; a killed call
     goes on after the last batch of an attack that it finished.
@@ -55,7 +60,7 @@ def measure(
     Args:
         folder: of a finished stage.
         recipe: data, threat model and seed.
-        stage: the attacks.
+        stage: the attacks and corruptions.
         data: its test images are used.
         fabric: the machine.
         console: for progress.
@@ -74,6 +79,9 @@ def measure(
     header = {"seed": recipe.seed, "network": network, "attacks": earlier | settings}
     images = data.test if stage.samples is None else data.test.take(stage.samples)
     batches = images.batches(stage.batch_size, seed=0, device=fabric.device)
+    # Before the attacks, so that a folder that does not fit is told at once.
+    corrupted = _known_corrupted(folder, network, recipe.seed)
+    parts = _to_corrupt(stage, images, recipe.seed, corrupted)
     with progress_bar(console) as bar:
         task = bar.add_task(f"{folder.name}: evaluate", total=(1 + len(attacks)) * len(batches), note="")
         evaluation = evaluate(
@@ -88,6 +96,12 @@ def measure(
             keep=partial(save_verdicts, files / STATE, meta=header, examples=True),
         )
     _keep(files, evaluation, header)
+    began = time.perf_counter()
+    if parts is not None and stage.corrupted_by is not None:
+        corrupted[stage.corrupted_by] = _corrupted(folder.name, model, parts, console)
+        found = {source: one.plain() for source, one in corrupted.items()}
+        write_json(folder / CORRUPTIONS, {"network": network, "seed": recipe.seed, "corrupted": found})
+    seconds = evaluation.seconds + time.perf_counter() - began
     size, _ = macs(model, data.shape)
     record = evaluation.record(
         stage=folder.name,
@@ -95,11 +109,14 @@ def measure(
         kept=meta.kept,
         total=meta.total,
         seed=recipe.seed,
+        network=network,
         macs=size.kept,
         macs_dense=size.dense,
-    )
-    robust = ", ".join(f"{name} {value:.3f}" for name, value in record.robust_accuracy.items())
-    console.print(f"{folder}: sparsity {record.sparsity:.3f}, clean {record.clean_accuracy:.3f}, {robust}")
+        corrupted=corrupted,
+    ).model_copy(update={"seconds": seconds})
+    figures = {"sparsity": record.sparsity, "clean": record.clean_accuracy, **record.robust_accuracy}
+    figures |= {f"corruptions ({source})": one.mean_accuracy for source, one in corrupted.items()}
+    console.print(f"{folder}: {', '.join(f'{name} {value:.3f}' for name, value in figures.items())}")
     return record
 
 
@@ -139,7 +156,7 @@ def place(folder: Path, meta: Meta, threat: ThreatModel | None) -> Path:
     """Where the files of an evaluation lie: next to the checkpoint, or below it for another threat than its own."""
     if threat is None or threat == meta.threat or meta.threat is None:
         return folder
-    return folder / f"{threat.norm}-{threat.eps:g}"
+    return folder / threat.label
 
 
 def _transfer(name: str, folder: Path) -> Attack:
@@ -160,6 +177,38 @@ def _known(
     same = {name: how for name, how in meta["attacks"].items() if settings.get(name, how) == how}
     # Only a killed call's time belongs to this one.
     return replace(found.only(set(same)), seconds=found.seconds if path.name == STATE else 0.0), same
+
+
+def _known_corrupted(folder: Path, network: str, seed: int) -> dict[str, Corrupted]:
+    """Source -> accuracy under its corruptions, as far as this network has it on file from this seed."""
+    path = folder / CORRUPTIONS
+    before = read_json(path) if path.exists() else {}
+    if (before.get("network"), before.get("seed")) != (network, seed):
+        return {}
+    return {source: Corrupted.parse(found, f"{path}: {source}") for source, found in before["corrupted"].items()}
+
+
+def _to_corrupt(stage: Evaluate, images: Images, seed: int, known: dict[str, Corrupted]) -> Files | Made | None:
+    """The corrupted images that the stage asks for, unless accuracy on as many of them is known."""
+    if stage.corrupted_by is None:
+        return None
+    from hydraprune.evaluate.corruptions import Made, offered, read_files  # slow to import, and seldom needed
+
+    parts: Files | Made
+    if isinstance(stage.corruptions, Path):
+        parts = read_files(stage.corruptions, images.shape, stage.samples, stage.batch_size)
+    else:
+        parts = Made(images.batches(stage.batch_size, seed=0), offered(images.shape[0]), seed)
+    done = known.get(stage.corrupted_by)
+    return parts if done is None or done.samples < parts.samples else None
+
+
+def _corrupted(name: str, model: nn.Module, parts: Files | Made, console: Console) -> Corrupted:
+    from hydraprune.evaluate.corruptions import corruption_accuracy
+
+    with progress_bar(console) as bar:
+        task = bar.add_task(f"{name}: corruptions", total=len(parts), note="")
+        return corruption_accuracy(model, parts, progress=lambda what: bar.update(task, advance=1, note=what))
 
 
 def _keep(files: Path, found: Evaluation, header: dict[str, Any]) -> None:

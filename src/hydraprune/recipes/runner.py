@@ -28,7 +28,7 @@ from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
 from hydraprune.pruners.probe import Probe
 from hydraprune.recipes.certify import certify
-from hydraprune.recipes.checkpoint import Meta, finished, load, save, versions
+from hydraprune.recipes.checkpoint import Meta, digest, finished, load, save, versions
 from hydraprune.recipes.library import dump_recipe, load_recipe
 from hydraprune.recipes.measure import measure
 from hydraprune.recipes.plan import Job, plan
@@ -217,6 +217,8 @@ class _Run:
         for target in job.targets:
             records = {record.stage: record for record in self.records()}
             before = records.get(target)
+            if before is not None and before.network not in (None, digest(self.out / target)):
+                before = None  # of weights that have been trained anew
             rest = stage.rest(before)
             if rest is None:
                 self.console.print(f"{target}: measured before")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -136,29 +137,40 @@ class Measure(Stage, ABC):
 
 
 class Evaluate(Measure):
-    """A stage that measures clean and robust accuracy on test images.
+    """A stage that measures clean and robust accuracy on test images, and accuracy under common corruptions.
 
     Args:
         name: what `--set stages.NAME...` calls it.
         attacks: the adversaries.
         attack_samples: attack kind -> number of images, for an attack too slow for all of them.
         transfer_from: names of stages on whose networks images are found that are then tried on those of `of`.
+        corruptions: `true` for those that are made here, or the folder of CIFAR-10-C; needs no threat model.
         batch_size: images that are attacked at once; a killed run loses no more of them.
     """
 
     kind: Literal["evaluate"] = "evaluate"
     name: str = "evaluate"
-    attacks: list[AnyAttack] = Field(min_length=1)
+    attacks: list[AnyAttack] = []
     attack_samples: dict[str, Annotated[int, Field(ge=1)]] = {}
     transfer_from: list[str] = []
+    corruptions: bool | Path = False
     batch_size: int = Field(default=500, ge=1)
 
     @property
     def named(self) -> list[str]:
         return [*(self.of or []), *self.transfer_from]
 
+    @property
+    def corrupted_by(self) -> str | None:
+        """What records call the source of the corruptions; None without."""
+        if isinstance(self.corruptions, Path):
+            return self.corruptions.resolve().name
+        return "built-in" if self.corruptions else None
+
     @model_validator(mode="after")
     def _known(self) -> Evaluate:
+        if not self.attacks and not self.corruptions:
+            raise ValueError("nothing to measure; add `attacks: [pgd]` or `corruptions: true`")
         names, kinds = [attack.name for attack in self.attacks], [attack.kind for attack in self.attacks]
         for name in names:
             if names.count(name) > 1:
@@ -169,17 +181,21 @@ class Evaluate(Measure):
         return self
 
     def check(self, threat: ThreatModel | None) -> None:
-        if threat is None:
+        if threat is None and (self.attacks or self.transfer_from):
             raise ValueError(f"stage {self.name!r} has attacks, but the recipe has no threat model")
         for attack in self.attacks:
-            if threat.norm not in attack.norms:
+            if threat is not None and threat.norm not in attack.norms:
                 raise ValueError(f"attack {attack.name!r} works in {' or '.join(attack.norms)}, not in {threat.norm}")
 
     def rest(self, before: Record | None) -> Self | None:
         attacks = [a for a in self.attacks if self._lacks(before, a.name, self.attack_samples.get(a.kind))]
         transfer = [name for name in self.transfer_from if self._lacks(before, transferred(name))]
-        changes = {"attacks": attacks, "transfer_from": transfer}
-        return self.model_copy(update=changes) if attacks or transfer else None
+        source = self.corrupted_by
+        known = before.corrupted.get(source) if before is not None and source is not None else None
+        enough = known is not None and known.samples >= (self.samples or 0)
+        corruptions = False if enough else self.corruptions
+        changes = {"attacks": attacks, "transfer_from": transfer, "corruptions": corruptions}
+        return self.model_copy(update=changes) if attacks or transfer or corruptions else None
 
     def _lacks(self, before: Record | None, attack: str, limit: int | None = None) -> bool:
         """Whether the record has no figure of this attack, or one on fewer images than are asked for."""

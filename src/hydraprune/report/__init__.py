@@ -1,6 +1,7 @@
 """Run folders as tables, pictures and a page."""
 
 from hydraprune.report.page import write_page
-from hydraprune.report.summary import as_markdown, as_table, draw, read_records, rows
+from hydraprune.report.records import read_records
+from hydraprune.report.summary import as_markdown, as_table, draw, rows
 
 __all__ = ["as_markdown", "as_table", "draw", "read_records", "rows", "write_page"]

@@ -15,6 +15,7 @@ from hydraprune.report.plot import Plot, Point, Series, plot
 
 KNOWN: dict[str, int | str] = {"dense": "ink", "hydra": 0, "magnitude": 1, "random": 2}
 STYLES = 9
+CURVES = "curves.json"
 
 
 @dataclass(frozen=True)
@@ -101,37 +102,35 @@ def _ratio(entry: Entry) -> float:
 
 
 def _measured(entry: Entry, name: str) -> Point:
-    figure = entry.row["figures"][name]
+    return measured_at(_ratio(entry), f"{entry.name}, {name}", entry.row["figures"][name])
+
+
+def measured_at(x: float, what: str, figure: dict[str, Any]) -> Point:
+    """A figure of a row with its bar: the seeds' standard deviation, or the interval of a single run."""
     mean, std = figure["mean"], figure["std"]
     low, high = (mean - std, mean + std) if std is not None else interval(mean, figure["samples"])
-    tip = f"{entry.name}, {name}: {percent(mean, std)} % ({spread_of(figure)})"
-    return Point(_ratio(entry), 100 * mean, tip, 100 * max(low, 0), 100 * min(high, 1))
+    tip = f"{what}: {percent(mean, std)} % ({spread_of(figure)})"
+    return Point(x, 100 * mean, tip, 100 * max(low, 0), 100 * min(high, 1))
 
 
-def _by_sparsity(
-    setting: Setting,
-    palette: Palette,
-    read: Callable[[Network], dict[float, float]],
-    x_label: str,
-    line: str = "line",
-) -> list[Plot]:
-    """A chart for each sparsity, with the dense network in all of them, of the curves that `read` finds."""
-    groups = setting.by_sparsity() or [[]]
+def by_sparsity(setting: Setting, series: Callable[[Entry], list[Series]], x_label: str) -> list[Plot]:
+    """A chart for each sparsity, with the dense network in all of them, of the `series` of each network."""
     dense = [setting.dense] if setting.dense is not None else []
     plots = []
-    for group in groups:
-        curves = [(entry, entry.over_seeds(read)) for entry in [*group, *dense]]
-        if not any(curve for entry, curve in curves if entry in group or not group):
+    for group in setting.by_sparsity() or [[]]:
+        drawn = [(entry, one) for entry in [*group, *dense] for one in series(entry) if one.points]
+        if not any(entry in group or not group for entry, _ in drawn):
             continue
         title = f"{100 * group[0].sparsity:.3g} % of weights removed" if group else "dense"
-        series = [_curve(entry, curve, palette, line, x_label) for entry, curve in curves if curve]
-        plots.append(plot(series, title=title, x_label=x_label, y_label="accuracy (%)", y_range=(0, None)))
+        lines = [one for _, one in drawn]
+        plots.append(plot(lines, title=title, x_label=x_label, y_label="accuracy (%)", y_range=(0, None)))
     return plots
 
 
-def _curve(entry: Entry, curve: dict[float, Spread], palette: Palette, line: str, x_label: str) -> Series:
+def curve(entry: Entry, values: dict[float, Spread], palette: Palette, line: str = "line") -> Series:
+    """x -> y of a network as a line, or in steps."""
     points = []
-    for x, y in curve.items():
+    for x, y in values.items():
         ends = (
             (100 * (y.mean - y.std), 100 * (y.mean + y.std)) if y.std is not None and line == "line" else (None, None)
         )
@@ -141,21 +140,22 @@ def _curve(entry: Entry, curve: dict[float, Spread], palette: Palette, line: str
 
 def security(setting: Setting, palette: Palette) -> list[Figure]:
     """Accuracy against the radius, for each attack that was measured so."""
-    names = [name for entry in setting.entries for network in entry.seeds for name in _security(network)]
+    names = [name for entry in setting.entries for network in entry.seeds for name in security_curves(network)]
     return [_attacked(setting, palette, name) for name in dict.fromkeys(names)]
 
 
 def _attacked(setting: Setting, palette: Palette, name: str) -> Figure:
-    def read(network: Network) -> dict[float, float]:
-        return _security(network).get(name, {})
+    def series(entry: Entry) -> list[Series]:
+        return [curve(entry, entry.over_seeds(lambda network: security_curves(network).get(name, {})), palette)]
 
-    plots = _by_sparsity(setting, palette, read, "radius of the attack")
+    plots = by_sparsity(setting, series, "radius of the attack")
     caption = "The share of test images that are still classified correctly when the attack may go this far."
     return Figure(titled(setting.heading, name), plots, caption)
 
 
-def _security(network: Network) -> dict[str, dict[float, float]]:
-    return network.json("curves.json", _curves) or {}
+def security_curves(network: Network, file: str = CURVES) -> dict[str, dict[float, float]]:
+    """Minimum-norm attack -> radius -> accuracy, of a file beside the checkpoint or in a folder there."""
+    return network.json(file, _curves) or {}
 
 
 def _curves(value: Any) -> dict[str, dict[float, float]]:
@@ -184,7 +184,10 @@ def _certified(setting: Setting, palette: Palette, name: str, radii: dict[int, n
         shares = 1 - np.searchsorted(found, grid) / len(found)
         return dict(zip(grid.tolist(), shares.tolist(), strict=True))
 
-    plots = _by_sparsity(setting, palette, read, "certified ℓ2 radius", line="step")
+    def series(entry: Entry) -> list[Series]:
+        return [curve(entry, entry.over_seeds(read), palette, "step")]
+
+    plots = by_sparsity(setting, series, "certified ℓ2 radius")
     caption = (
         "Randomized smoothing: the share of images whose class cannot change within that ℓ2 radius; each certificate "
         "holds with the probability that its settings state."

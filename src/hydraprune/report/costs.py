@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -11,6 +14,7 @@ from hydraprune.report.experiment import Entry
 from hydraprune.report.folder import Network
 from hydraprune.report.matrix import Cell, Matrix, points, shaded, signed
 from hydraprune.report.proofs import share
+from hydraprune.report.records import StaleError, digest_of, fits
 
 CLASSES = 20
 """Rows of a table of classes; where there are more, those that lose most."""
@@ -18,7 +22,15 @@ CLASSES = 20
 
 def verdicts(network: Network | None) -> Evaluation | None:
     """Those beside a network's checkpoint."""
-    return network.read(lambda path: load(path)[0], "verdicts.safetensors") if network is not None else None
+    return network.read(partial(_fresh, network), "verdicts.safetensors") if network is not None else None
+
+
+def _fresh(network: Network, path: Path) -> Evaluation:
+    """Raises StaleError for verdicts on other weights than the checkpoint's."""
+    found, meta = load(path)
+    if not fits(meta.get("network"), digest_of(network.meta)):
+        raise StaleError("they are of other weights than the checkpoint's; run the recipe again")
+    return found
 
 
 def changes(title: str, entries: list[Entry]) -> Matrix | None:

@@ -175,13 +175,13 @@ def in_words(recipe: dict[str, Any]) -> str:
 
 
 def adversary(threat: Any) -> str:
-    """Norm and radius, which is written as people do: 8/255."""
+    """Norm and radius, which is written as people do: 8/255, but 0.2."""
     if not isinstance(threat, dict):
         return ""
     eps = threat.get("eps")
     if isinstance(eps, int | float):
-        pixels = Fraction(eps * 255).limit_denominator(1)
-        eps = f"{pixels}/255" if pixels and abs(pixels / 255 - eps) < 1e-9 else f"{eps:.4g}"
+        pixels, short = Fraction(eps * 255).limit_denominator(1), abs(round(eps, 3) - eps) < 1e-9
+        eps = f"{pixels}/255" if not short and abs(pixels / 255 - eps) < 1e-9 else f"{eps:.4g}"
     return f"{NORMS.get(str(threat.get('norm')), threat.get('norm'))} {eps}"
 
 
@@ -197,9 +197,12 @@ def _entries(experiments: Sequence[Experiment]) -> list[Entry]:
     found = []
     for experiment in experiments:
         stages: dict[str, list[Network]] = {}
-        for network in (network for run in experiment.runs for network in run.measured):
-            stages.setdefault(network.stage, []).append(network)
-        for stage, seeds in stages.items():
+        for network in (network for run in experiment.runs for network in run.networks):
+            if network.record is not None:
+                stages.setdefault(network.stage, []).append(network)
+        for stage, every in stages.items():
+            # A run that met other threat models only would leave no attack that all runs met.
+            seeds = [network for network in every if network.complete] or every
             row = {"stage": stage, **averaged([network.record for network in seeds if network.record is not None])}
             found.append(Entry(experiment, row["pruner"], seeds, row))
     found.sort(key=lambda entry: entry.sparsity)

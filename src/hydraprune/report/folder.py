@@ -15,10 +15,20 @@ from torch import Tensor
 from hydraprune.core.checkpoint import load_tensors, read_json, unpack_mask
 from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
 from hydraprune.core.results import Record
-from hydraprune.report.summary import networks, read_records
+from hydraprune.core.threat import ThreatModel
+from hydraprune.report.records import (
+    META,
+    RESULTS,
+    Measured,
+    digest_of,
+    fits,
+    gathered,
+    joined,
+    read_later,
+    read_records,
+)
 
 T = TypeVar("T")
-LATER = ("evaluation.json", "verification.json", "certification.json")
 MARKERS = ("recipe.yaml", "results.json", "failure.json")
 
 
@@ -30,13 +40,18 @@ class Network:
         run: the run that it belongs to; it notes what cannot be read.
         stage: its folder inside the run.
         meta: `checkpoint.json`; empty if there is none.
-        record: what evaluation found; None if it was not measured.
+        record: what was found under the threat model of the recipe; without attacks if it met others only, None if it
+            was not measured.
+        others: what was found under other threat models.
+        complete: whether it was measured under the threat model of the recipe.
     """
 
     run: Run
     stage: str
     meta: dict[str, Any]
     record: Record | None
+    others: dict[ThreatModel, Record]
+    complete: bool
 
     @property
     def pruner(self) -> str:
@@ -102,8 +117,8 @@ class Run:
 
     @property
     def measured(self) -> list[Network]:
-        """The networks that were evaluated: the dense one first, then by sparsity."""
-        return sorted((n for n in self.networks if n.record is not None), key=lambda n: n.sparsity)
+        """The networks that were evaluated as the recipe has it: the dense one first, then by sparsity."""
+        return sorted((n for n in self.networks if n.complete), key=lambda n: n.sparsity)
 
     @property
     def dense(self) -> Network | None:
@@ -154,14 +169,16 @@ def read_run(path: Path) -> Run:
     run.recipe = run.read(_yaml, "recipe.yaml") or {}
     run.environment = run.read(_mapping, "environment.json") or {}
     run.metrics = run.read(_json_lines, "metrics.jsonl") or []
-    records = networks(run.read(lambda _: read_records(path), "results.json") or [])
+    records = joined(run.read(lambda _: read_records(path), RESULTS) or [])
     metas = {}
-    for file in sorted(path.rglob("checkpoint.json")):
+    for file in sorted(path.rglob(META)):
         stage = file.parent.relative_to(path).as_posix()
         metas[stage] = run.read(_mapping, stage, file.name) or {}
     order = [str(line.get("stage")) for line in run.metrics] + [*records, *metas]
-    stages = [stage for stage in dict.fromkeys(order) if stage in records or stage in metas]
-    run.networks = [Network(run, s, metas.get(s, {}), _with_later(run, s, records.get(s))) for s in stages]
+    for stage in dict.fromkeys(stage for stage in order if stage in records or stage in metas):
+        meta = metas.get(stage, {})
+        known = _measured(run, stage, digest_of(meta), records.get(stage))
+        run.networks.append(Network(run, stage, meta, *(known or (None, {}, False))))
     if failure := run.read(_mapping, "failure.json"):
         run.problems.append(f"failed: {failure.get('error')}")
     if not run.recipe:
@@ -174,14 +191,16 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def _with_later(run: Run, stage: str, record: Record | None) -> Record | None:
-    """`record` with what was measured of the checkpoint by commands of their own."""
-    for file in LATER:
-        found = run.read(lambda path: Record.parse(read_json(path), str(path)), stage, file)
-        if found is not None:
-            found = found.model_copy(update={"stage": stage})
-            record = record.joined(found) if record is not None else found
-    return record
+def _measured(run: Run, stage: str, digest: str | None, record: Record | None) -> Measured | None:
+    """What is known of a network; records of other weights are a problem of the run."""
+    if record is not None and not fits(record.network, digest):
+        run.problems.append(f"{RESULTS}: {stage} left out: it was measured on other weights; run the recipe again")
+        record = None
+
+    def read(file: str) -> Record | None:
+        return run.read(lambda path: read_later(path, stage, digest), stage, file)
+
+    return gathered(record, run.path / stage, read)
 
 
 def _is_run(path: Path) -> bool:

@@ -70,7 +70,7 @@ def results(settings: Sequence[Setting]) -> Matrix | None:
             Cell(f"{row['kept']:,}", row["kept"], tip=f"of {row['total']:,}"),
             Cell(f"{smaller:.3g}×", smaller),
             *([_operations(entry)] if counted else []),
-            *(_figure(row["figures"], name) for name in names),
+            *(accuracy(row["figures"], name) for name in names),
             Cell(str(row["runs"]), row["runs"]),
             *([Cell(setting.name)] if several else []),
         ]
@@ -80,7 +80,8 @@ def results(settings: Sequence[Setting]) -> Matrix | None:
     return Matrix("", "network", columns, rows, FEWER) if rows else None
 
 
-def _figure(figures: dict[str, Any], name: str) -> Cell:
+def accuracy(figures: dict[str, Any], name: str) -> Cell:
+    """One of a row's figures, marked if it was measured on fewer images than `clean`."""
     if name not in figures:
         return Cell("–", -1.0)
     figure = figures[name]

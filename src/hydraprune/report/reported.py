@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 from hydraprune.report.experiment import Experiment, Setting
 from hydraprune.report.matrix import Cell, Matrix, percent
+
+NETS = {"ResNet-18": "R18", "VGG-16": "V16"}
 
 
 def compared(setting: Setting) -> Matrix | None:
@@ -50,19 +52,43 @@ def _ours(setting: Setting, experiment: Experiment, name: str) -> tuple[str, dic
     return "", None
 
 
+def _board() -> dict[str, Any]:
+    board: dict[str, Any] = json.loads(files("hydraprune.report").joinpath("static/leaderboard.json").read_text())
+    return board
+
+
+def published(claim: str) -> list[float] | None:
+    """Clean and robust accuracy in percent that the public benchmark lists for a claim of its own spelling.
+
+    Methods are compared by the word before the first underscore: `HYDRA_Sehwag2020Hydra_R18_CIFAR10_US_90`.
+    """
+    method, *where = claim.rsplit("_", 4)
+    for table in _board()["tables"]:
+        structure = "US" if table["structure"] == "weights" else "S"
+        for name, values in table["rows"].items():
+            for column, found in zip(table["columns"], values, strict=True):
+                data, net = table["dataset"].replace("-", ""), NETS[column["net"]]
+                if where == [net, data, structure, str(column["sparsity"])] and _same(method, name):
+                    return cast(list[float] | None, found)
+    return None
+
+
+def _same(method: str, name: str) -> bool:
+    return method.partition("_")[0].casefold() == name.casefold()
+
+
 def benchmark() -> tuple[str, list[Matrix]]:
     """The public benchmark of adversarial pruning as packaged: its provenance, and a table for each data set."""
-    text = files("hydraprune.report").joinpath("static/leaderboard.json").read_text()
-    board: dict[str, Any] = json.loads(text)
-    tables = []
+    board, tables = _board(), []
     for table in board["tables"]:
         columns = [f"{column['net']}, {column['sparsity']} %" for column in table["columns"]]
-        rows = [(method, [_pair(pair) for pair in values]) for method, values in table["rows"].items()]
+        rows = [(method, [pair(value) for value in values]) for method, values in table["rows"].items()]
         title = f"{table['dataset']}, {table['structure']} removed"
         tables.append(Matrix(title, "method", columns, rows, "Robust accuracy, and clean accuracy in brackets (%)."))
     about = f"{board['title']}, {board['source']} at commit {board['commit']} of {board['date']}. {board['protocol']}"
     return about, tables
 
 
-def _pair(pair: list[float] | None) -> Cell:
-    return Cell("–", -1.0) if pair is None else Cell(f"{pair[1]:.1f} ({pair[0]:.1f})", pair[1])
+def pair(value: list[float] | None) -> Cell:
+    """Clean and robust accuracy in percent, by the latter."""
+    return Cell("–", -1.0) if value is None else Cell(f"{value[1]:.1f} ({value[0]:.1f})", value[1])

@@ -6,7 +6,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydraprune.report import charts, checks, costs, images, inside, overview, proofs, reported
+from hydraprune.report import (
+    charts,
+    checks,
+    claims,
+    corruptions,
+    costs,
+    images,
+    inside,
+    overview,
+    proofs,
+    reported,
+    threats,
+)
 from hydraprune.report.charts import Palette
 from hydraprune.report.checks import Check
 from hydraprune.report.experiment import Experiment, Setting, titled
@@ -42,6 +54,10 @@ def sections(runs: Sequence[Run], settings: Sequence[Setting], found: Sequence[C
         "results": _parts("table", [overview.results(settings)]),
         "sparsity": _parts("figure", (charts.against_sparsity(setting, palette) for setting in settings)),
         "security": _parts("figure", (f for setting in shown for f in charts.security(setting, palette))),
+        "threats": [
+            *_parts("table", [threats.table(entries)]),
+            *_parts("figure", (f for setting in shown for f in threats.against_radius(setting, palette))),
+        ],
         "proofs": [
             *_parts("figure", (f for setting in shown for f in charts.certified(setting, palette))),
             *_parts("table", (proofs.certified(entries), proofs.verified(entries))),
@@ -57,6 +73,7 @@ def sections(runs: Sequence[Run], settings: Sequence[Setting], found: Sequence[C
         "examples": _galleries(map(images.gallery, chosen)),
         "training": _parts("figure", (training(experiment, palette) for _, experiment in pictured)),
         "paper": _parts("table", (reported.compared(setting) for setting in settings)),
+        "claims": _parts("table", [claims.table(settings)]),
         "benchmark": [Part("benchmark", reported.benchmark())],
         "runs": [
             Part("table", overview.folders(settings, runs)),
@@ -75,7 +92,9 @@ def _costs(setting: Setting, experiment: Experiment) -> list[Part]:
     classes = [costs.by_class(pruned, None), costs.by_class(pruned, attack) if attack else None]
     heading = titled(experiment.heading, "Accuracy by class")
     changes = costs.changes(titled(experiment.heading, "Changed answers and calibration"), pruned)
-    return [*_parts("table", [changes]), *_grid(heading, CLASSES, classes)]
+    both = [entry for entry in setting.entries if entry.experiment is experiment]
+    corrupted = corruptions.corruptions(titled(experiment.heading, "Common corruptions"), both)
+    return [*_parts("table", [changes, *corrupted]), *_grid(heading, CLASSES, classes)]
 
 
 def _inside(experiment: Experiment, palette: Palette) -> list[Part]:

@@ -11,31 +11,29 @@ from typing import Any
 
 from rich.table import Table
 
-from hydraprune.core.checkpoint import read_json, write_atomically
+from hydraprune.core.checkpoint import write_atomically
 from hydraprune.core.results import Record
-
-
-def read_records(run: Path) -> list[Record]:
-    """The records of a run folder.
-
-    Raises:
-        CheckpointError: if it has no readable `results.json`.
-    """
-    path = run / "results.json"
-    return [Record.parse(value, f"{path}[{number}]") for number, value in enumerate(read_json(path))]
+from hydraprune.report.records import measured
 
 
 def rows(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """One row per network: means and standard deviations over the runs (seeds) that hold it.
 
+    What commands measured later under the threat model of the recipe counts too (`hydraprune evaluate`, `verify`,
+    `certify`); what was measured of other weights than the checkpoint's does not.
+
     A row has `pruner` ("dense" without one), `sparsity`, `kept`, `total`, `runs`, and for `clean`, every attack,
     `verified BOUND` and `certified SETTINGS at RADIUS` `{mean, std, values, samples}`; `std` is the sample standard
     deviation, None for a single run.
+
+    Raises:
+        CheckpointError: if nothing was measured in a run, or a file is unreadable.
     """
     found: dict[str, list[Record]] = {}
     for run in runs:
-        for stage, record in networks(read_records(run)).items():
-            found.setdefault(stage, []).append(record)
+        for stage, network in measured(run).items():
+            if network.complete:
+                found.setdefault(stage, []).append(network.record)
     return [{"stage": stage, **averaged(records)} for stage, records in found.items()]
 
 
@@ -43,7 +41,7 @@ def averaged(records: Sequence[Record]) -> dict[str, Any]:
     """A row, but for its `stage`, of networks that differ in their seed only."""
     first, measured = records[0], [_accuracies(record) for record in records]
     figures = {
-        name: _figure([values[name][0] for values in measured], samples)
+        name: over_runs([values[name][0] for values in measured], samples)
         for name, (_, samples) in measured[0].items()
         if all(name in values for values in measured)
     }
@@ -51,19 +49,11 @@ def averaged(records: Sequence[Record]) -> dict[str, Any]:
     return row | {"runs": len(records), "figures": figures}
 
 
-def networks(records: Sequence[Record]) -> dict[str, Record]:
-    """One record per network of a run: what several evaluations found of it, together."""
-    merged: dict[str, Record] = {}
-    for record in records:
-        merged[record.stage] = merged[record.stage].joined(record) if record.stage in merged else record
-    return merged
-
-
 def _accuracies(record: Record) -> dict[str, tuple[float, int]]:
     """Column -> accuracy, and the number of images that it was measured on."""
     columns = {"clean": (record.clean_accuracy, record.samples)}
     for name, share in record.robust_accuracy.items():
-        columns[name] = (share, record.robust_samples.get(name, record.samples))
+        columns[name] = (share, record.images(name))
     for name, proof in record.verified.items():
         columns[f"verified {name}"] = (proof.verified_accuracy, proof.samples)
     for name, found in record.certified.items():
@@ -72,7 +62,8 @@ def _accuracies(record: Record) -> dict[str, tuple[float, int]]:
     return columns
 
 
-def _figure(values: list[float], samples: int) -> dict[str, Any]:
+def over_runs(values: list[float], samples: int) -> dict[str, Any]:
+    """What a row says of a column: one value for each run."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.mean(values), "std": deviation, "values": values, "samples": samples}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from hydraprune.core.errors import SpecError
 from hydraprune.core.spec import Spec, nearest
-from hydraprune.recipes.library import changed
+from hydraprune.recipes.library import changed, parsed
 from hydraprune.recipes.schema import Recipe
 
 _FOLDER = files("hydraprune.study") / "files"
@@ -112,8 +112,12 @@ def names() -> list[str]:
     return sorted(e.name.removesuffix(".yaml") for e in _FOLDER.iterdir() if e.name.endswith(".yaml"))
 
 
-def load_study(name: str) -> Study:
+def load_study(name: str, overrides: Sequence[str] = ()) -> Study:
     """The study called `name`, or in the YAML file `name`, its recipe resolved.
+
+    Args:
+        name: of a study of the package, or a file.
+        overrides: `path.to.key=value`, changed in every cell after what the study sets, before what its grid does.
 
     Raises:
         SpecError: if there is none, or it has unknown keys.
@@ -131,7 +135,7 @@ def load_study(name: str) -> Study:
     except yaml.YAMLError as error:
         raise SpecError(f"study {name} is no YAML: {' '.join(str(error).split())}") from None
     study = Study.parse(values, name)
-    return study.model_copy(update={"recipe": changed(study.recipe, {})})
+    return study.model_copy(update={"recipe": changed(study.recipe, {}), "set": study.set | dict(parsed(overrides))})
 
 
 def _options(axis: str, values: Any) -> dict[str, dict[str, Any]]:

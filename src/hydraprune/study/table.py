@@ -14,7 +14,8 @@ from rich.table import Table
 from hydraprune.core.errors import SpecError
 from hydraprune.core.results import Record
 from hydraprune.core.spec import nearest
-from hydraprune.report.summary import averaged, networks, read_records
+from hydraprune.report.records import Measured, joined, measured
+from hydraprune.report.summary import averaged
 from hydraprune.study.schema import SEED, Cell, load_study
 from hydraprune.study.shared import key, trunk
 from hydraprune.study.work import STUDY, standing
@@ -23,6 +24,7 @@ DRAWS = 10_000
 """Bootstrap samples of an interval."""
 LEVEL = 0.95
 """How often an interval should hold the true difference."""
+Found = list[tuple[Cell, dict[str, Measured]]]
 
 
 def study_in(folder: Path) -> bool:
@@ -46,7 +48,8 @@ def results(folder: Path) -> list[dict[str, Any]]:
         raise SpecError(f"no cell of the study in {folder} is finished; run `hydraprune study` first")
     axes = [axis for axis in cells[0].labels if len({cell.labels[axis] for cell in cells}) > 1]
     groups: dict[tuple[Any, ...], list[tuple[dict[str, str], Record]]] = {}
-    for labels, record in _common(cells, done, folder) + _own(done, folder):
+    found = [(cell, measured(folder / cell.name)) for cell in done]
+    for labels, record in _common(cells, found) + _own(found):
         kind = (record.stage, *(item for item in labels.items() if item[0] != SEED))
         groups.setdefault(kind, []).append((labels, record))
     table = []
@@ -65,32 +68,32 @@ def results(folder: Path) -> list[dict[str, Any]]:
     return table
 
 
-def _own(cells: Sequence[Cell], folder: Path) -> list[tuple[dict[str, str], Record]]:
+def _own(found: Found) -> list[tuple[dict[str, str], Record]]:
     """The networks that a cell has for itself."""
     return [
-        (cell.labels, record)
-        for cell in cells
-        for stage, record in networks(read_records(folder / cell.name)).items()
-        if stage not in _stages(cell)
+        (cell.labels, network.record)
+        for cell, networks in found
+        for stage, network in networks.items()
+        if network.complete and stage not in _stages(cell)
     ]
 
 
-def _common(cells: Sequence[Cell], done: Sequence[Cell], folder: Path) -> list[tuple[dict[str, str], Record]]:
+def _common(cells: Sequence[Cell], found: Found) -> list[tuple[dict[str, str], Record]]:
     """The networks that cells share, each with the labels on which its cells agree."""
     sharing: dict[str, list[Cell]] = {}
     for cell in cells:
         if (first := trunk(cell.recipe)) is not None:
             sharing.setdefault(key(first), []).append(cell)
-    found = []
+    shared = []
     for members in sharing.values():
-        finished = next((cell for cell in members if cell in done), None)
-        if finished is None:
-            continue
-        stages, records = _stages(finished), networks(read_records(folder / finished.name))
-        shared = set.intersection(*({*cell.labels.items()} for cell in members))
-        labels = {axis: label for axis, label in finished.labels.items() if (axis, label) in shared}
-        found += [(labels, record) for stage, record in records.items() if stage in stages]
-    return found
+        # Later commands may have measured a shared network in the folder of any of its cells.
+        mine = [(cell, networks) for cell, networks in found if cell in members]
+        stages = _stages(members[0])
+        records = joined(n.record for _, networks in mine for s, n in networks.items() if n.complete and s in stages)
+        agreed = set.intersection(*({*cell.labels.items()} for cell in members))
+        labels = {axis: label for axis, label in members[0].labels.items() if (axis, label) in agreed}
+        shared += [(labels, record) for record in records.values()]
+    return shared
 
 
 def _stages(cell: Cell) -> set[str]:

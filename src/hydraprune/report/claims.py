@@ -1,0 +1,107 @@
+"""Claims for the adversarial pruning benchmark (arXiv:2409.01249), beside the figures that it publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from hydraprune.core.errors import CheckpointError
+from hydraprune.report.experiment import Setting, adversary, titled
+from hydraprune.report.folder import Network
+from hydraprune.report.matrix import Cell, Matrix
+from hydraprune.report.overview import FEWER, accuracy
+from hydraprune.report.proofs import share
+from hydraprune.report.records import StaleError, digest_of, fits
+from hydraprune.report.reported import pair, published
+from hydraprune.report.summary import over_runs
+
+FILE = "claim.json"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What `hydraprune benchmark` measured of a network.
+
+    Attributes:
+        name: as the benchmark spells it.
+        reasons: why it may not be entered; empty if it may.
+        sparsity: share of zeros among the stored weights.
+        figures: column -> accuracy, and the number of images that it was measured on.
+    """
+
+    name: str
+    reasons: list[str]
+    sparsity: float
+    figures: dict[str, tuple[float, int]]
+
+
+def table(settings: Sequence[Setting]) -> Matrix | None:
+    """A row for each claim, over the seeds that make it."""
+    groups: dict[tuple[str, str, str], list[Claim]] = {}
+    for experiment in (experiment for setting in settings for experiment in setting.experiments):
+        for network in (network for run in experiment.runs for network in run.networks):
+            claim = network.json(FILE, partial(_claim, network))
+            if claim is not None:
+                network_of = titled(experiment.heading, network.name)
+                groups.setdefault((claim.name, network_of, network.stage), []).append(claim)
+    names = list(dict.fromkeys(name for claims in groups.values() for claim in claims for name in claim.figures))
+    rows = []
+    for (name, network_of, stage), claims in groups.items():
+        figures = {
+            column: over_runs([claim.figures[column][0] for claim in claims], claims[0].figures[column][1])
+            for column in names
+            if all(column in claim.figures for claim in claims)
+        }
+        reasons = "; ".join(dict.fromkeys(reason for claim in claims for reason in claim.reasons))
+        cells = [
+            Cell(network_of, tip=stage),
+            share([claim.sparsity for claim in claims]),
+            *(accuracy(figures, column) for column in names),
+            pair(published(name)),
+            Cell(str(len(claims)), len(claims)),
+            Cell(f"no: {reasons}" if reasons else "✓ yes", look="words" if reasons else "good"),
+        ]
+        rows.append((name, cells))
+    columns = ["network", "sparsity %", *(f"{name} %" for name in names), "published %", "runs", "may be entered"]
+    caption = (
+        "Sparsity is measured, as zeros among the stored weights. Benchmark: its protocol; ours: the stricter one, an "
+        "image counting that no attack breaks (worst-case). Published: the benchmark's figure for the method of that "
+        f"name under AutoAttack, and its clean accuracy in brackets. {FEWER}"
+    )
+    return Matrix("", "claim", columns, rows, caption) if rows else None
+
+
+def _claim(network: Network, value: Any) -> Claim:
+    """Check and read `claim.json`.
+
+    Raises:
+        StaleError: if it is of other weights than the checkpoint's.
+        CheckpointError: if a figure is no share of images.
+    """
+    if not fits(value["sha256"], digest_of(network.meta)):
+        raise StaleError("it was measured on other weights than the checkpoint's; run `hydraprune benchmark` again")
+    name, reasons, official = value["name"], value["reasons"], value["benchmark"]
+    if not isinstance(name, str) or not isinstance(reasons, list):
+        raise CheckpointError("no claim; run `hydraprune benchmark` again")
+    figures = {"clean": (_share(official["clean_accuracy"]), _figure(official["autoattack"])[1])}
+    measured = {"AutoAttack": official["autoattack"], "FMN": official["fmn"]}
+    every = {f"benchmark: {attack}": found for attack, found in measured.items()}
+    every |= {f"ours: {attack}": found for attack, found in value["strict"]["attacks"].items()}
+    for column, found in every.items():
+        figures[f"{column}, {adversary({'norm': 'linf', 'eps': found['eps']})}"] = _figure(found)
+    return Claim(name, [str(reason) for reason in reasons], _share(value["sparsity"]), figures)
+
+
+def _figure(found: dict[str, Any]) -> tuple[float, int]:
+    samples = found["samples"]
+    if not isinstance(samples, int) or samples < 1:
+        raise CheckpointError(f"{samples!r} is no number of images; run `hydraprune benchmark` again")
+    return _share(found["accuracy"]), samples
+
+
+def _share(value: Any) -> float:
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise CheckpointError(f"{value!r} is no share from 0 to 1; run `hydraprune benchmark` again")
+    return float(value)

@@ -1,0 +1,141 @@
+"""What was measured of a run's networks: by its recipe, and later by commands of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydraprune.core.checkpoint import read_json
+from hydraprune.core.errors import CheckpointError
+from hydraprune.core.results import Record
+from hydraprune.core.threat import ThreatModel
+
+RESULTS, META, MODEL = "results.json", "checkpoint.json", "model.safetensors"
+LATER = ("evaluation.json", "verification.json", "certification.json")
+"""What commands write beside a checkpoint, and in a folder there for another threat model than its recipe's."""
+
+
+class StaleError(CheckpointError):
+    """A file beside a checkpoint was made from other weights."""
+
+
+class Measured(NamedTuple):
+    """What is known of one network.
+
+    Attributes:
+        record: under the threat model of its recipe; without attacks if it met other threat models only.
+        others: under other threat models.
+        complete: whether it was measured under that of its recipe.
+    """
+
+    record: Record
+    others: dict[ThreatModel, Record]
+    complete: bool
+
+
+def read_records(run: Path) -> list[Record]:
+    """The records of a run folder.
+
+    Raises:
+        CheckpointError: if it has no readable `results.json`.
+    """
+    path = run / RESULTS
+    return [Record.parse(value, f"{path}[{number}]") for number, value in enumerate(read_json(path))]
+
+
+def joined(records: Iterable[Record]) -> dict[str, Record]:
+    """One record per network of a run: what several evaluations found of it, together."""
+    merged: dict[str, Record] = {}
+    for record in records:
+        merged[record.stage] = merged[record.stage].joined(record) if record.stage in merged else record
+    return merged
+
+
+def measured(run: Path) -> dict[str, Measured]:
+    """Stage -> what is known of its network; records of other weights than its checkpoint's are left out.
+
+    Raises:
+        CheckpointError: if nothing was measured, or a file is unreadable.
+    """
+    digests = {file.parent.relative_to(run).as_posix(): digest_of(read_json(file)) for file in sorted(run.rglob(META))}
+    later = any(file for stage in digests for files in later_files(run / stage) for file in files)
+    records = joined(read_records(run)) if (run / RESULTS).exists() or not later else {}
+    found = {}
+    for stage in dict.fromkeys([*records, *digests]):
+        first, digest = records.get(stage), digests.get(stage)
+        if first is not None and not fits(first.network, digest):
+            first = None
+        whole = gathered(first, run / stage, partial(_unless_stale, run / stage, stage, digest))
+        if whole is not None:
+            found[stage] = whole
+    return found
+
+
+def _unless_stale(folder: Path, stage: str, digest: str | None, file: str) -> Record | None:
+    try:
+        return read_later(folder / file, stage, digest)
+    except StaleError:
+        return None
+
+
+def digest_of(meta: object) -> str | None:
+    """Of the weights that `checkpoint.json` stands for; None if it does not say."""
+    digests = meta.get("sha256") if isinstance(meta, dict) else None
+    return digests.get(MODEL) if isinstance(digests, dict) else None
+
+
+def fits(named: str | None, digest: str | None) -> bool:
+    """Whether a file that names its weights, or does not, may be of those with `digest`, if that is known."""
+    return None in (named, digest) or named == digest
+
+
+def later_files(folder: Path) -> tuple[list[str], list[str]]:
+    """The files of later commands beside a checkpoint, and those in its folders for other threat models."""
+    here = [file for file in LATER if (folder / file).exists()]
+    below = [path for file in LATER for path in sorted(folder.glob(f"*/{file}"))]
+    return here, [f"{path.parent.name}/{path.name}" for path in below if not (path.parent / META).exists()]
+
+
+def read_later(path: Path, stage: str, digest: str | None) -> Record:
+    """The record of a later command.
+
+    Raises:
+        StaleError: if it is of other weights than those with that digest.
+        CheckpointError: if it is unreadable.
+    """
+    record = Record.parse(read_json(path), str(path)).model_copy(update={"stage": stage})
+    if not fits(record.network, digest):
+        raise StaleError(f"{path} was measured on other weights than the checkpoint's; measure again, or remove it")
+    return record
+
+
+def gathered(first: Record | None, folder: Path, read: Callable[[str], Record | None]) -> Measured | None:
+    """The record of a run, and what later commands found of the same network; None if there is nothing.
+
+    Args:
+        first: of the run.
+        folder: of the checkpoint.
+        read: makes a record of a file in that folder; None leaves it out.
+    """
+    here, below = later_files(folder)
+    own, rest = first, list[Record]()
+    for record in _read(here, read):
+        if own is None or record.threat in (None, own.threat) or own.threat is None:
+            own = own.joined(record) if own is not None else record
+        else:
+            rest.append(record)
+    others: dict[ThreatModel, Record] = {}
+    for record in [*rest, *_read(below, read)]:
+        if record.threat is not None:
+            known = others.get(record.threat)
+            others[record.threat] = known.joined(record) if known is not None else record
+    if own is not None:
+        return Measured(own, others, True)
+    bare: dict[str, Any] = {"robust_accuracy": {}, "robust_samples": {}, "verified": {}, "threat": None}
+    return Measured(next(iter(others.values())).model_copy(update=bare), others, False) if others else None
+
+
+def _read(files: Iterable[str], read: Callable[[str], Record | None]) -> list[Record]:
+    return [record for file in files if (record := read(file)) is not None]
