@@ -14,7 +14,7 @@ from hydraprune.recipes.certify import Certify
 from hydraprune.recipes.library import load_recipe, names
 from hydraprune.recipes.plan import plan
 from hydraprune.recipes.runner import run
-from hydraprune.recipes.schema import Evaluate, Fit
+from hydraprune.recipes.stages import Evaluate, Fit
 from hydraprune.train import fit
 
 

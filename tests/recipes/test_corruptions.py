@@ -14,7 +14,7 @@ from hydraprune.evaluate.corruptions import BENCHMARK, offered
 from hydraprune.recipes.checkpoint import load
 from hydraprune.recipes.measure import measure
 from hydraprune.recipes.runner import fabric_for, run
-from hydraprune.recipes.schema import Evaluate
+from hydraprune.recipes.stages import Evaluate
 from recipes.tiny import tiny
 
 ALONE = "stages.evaluate={kind: evaluate, of: [pretrain, finetune], samples: 40, attacks: [], corruptions: true}"

@@ -12,7 +12,7 @@ from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluate.verdicts import load
 from hydraprune.recipes import measure as measuring
 from hydraprune.recipes.runner import fabric_for, run
-from hydraprune.recipes.schema import Evaluate
+from hydraprune.recipes.stages import Evaluate
 from recipes.tiny import contents, tiny
 
 QUIET = Console(quiet=True)

@@ -2,7 +2,7 @@
 
 from hydraprune.recipes.library import load_recipe
 from hydraprune.recipes.plan import plan
-from hydraprune.recipes.schema import Fit
+from hydraprune.recipes.stages import Fit
 from recipes.tiny import COMPARE, tiny
 
 

@@ -5,7 +5,8 @@ import copy
 import pytest
 
 from hydraprune.core.errors import SpecError
-from hydraprune.recipes.schema import Evaluate, Fit, Recipe
+from hydraprune.recipes.schema import Recipe
+from hydraprune.recipes.stages import Evaluate, Fit
 from recipes.tiny import TINY, tiny
 
 

@@ -8,7 +8,8 @@ from hydraprune.core.checkpoint import write_json
 from hydraprune.core.results import Record
 from hydraprune.recipes.library import dump_recipe
 from hydraprune.recipes.plan import plan
-from hydraprune.recipes.schema import Fit, Recipe
+from hydraprune.recipes.schema import Recipe
+from hydraprune.recipes.stages import Fit
 from hydraprune.study import Study
 
 QUIET = {"samples": 0}

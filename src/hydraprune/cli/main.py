@@ -31,7 +31,8 @@ from hydraprune.recipes import measure as measuring
 from hydraprune.recipes.checkpoint import load
 from hydraprune.recipes.runner import fabric_for
 from hydraprune.recipes.runner import run as run_recipe
-from hydraprune.recipes.schema import Evaluate, Recipe
+from hydraprune.recipes.schema import Recipe
+from hydraprune.recipes.stages import Evaluate
 from hydraprune.report import as_table, draw, rows, write_page
 from hydraprune.study import load_study
 from hydraprune.study import names as study_names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,20 @@ from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Process, Pruner, Selection, masked_weights
 from hydraprune.pruners.hydra import scaled
 from hydraprune.pruners.probe import Probe
+
+
+class Shared(torch.autograd.Function):
+    """The masked weight as it is; the share gets the sum of its gradient times the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, masked: Tensor, weight: Tensor, share: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return masked.view_as(masked)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:  # type: ignore[override]
+        (weight,) = ctx.saved_tensors
+        return gradient, None, (gradient * weight).sum()
 
 
 class LearnedRate(LearnedMask):
@@ -43,8 +57,8 @@ class LearnedRate(LearnedMask):
         return super().current()
 
     def forward(self, weight: Tensor) -> Tensor:
-        share = self.share()
-        return super().forward(weight) + weight.detach() * (share - share.detach())
+        masked: Tensor = Shared.apply(super().forward(weight), weight, self.share())
+        return masked
 
 
 class HARP(Pruner):

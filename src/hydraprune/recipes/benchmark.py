@@ -26,7 +26,8 @@ from hydraprune.evaluate.tuning import tuned
 from hydraprune.masks.view import MaskView
 from hydraprune.recipes.checkpoint import MODEL, Meta, load, versions
 from hydraprune.recipes.measure import measure
-from hydraprune.recipes.schema import Evaluate, Recipe
+from hydraprune.recipes.schema import Recipe
+from hydraprune.recipes.stages import Evaluate
 
 NETS = {"resnet18": "R18", "vgg16_bn": "V16"}
 DATA = {"cifar10": "CIFAR10", "svhn": "SVHN"}

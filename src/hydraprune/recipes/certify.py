@@ -21,7 +21,8 @@ from hydraprune.evaluate.records import ImageRecord
 from hydraprune.evaluate.smoothing import RADII, Smoothing, certify_dataset, summary
 from hydraprune.evaluate.verification import Precision, verify
 from hydraprune.recipes.checkpoint import MODEL, load
-from hydraprune.recipes.schema import Measure, Recipe
+from hydraprune.recipes.schema import Recipe
+from hydraprune.recipes.stages import Measure
 from hydraprune.train.hooks import progress_bar
 
 

@@ -29,7 +29,8 @@ from hydraprune.evaluate.size import macs
 from hydraprune.evaluate.verdicts import load as load_verdicts
 from hydraprune.evaluate.verdicts import save as save_verdicts
 from hydraprune.recipes.checkpoint import MODEL, Meta, load
-from hydraprune.recipes.schema import Evaluate, Recipe
+from hydraprune.recipes.schema import Recipe
+from hydraprune.recipes.stages import Evaluate
 from hydraprune.train.hooks import progress_bar
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hydraprune.recipes.schema import Compare, Fit, Measure, Recipe, Stage
+from hydraprune.recipes.schema import Compare, Recipe
+from hydraprune.recipes.stages import Fit, Measure, Stage
 from hydraprune.train import Optim
 
 

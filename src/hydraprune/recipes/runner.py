@@ -32,7 +32,8 @@ from hydraprune.recipes.checkpoint import Meta, digest, finished, load, save, ve
 from hydraprune.recipes.library import dump_recipe, load_recipe
 from hydraprune.recipes.measure import measure
 from hydraprune.recipes.plan import Job, plan
-from hydraprune.recipes.schema import Evaluate, Fit, Measure, Recipe, Trainer
+from hydraprune.recipes.schema import Recipe, Trainer
+from hydraprune.recipes.stages import Evaluate, Fit, Measure
 from hydraprune.train import Hook, fit
 from hydraprune.train.hooks import Log, ProgressBar
 

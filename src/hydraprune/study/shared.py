@@ -11,7 +11,8 @@ from pathlib import Path
 
 from hydraprune.core.checkpoint import read_json, write_atomically, write_json
 from hydraprune.recipes.checkpoint import MASKS, META, MODEL, finished
-from hydraprune.recipes.schema import Fit, Measure, Recipe, Stage
+from hydraprune.recipes.schema import Recipe
+from hydraprune.recipes.stages import Fit, Measure, Stage
 
 
 def trunk(recipe: Recipe) -> Recipe | None:

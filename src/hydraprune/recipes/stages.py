@@ -1,0 +1,213 @@
+"""The stages of a recipe: what is trained, pruned and measured, in order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from hydraprune.attacks import ATTACKS
+from hydraprune.attacks.transfer import transferred
+from hydraprune.core.attack import Attack
+from hydraprune.core.objective import Objective
+from hydraprune.core.registry import Registry
+from hydraprune.core.results import Record
+from hydraprune.core.spec import Spec, nearest
+from hydraprune.core.threat import ThreatModel
+from hydraprune.masks import BUDGETS, STRUCTURES
+from hydraprune.masks.budgets import Budget
+from hydraprune.masks.source import Over
+from hydraprune.masks.structures import Structure, Weight
+from hydraprune.objectives import OBJECTIVES
+from hydraprune.pruners import PRUNERS
+from hydraprune.pruners.base import Pruner
+from hydraprune.train import Optim
+
+AnyObjective = Annotated[Objective, OBJECTIVES]
+AnyPruner = Annotated[Pruner, PRUNERS]
+AnyBudget = Annotated[Budget, BUDGETS]
+AnyStructure = Annotated[Structure, STRUCTURES]
+AnyAttack = Annotated[Attack, ATTACKS]
+
+
+class Validation(Spec):
+    """What is measured on the held-out validation images after each epoch.
+
+    Args:
+        samples: how many of them; 0 measures nothing.
+        steps: PGD steps; 0 measures clean accuracy only.
+        every: epochs between measurements; the last epoch is always measured.
+    """
+
+    samples: int = Field(default=500, ge=0)
+    steps: int = Field(default=10, ge=0)
+    every: int = Field(default=1, ge=1)
+
+
+class Stage(Spec):
+    """One step of a recipe."""
+
+    kind: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w-]*$")
+
+
+class Fit(Stage):
+    """A stage that minimises the recipe's objective over weights or over importance scores.
+
+    Args:
+        name: the stage's folder, and what `--set stages.NAME...` calls it.
+        over: which tensors move: `weights`, or `scores` (and norm layers).
+        epochs: passes over the training images; 0 only prunes.
+        batch_size: images per optimizer step.
+        optim: optimizer and schedule.
+        pruner: chooses the connections at the start of the stage; None keeps the masks that are there.
+        budget: how many connections each layer keeps; needed with a pruner, but for structure `n:m`.
+        structure: what is removed together.
+        exempt: layers that the pruner leaves dense: names, patterns such as `*.shortcut.*`, `first` and `last`. The
+            budget's sparsity is that of the others; counts and tables cover all.
+        train_norm: whether scale and shift of norm layers move with the scores, as in the paper.
+        select: which epoch's network the stage hands on: the `last`, or the `best` on validation images.
+        validation: what is measured after each epoch.
+        objective: another objective than the recipe's; without a `kind`, what changes in the recipe's for this stage,
+            such as `{ramp: {length: 0}}`.
+        teacher: name of an earlier stage whose network the objective distils from.
+    """
+
+    kind: Literal["fit"] = "fit"
+    over: Over
+    epochs: int = Field(ge=0)
+    batch_size: int = Field(default=128, ge=1)
+    optim: Optim = Optim()
+    pruner: AnyPruner | None = None
+    budget: AnyBudget | None = None
+    structure: AnyStructure = Weight()
+    exempt: list[str] = []
+    train_norm: bool = True
+    select: Literal["last", "best"] = "last"
+    validation: Validation = Validation()
+    objective: AnyObjective | None = None
+    teacher: str | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Fit:
+        if self.pruner is None and (self.budget is not None or self.exempt):
+            raise ValueError("there is nothing to prune with; add `pruner: hydra`, or drop `budget` and `exempt`")
+        if self.pruner is not None and (reason := self.pruner.unfit(self.budget, self.structure)):
+            raise ValueError(reason)
+        if self.over == "scores" and self.pruner is None:
+            raise ValueError("there are no scores without a pruner; add `pruner: {kind: hydra}`, or train over weights")
+        if self.over == "scores" and self.epochs and self.pruner is not None and self.pruner.over != "scores":
+            cure = "`over: weights`" if self.pruner.over else "`epochs: 0`"
+            raise ValueError(f"pruner {self.pruner.kind!r} has no scores to train; use {cure}, or pruner hydra")
+        if self.select == "best" and self.pruner is not None and (self.pruner.over == "weights" or self.pruner.dynamic):
+            raise ValueError(f"masks of pruner {self.pruner.kind!r} are found by the last epoch; use `select: last`")
+        if self.select == "best" and not self.validation.samples:
+            raise ValueError("select: best needs validation images; set validation.samples")
+        return self
+
+
+class Measure(Stage, ABC):
+    """A stage that measures networks and changes none.
+
+    Args:
+        of: names of the stages whose networks are measured; None takes the last one before this stage.
+        samples: number of test images, from the first on; None takes all.
+    """
+
+    of: list[str] | None = None
+    samples: int | None = Field(default=None, ge=1)
+
+    @property
+    def named(self) -> list[str]:
+        """The stages that it names, which must come before it."""
+        return self.of or []
+
+    @abstractmethod
+    def check(self, threat: ThreatModel | None) -> None:
+        """Raise a ValueError unless this can be measured under the recipe's threat model."""
+
+    @abstractmethod
+    def rest(self, before: Record | None) -> Self | None:
+        """What is left to measure of a network that has this record; None if nothing is."""
+
+
+class Evaluate(Measure):
+    """A stage that measures clean and robust accuracy on test images, and accuracy under common corruptions.
+
+    Args:
+        name: what `--set stages.NAME...` calls it.
+        attacks: the adversaries.
+        attack_samples: attack kind -> number of images, for an attack too slow for all of them.
+        transfer_from: names of stages on whose networks images are found that are then tried on those of `of`.
+        corruptions: `true` for those that are made here, or the folder of CIFAR-10-C; needs no threat model.
+        batch_size: images that are attacked at once; a killed run loses no more of them.
+    """
+
+    kind: Literal["evaluate"] = "evaluate"
+    name: str = "evaluate"
+    attacks: list[AnyAttack] = []
+    attack_samples: dict[str, Annotated[int, Field(ge=1)]] = {}
+    transfer_from: list[str] = []
+    corruptions: bool | Path = False
+    batch_size: int = Field(default=500, ge=1)
+
+    @property
+    def named(self) -> list[str]:
+        return [*(self.of or []), *self.transfer_from]
+
+    @property
+    def corrupted_by(self) -> str | None:
+        """What records call the source of the corruptions; None without."""
+        if isinstance(self.corruptions, Path):
+            return self.corruptions.resolve().name
+        return "built-in" if self.corruptions else None
+
+    @model_validator(mode="after")
+    def _known(self) -> Evaluate:
+        if not self.attacks and not self.corruptions:
+            raise ValueError("nothing to measure; add `attacks: [pgd]` or `corruptions: true`")
+        names, kinds = [attack.name for attack in self.attacks], [attack.kind for attack in self.attacks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two attacks are called {name!r}; remove one, or evaluate twice")
+        for kind in self.attack_samples:
+            if kind not in kinds:
+                raise ValueError(f"attack_samples: no attack {kind!r} is run; {nearest(kind, kinds)}")
+        return self
+
+    def check(self, threat: ThreatModel | None) -> None:
+        if threat is None and (self.attacks or self.transfer_from):
+            raise ValueError(f"stage {self.name!r} has attacks, but the recipe has no threat model")
+        for attack in self.attacks:
+            if threat is not None and threat.norm not in attack.norms:
+                raise ValueError(f"attack {attack.name!r} works in {' or '.join(attack.norms)}, not in {threat.norm}")
+
+    def rest(self, before: Record | None) -> Self | None:
+        attacks = [a for a in self.attacks if self._lacks(before, a.name, self.attack_samples.get(a.kind))]
+        transfer = [name for name in self.transfer_from if self._lacks(before, transferred(name))]
+        source = self.corrupted_by
+        known = before.corrupted.get(source) if before is not None and source is not None else None
+        enough = known is not None and known.samples >= (self.samples or 0)
+        corruptions = False if enough else self.corruptions
+        changes = {"attacks": attacks, "transfer_from": transfer, "corruptions": corruptions}
+        return self.model_copy(update=changes) if attacks or transfer or corruptions else None
+
+    def _lacks(self, before: Record | None, attack: str, limit: int | None = None) -> bool:
+        """Whether the record has no figure of this attack, or one on fewer images than are asked for."""
+        if before is None or attack not in before.robust_accuracy:
+            return True
+        wanted = [number for number in (self.samples, limit) if number is not None]
+        return before.robust_samples.get(attack, before.samples) < min(wanted, default=0)
+
+
+STAGES: Registry[Stage] = Registry(
+    "stage",
+    Stage,
+    {
+        "fit": "hydraprune.recipes.stages:Fit",
+        "evaluate": "hydraprune.recipes.stages:Evaluate",
+        "certify": "hydraprune.recipes.certify:Certify",
+    },
+)
