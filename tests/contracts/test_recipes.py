@@ -7,6 +7,7 @@ import torch
 
 from contracts.material import settings
 from hydraprune.attacks.fgsm import FGSM
+from hydraprune.core.plain import plain_copy
 from hydraprune.evaluate import evaluate
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
@@ -78,9 +79,11 @@ def test_a_recipe_runs_from_end_to_end(name, folder, tmp_path):
 
 
 def parts(name):
-    """What makes training with one recipe other than with another: its network and its objective."""
+    """What makes training with one recipe other than with another: its network, its objectives and its budget."""
     recipe = load_recipe(name)
-    return repr((recipe.net, recipe.objective, recipe.threat))
+    stages = [stage for stage in recipe.stages if isinstance(stage, Fit)]
+    budgets = [stage.budget.kind for stage in stages if stage.budget]
+    return repr((recipe.net, recipe.objective, recipe.threat, [stage.objective for stage in stages], budgets))
 
 
 DISTINCT = list({parts(name): name for name in reversed(names())}.values())
@@ -107,6 +110,7 @@ def two_batches(recipe, size, least):
     torch.manual_seed(0)
     model = recipe.net.build(data.num_classes, data.shape[0], data.shape[1])
     view = MaskView(model)
+    done = {}
     for stage in recipe.stages:
         if not isinstance(stage, Fit):
             continue
@@ -115,13 +119,15 @@ def two_batches(recipe, size, least):
         before = [tensor.detach().clone() for _, tensor in view.parameters(stage.over)]
         objective = stage.objective or recipe.objective
         moving = view.parameters(stage.over)
-        (line,) = fit(model, moving, Two(data.train), objective, epochs=1, optim=stage.optim, threat=recipe.threat)
+        how = {"optim": stage.optim, "threat": recipe.threat, "teacher": done.get(stage.teacher)}
+        (line,) = fit(model, moving, Two(data.train), objective, epochs=1, **how)
+        done[stage.name] = plain_copy(model)
         assert line["loss"] > 0
         moved = [not torch.equal(a, b) for a, (_, b) in zip(before, moving, strict=True)]
         assert all(moved), [name for (name, _), does in zip(moving, moved, strict=True) if not does]
-    (sparsity,) = {stage.budget.sparsity for stage in recipe.stages if isinstance(stage, Fit) and stage.budget}
-    counts = view.counts()
-    assert all(count.kept == count.total - int(sparsity * count.total) for count in counts.values())
+    (budget,) = [stage.budget for stage in recipe.stages if isinstance(stage, Fit) and stage.budget]
+    counts = view.counts().values() if budget.kind == "uniform" else [view.count()]
+    assert all(count.kept == count.total - int(budget.sparsity * count.total) for count in counts)
     result = evaluate(model, Two(data.test).epoch(0), threat=recipe.threat, attacks=[FGSM()], seed=0)
     assert len(result.correct) == 4
     return model

@@ -11,7 +11,7 @@ from hydraprune.core.errors import CheckpointError
 from hydraprune.report.experiment import Setting, adversary, titled
 from hydraprune.report.folder import Network
 from hydraprune.report.matrix import Cell, Matrix
-from hydraprune.report.overview import FEWER, accuracy
+from hydraprune.report.overview import accuracy, fewer
 from hydraprune.report.proofs import share
 from hydraprune.report.records import StaleError, digest_of, fits
 from hydraprune.report.reported import pair, published
@@ -68,7 +68,7 @@ def table(settings: Sequence[Setting]) -> Matrix | None:
     caption = (
         "Sparsity is measured, as zeros among the stored weights. Benchmark: its protocol; ours: the stricter one, an "
         "image counting that no attack breaks (worst-case). Published: the benchmark's figure for the method of that "
-        f"name under AutoAttack, and its clean accuracy in brackets. {FEWER}"
+        f"name under AutoAttack, and its clean accuracy in brackets. {fewer(rows)}"
     )
     return Matrix("", "claim", columns, rows, caption) if rows else None
 

@@ -13,6 +13,7 @@ from hydraprune.report.experiment import Entry, Experiment, Setting
 from hydraprune.report.folder import Run
 from hydraprune.report.matrix import Cell, Matrix, percent
 
+STAR = " *"
 FEWER = "* on fewer images than the clean accuracy: such figures are not to be set against others of their row."
 UNITS = ((10**9, "G"), (10**6, "M"), (10**3, "k"), (1, ""))
 
@@ -77,7 +78,12 @@ def results(settings: Sequence[Setting]) -> Matrix | None:
         rows.append((entry.row["pruner"] if experiments else entry.label, cells))
     sizes = ["sparsity %", "weights kept", "smaller", *["MACs"] * counted]
     columns = ["experiment"] * experiments + sizes + [f"{name} %" for name in names] + ["runs"] + ["setting"] * several
-    return Matrix("", "network", columns, rows, FEWER) if rows else None
+    return Matrix("", "network", columns, rows, fewer(rows)) if rows else None
+
+
+def fewer(rows: Sequence[tuple[str, Sequence[Cell]]]) -> str:
+    """What a star in one of the rows means; nothing without one."""
+    return FEWER if any(cell.text.endswith(STAR) for _, cells in rows for cell in cells) else ""
 
 
 def accuracy(figures: dict[str, Any], name: str) -> Cell:
@@ -85,8 +91,8 @@ def accuracy(figures: dict[str, Any], name: str) -> Cell:
     if name not in figures:
         return Cell("–", -1.0)
     figure = figures[name]
-    fewer = " *" if figure["samples"] < figures["clean"]["samples"] else ""
-    return Cell(percent(figure["mean"], figure["std"]) + fewer, figure["mean"], tip=spread_of(figure))
+    mark = STAR if figure["samples"] < figures["clean"]["samples"] else ""
+    return Cell(percent(figure["mean"], figure["std"]) + mark, figure["mean"], tip=spread_of(figure))
 
 
 def _macs(entry: Entry) -> int | None:

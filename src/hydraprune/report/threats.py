@@ -12,7 +12,7 @@ from hydraprune.report.charts import CURVES, Figure, Palette, by_sparsity, curve
 from hydraprune.report.experiment import NORMS, Entry, Setting, adversary, titled
 from hydraprune.report.folder import Network
 from hydraprune.report.matrix import Cell, Matrix
-from hydraprune.report.overview import FEWER, accuracy
+from hydraprune.report.overview import accuracy, fewer
 from hydraprune.report.plot import Series
 from hydraprune.report.summary import averaged
 
@@ -33,7 +33,7 @@ def table(entries: Sequence[Entry]) -> Matrix | None:
         figures = [accuracy(row["figures"], name) for name in names]
         rows.append((entry.title, [Cell(where, threat.eps), *figures, Cell(str(row["runs"]), row["runs"])]))
     columns = ["threat model", *(f"{name} %" for name in names), "runs"]
-    return Matrix("", "network", columns, rows, FEWER) if rows else None
+    return Matrix("", "network", columns, rows, fewer(rows)) if rows else None
 
 
 def against_radius(setting: Setting, palette: Palette) -> list[Figure]:
