@@ -60,6 +60,19 @@ def test_what_is_finished_is_skipped_and_a_larger_grid_goes_on(tmp_path):
     assert [name for name in evaluated.names if "=" in name] == NAMES
 
 
+def test_a_cell_from_before_a_setting_existed_is_still_finished(tmp_path):
+    run_study(GIVEN, tmp_path, call=Training())
+    older, newer = (tmp_path / name / "cell.json" for name in NAMES[:2])
+    value = json.loads(older.read_text())
+    assert value["recipe"]["data"].pop("flip") is not None
+    write_json(older, value)
+    value = json.loads(newer.read_text())
+    value["recipe"]["data"]["rotate"] = True
+    write_json(newer, value)
+    states = standing(GIVEN.cells(), tmp_path)
+    assert (states[NAMES[0]], states[NAMES[1]]) == ("done", "open")
+
+
 class Failing(Training):
     """Cannot run what has `part` in its name."""
 

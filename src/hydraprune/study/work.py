@@ -80,13 +80,21 @@ def standing(cells: list[Cell], out: Path) -> dict[str, State]:
 
 def _standing(cell: Cell, folder: Path) -> State:
     done = folder / DONE
-    if done.exists() and read_json(done)["recipe"] == _settings(cell):
+    if done.exists() and _is_of(cell, read_json(done)["recipe"]):
         return "done"
     return "failed" if (folder / FAILED).exists() else "open"
 
 
 def _settings(cell: Cell) -> dict[str, Any]:
     return cell.recipe.plain() | {"trainer": None}
+
+
+def _is_of(cell: Cell, settings: dict[str, Any]) -> bool:
+    """Whether a cell with these settings is `cell`, on whatever machine; what they lack is at its default."""
+    try:
+        return Recipe.parse(settings | {"trainer": cell.recipe.trainer.plain()}, cell.name) == cell.recipe
+    except SpecError:  # of another version, which knew other settings
+        return False
 
 
 class _Worker:
