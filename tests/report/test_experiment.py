@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 from hydraprune.core.checkpoint import write_json
 from hydraprune.report.experiment import adversary, interval, settings_of
 from hydraprune.report.folder import find_runs
+from hydraprune.report.overview import results
 from report.folders import recipe, record
 
 
@@ -69,6 +70,24 @@ def test_sparsities_of_one_method_are_one_line(tmp_path):
     (setting,) = settings_of(runs(tmp_path, recipe(), records=both))
     assert {entry.label for entry in setting.entries} == {"hydra"}
     assert [[entry.row["kept"] for entry in group] for group in setting.by_sparsity()] == [[36], [18], [17]]
+
+
+def test_a_network_that_experiments_share_is_one_row(tmp_path):
+    for number, (budget, seed) in enumerate([("uniform", 0), ("erk", 0), ("erk", 1)]):
+        networks = [
+            record("pretrain", None, 360, 0.9, 0.6, network=f"dense {seed}"),
+            record("prune", "hydra", 36, 0.8, 0.5, network=f"{budget} {seed}"),
+        ]
+        (tmp_path / str(number)).mkdir()
+        name = f"budgets/budget={budget},seed={seed}"
+        runs(tmp_path / str(number), pruned(budget, name=name, seed=seed), records=networks)
+    table = results(settings_of(find_runs([tmp_path])))
+    column = table.columns.index("experiment")
+    assert [(name, cells[column].text, cells[-1].text) for name, cells in table.rows] == [
+        ("dense", "shared", "2"),
+        ("hydra", "budget=uniform", "1"),
+        ("hydra", "budget=erk", "2"),
+    ]
 
 
 def test_cells_of_a_study_go_by_their_labels_without_the_seed(tmp_path):

@@ -56,8 +56,8 @@ def tiles(settings: Sequence[Setting]) -> list[Tile]:
 
 
 def results(settings: Sequence[Setting]) -> Matrix | None:
-    """A row for each network: size and accuracies."""
-    entries = [(setting, entry) for setting in settings for entry in setting.entries]
+    """A row for each network: size and accuracies. What experiments share, such as a pre-training, is one row."""
+    entries = [(setting, entry) for setting in settings for entry in _once(setting.entries)]
     names = [n for n in dict.fromkeys(n for s in settings for n in s.columns()) if not n.startswith("certified ")]
     several, experiments = len(settings) > 1, any(entry.experiment.heading for _, entry in entries)
     counted = any(_macs(entry) for _, entry in entries)
@@ -66,7 +66,7 @@ def results(settings: Sequence[Setting]) -> Matrix | None:
         row = entry.row
         smaller = row["total"] / max(row["kept"], 1)
         cells = [
-            *([Cell(entry.experiment.name)] if experiments else []),
+            *([Cell("shared" if _shared(entry, setting) else entry.experiment.name)] if experiments else []),
             Cell(f"{100 * entry.sparsity:.1f}", entry.sparsity),
             Cell(f"{row['kept']:,}", row["kept"], tip=f"of {row['total']:,}"),
             Cell(f"{smaller:.3g}×", smaller),
@@ -79,6 +79,28 @@ def results(settings: Sequence[Setting]) -> Matrix | None:
     sizes = ["sparsity %", "weights kept", "smaller", *["MACs"] * counted]
     columns = ["experiment"] * experiments + sizes + [f"{name} %" for name in names] + ["runs"] + ["setting"] * several
     return Matrix("", "network", columns, rows, fewer(rows)) if rows else None
+
+
+def _digests(entry: Entry) -> set[str]:
+    """Of its weights in each run; none if a record does not say."""
+    found = {network.record.network for network in entry.seeds if network.record is not None}
+    return {digest for digest in found if digest is not None} if None not in found else set()
+
+
+def _once(entries: Sequence[Entry]) -> list[Entry]:
+    """Without those whose networks are all among another's, that of most runs staying."""
+    digests = [_digests(entry) for entry in entries]
+    kept: list[int] = []
+    for number in sorted(range(len(entries)), key=lambda number: -len(digests[number])):
+        if not digests[number] or not any(digests[number] <= digests[other] for other in kept):
+            kept.append(number)
+    return [entries[number] for number in sorted(kept)]
+
+
+def _shared(entry: Entry, setting: Setting) -> bool:
+    """Whether another experiment has one of the same networks."""
+    others = (other for other in setting.entries if other.experiment is not entry.experiment)
+    return any(_digests(entry) & _digests(other) for other in others)
 
 
 def fewer(rows: Sequence[tuple[str, Sequence[Cell]]]) -> str:
