@@ -10,14 +10,7 @@ from hydraprune.report import claims
 from hydraprune.report.experiment import settings_of
 from hydraprune.report.folder import find_runs
 from hydraprune.report.reported import published
-from report.folders import claim, recipe, write_run
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for seed in range(2):
-        write_run(tmp_path / "study" / f"seed{seed}", recipe(seed=seed), beside=False)
-    return tmp_path / "study"
+from report.folders import claim
 
 
 def table(folder):

@@ -9,16 +9,9 @@ from hydraprune.report import threats
 from hydraprune.report.charts import Palette
 from hydraprune.report.experiment import settings_of
 from hydraprune.report.folder import find_runs
-from report.folders import elsewhere, recipe, record, write_run
+from report.folders import elsewhere, record
 
 FMN = {"eps": [0.0, 0.1, 0.2], "accuracy": [0.6, 0.5, 0.25]}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for seed in range(2):
-        write_run(tmp_path / "study" / f"seed{seed}", recipe(seed=seed), beside=False)
-    return tmp_path / "study"
 
 
 def setting_of(folder):
