@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hydraprune.bounds.forward import Forward
 from hydraprune.bounds.interval import Interval
 from hydraprune.bounds.ops import Back, Ends, ReLU, Slope
 from hydraprune.bounds.rows import Rows, unit_rows
@@ -24,7 +25,8 @@ Chunk = Annotated[int | None, Field(ge=1)]
 """How many rows of linear bounds, a row being one function of one image, are computed at once.
 
 Their memory is about four times so many rows of the largest layer; all positions of a channel count as one piece, so it
-is never less than the positions of one map. None takes 128 on a CPU, which fits its caches, and 2048 elsewhere.
+is never less than the positions of one map. None takes 128 on a CPU, which fits its caches, and 2048 elsewhere; between
+parallel lines, it prefers the way forward.
 """
 
 
@@ -35,11 +37,13 @@ class Backward:
     Args:
         slope: lower lines of unstable ReLUs.
         chunk: how many rows, each one linear function of one image, are computed at once; see `Chunk`.
+        forward: finds the boxes of parallel lines for less, as far as it gets.
     """
 
     tape: Tape
     slope: Slope
     chunk: int | None
+    forward: Forward | None = None
 
     def tighten(self, name: str) -> None:
         """Take the box of a step from linear bounds, unless interval arithmetic is exact up to there.
@@ -48,8 +52,11 @@ class Backward:
         """
         step = self.tape.steps[name]
         if not isinstance(step.op, ReLU) and not self.tape.exact(name):
-            lower, upper = self.neurons(name)
-            self.tape.steps[name] = step._replace(box=Interval(lower=lower, upper=upper))
+            box = self.forward.box(name) if self.forward is not None else None
+            if box is None:
+                lower, upper = self.neurons(name)
+                box = Interval(lower=lower, upper=upper)
+            self.tape.steps[name] = step._replace(box=box)
 
     def functions(self, rows: Tensor, floor: str = IMAGES) -> Tensor:
         """Lower bounds (B, S) of the linear functions `rows` (B, S, K) of the logits.

@@ -61,12 +61,14 @@ class Crown(Bounds):
 class Symbolic(Bounds):
     """Symbolic intervals as in MixTrain (arXiv:1811.02625).
 
-    These carry every neuron forward as a linear function of the pixels and of one error for each unstable ReLU (a
-    zonotope). The way back between parallel lines, with boxes found in the same way, gives the same numbers without the
-    matrix of all pixels by all neurons. At max pooling, where zonotopes differ among themselves, it is that of CROWN.
+    Every neuron is a linear function of the pixels and of one error for each open ReLU (a zonotope). They are carried
+    forward along a sequence of layers as small windows, while a layer of a batch has up to `zonotope.MOST` coefficients
+    (256 MiB in float32, and with gradients as much for each layer); behind that, and behind skip connections, the way
+    back between parallel lines gives the same numbers. At max pooling, where zonotopes differ among themselves, the
+    bound is that of CROWN.
 
     Args:
-        chunk: rows of linear bounds computed at once; None chooses by the device.
+        chunk: take the way back only, with so many rows of linear bounds at once, to bound the memory more tightly.
     """
 
     kind: Literal["symbolic"] = "symbolic"

@@ -86,6 +86,12 @@ class Conv(Op):
     dilation: Pair = (1, 1)
     groups: int = 1
 
+    @property
+    def span(self) -> Pair:
+        """Rows and columns from the first to the last input of an output."""
+        down, across = (step * (size - 1) + 1 for step, size in zip(self.dilation, self.weight.shape[2:], strict=True))
+        return down, across
+
     def interval(self, *inputs: Interval) -> Interval:
         how = (self.stride, self.padding, self.dilation, self.groups)
         center = F.conv2d(inputs[0].center, self.weight, self.bias, *how)
@@ -125,8 +131,7 @@ class Conv(Op):
 
     def _border(self, axis: int, side: Pair, values: Tensor) -> int:
         """Rows, or columns, at the end of the map that no window reaches, because the stride leaves them over."""
-        window = self.dilation[axis] * (self.weight.shape[axis + 2] - 1) + 1
-        return side[axis] + 2 * self.padding[axis] - window - (values.shape[axis - 2] - 1) * self.stride[axis]
+        return side[axis] + 2 * self.padding[axis] - self.span[axis] - (values.shape[axis - 2] - 1) * self.stride[axis]
 
 
 @dataclass(frozen=True)
@@ -250,12 +255,17 @@ class ReLU(Op):
     def interval(self, *inputs: Interval) -> Interval:
         return inputs[0].clipped()
 
-    def back(self, slope: Slope, *inputs: Interval) -> Back:
-        lower, upper = inputs[0].lower, inputs[0].upper
+    def lines(self, box: Interval) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the sign is open, and slope and height of the upper line, each (B, *shape)."""
+        lower, upper = box.lower, box.upper
         unstable = (lower < 0) & (upper > 0)
         # A width of zero must not be divided by, not even in a branch that is not taken: its gradient would be NaN.
         share = torch.where(unstable, upper / torch.where(unstable, upper - lower, 1), (lower >= 0).to(lower))
-        shift = torch.where(unstable, -lower * share, 0)
+        return unstable, share, torch.where(unstable, -lower * share, 0)
+
+    def back(self, slope: Slope, *inputs: Interval) -> Back:
+        lower, upper = inputs[0].lower, inputs[0].upper
+        unstable, share, shift = self.lines(inputs[0])
         if slope == "same":
 
             def parallel(rows: Rows, ends: Ends) -> tuple[Rows, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from hydraprune.bounds.backward import Backward
+from hydraprune.bounds.forward import Forward
 from hydraprune.bounds.ops import MaxPool, Permute, ReLU, Reshape, Slope
 from hydraprune.bounds.rules import Call, Value, rule_for
 from hydraprune.bounds.statistics import Statistics
@@ -25,12 +26,13 @@ def run(model: nn.Module, tape: Tape, statistics: Statistics | None, slope: Slop
         statistics: what batch norms in training mode take for mean and variance.
         slope: take the box of what enters a ReLU or a max pooling from linear bounds with these lower lines; None
             takes all boxes from interval arithmetic.
-        chunk: rows of linear bounds computed at once.
+        chunk: rows of linear bounds computed at once. None leaves parallel lines to zonotopes as far as they go.
 
     Raises:
         SpecError: if the model cannot be traced, has an operation without bounds, or gives no logits (B, K).
     """
-    backward = None if slope is None else Backward(tape, slope, chunk)
+    forward = Forward(tape) if slope == "same" and chunk is None else None
+    backward = None if slope is None else Backward(tape, slope, chunk, forward)
     runner = _Runner(nn.Sequential(model), tape, statistics, backward)
     for node in graph_of(model).nodes:
         try:
