@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hydraprune.masks.structures import Structure
-from hydraprune.masks.topk import Passing, StraightThrough, top_mask
+from hydraprune.masks.topk import Passing, Shared, StraightThrough, top_mask
 
 Over = Literal["weights", "scores"]
 """What a stage of training moves."""
@@ -77,6 +77,32 @@ class LearnedMask(MaskSource):
 
     def forward(self, weight: Tensor) -> Tensor:
         return StraightThrough.apply(weight, self.score, self.current())
+
+
+class LearnedRate(LearnedMask):
+    """A learned mask whose share `least + (1 - least) * sigmoid(rate)` of kept groups is learned as well.
+
+    With G the gradient at the masked weight, the share gets the sum of `G * weight` over all entries, kept or not.
+    """
+
+    def __init__(self, score: Tensor, share: float, least: float, structure: Structure) -> None:
+        super().__init__(score, 0, structure)
+        self.least = least
+        self.groups = structure.groups(tuple(score.shape))
+        inner = min(0.99, max(0.01, (share - least) / (1 - least))) if least < 1 else 0.5
+        self.rate = nn.Parameter(torch.tensor(inner, device=score.device).logit())
+
+    def share(self) -> Tensor:
+        """The share of groups that stays, a scalar with gradient."""
+        return self.least + (1 - self.least) * self.rate.sigmoid()
+
+    def current(self) -> Tensor:
+        self.keep = max(1, self.groups - int((1 - float(self.share().detach())) * self.groups))
+        return super().current()
+
+    def forward(self, weight: Tensor) -> Tensor:
+        masked: Tensor = Shared.apply(super().forward(weight), weight, self.share())
+        return masked
 
 
 def selected(score: Tensor, keep: int, structure: Structure) -> Tensor:

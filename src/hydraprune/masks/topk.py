@@ -137,3 +137,19 @@ class Passing(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
     ) -> tuple[Tensor, None]:
         return gradient, None
+
+
+class Shared(torch.autograd.Function):
+    """The masked weight as it is; the share gets the sum of its gradient times the weight."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, masked: Tensor, weight: Tensor, share: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return masked.view_as(masked)
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor, None, Tensor]:
+        (weight,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradient, None, (gradient * weight).sum()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -12,53 +12,13 @@ from torch import Tensor, nn
 from hydraprune.core.objective import Clock
 from hydraprune.core.spec import Number
 from hydraprune.masks.budgets import Budget
-from hydraprune.masks.source import FixedMask, LearnedMask, MaskSource, Over
+from hydraprune.masks.source import FixedMask, LearnedRate, MaskSource, Over
 from hydraprune.masks.structures import Structure
 from hydraprune.masks.topk import affordable
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Process, Pruner, Selection, masked_weights
 from hydraprune.pruners.hydra import scaled
 from hydraprune.pruners.probe import Probe
-
-
-class Shared(torch.autograd.Function):
-    """The masked weight as it is; the share gets the sum of its gradient times the weight."""
-
-    @staticmethod
-    def forward(ctx: Any, masked: Tensor, weight: Tensor, share: Tensor) -> Tensor:
-        ctx.save_for_backward(weight)
-        return masked.view_as(masked)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:  # type: ignore[override]
-        (weight,) = ctx.saved_tensors
-        return gradient, None, (gradient * weight).sum()
-
-
-class LearnedRate(LearnedMask):
-    """A learned mask whose share `least + (1 - least) * sigmoid(rate)` of kept groups is learned as well.
-
-    With G the gradient at the masked weight, the share gets the sum of `G * weight` over all entries, kept or not.
-    """
-
-    def __init__(self, score: Tensor, share: float, least: float, structure: Structure) -> None:
-        super().__init__(score, 0, structure)
-        self.least = least
-        self.groups = structure.groups(tuple(score.shape))
-        inner = min(0.99, max(0.01, (share - least) / (1 - least))) if least < 1 else 0.5
-        self.rate = nn.Parameter(torch.tensor(inner, device=score.device).logit())
-
-    def share(self) -> Tensor:
-        """The share of groups that stays, a scalar with gradient."""
-        return self.least + (1 - self.least) * self.rate.sigmoid()
-
-    def current(self) -> Tensor:
-        self.keep = max(1, self.groups - int((1 - float(self.share().detach())) * self.groups))
-        return super().current()
-
-    def forward(self, weight: Tensor) -> Tensor:
-        masked: Tensor = Shared.apply(super().forward(weight), weight, self.share())
-        return masked
 
 
 class HARP(Pruner):
