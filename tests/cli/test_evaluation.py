@@ -75,7 +75,9 @@ def test_tables_and_page_show_what_was_measured_later_until_the_weights_are_othe
         next(model.parameters()).mul_(2)
     save("run/prune", model, meta)
     command("evaluate", "run/pretrain", "--attacks", "fgsm", "--samples", "20")
-    assert command("table", "run", "--out", "after")[0] == 0
+    code, said, _ = command("table", "run", "--out", "after")
+    assert code == 0
+    assert said.count("left out: run/prune/") == 2
     assert [row["stage"] for row in written("after.json")] == ["pretrain"]
     assert command("report", "run", "--out", "after.html")[0] == 0
     page = Path("after.html").read_text()

@@ -58,7 +58,11 @@ def test_what_was_measured_of_other_weights_is_left_out(run):
     later(place, {"autoattack": 0.125}, network="old")
     later(place / "linf-0.2", {"autoattack": 0.1}, network="old", threat={"norm": "linf", "eps": 0.2})
     assert figures(run) == OWN
-    assert not measured(run)["hydra-0.9/prune"].others
+    told: list[str] = []
+    assert not measured(run, told.append)["hydra-0.9/prune"].others
+    assert [text.split(" was measured on other weights")[0] for text in told] == [
+        f"{place}/evaluation.json", f"{place}/linf-0.2/evaluation.json",
+    ]  # fmt: skip
     robust, problems = on_page(run)
     assert robust == {"pgd-50x10": pytest.approx(0.18)}
     assert [text.split(" left out: ")[0] for text in problems] == [
@@ -72,7 +76,11 @@ def test_a_run_whose_own_records_are_of_other_weights(run):
     values = [one | {"network": "old"} for one in json.loads((run / "results.json").read_text())]
     write_json(run / "results.json", values)
     later(run / "hydra-0.9/prune", {"autoattack": 0.125}, network="new")
-    assert [row["stage"] for row in rows([run])] == ["hydra-0.9/prune"]
+    told: list[str] = []
+    assert [row["stage"] for row in rows([run], told.append)] == ["hydra-0.9/prune"]
+    assert [text.partition(" was measured")[0] for text in told] == [
+        f"{run}/results.json: {stage}" for stage in ("pretrain", "hydra-0.9/prune")
+    ]
     assert figures(run) == {"clean": (0.5, 80), "autoattack": (0.125, 80)}
     robust, problems = on_page(run)
     assert robust == {"autoattack": 0.125}

@@ -51,11 +51,11 @@ def table(
     if not study_in(runs[0]):
         if baseline is not None:
             raise SpecError(f"--baseline compares the cells of a study, but {runs[0]} holds none")
-        _write(rows(runs), out)
+        _write(rows(runs, _left_out), out)
         return
     if len(runs) > 1:
         raise SpecError("a table shows one study; give one folder")
-    found = results(runs[0])
+    found = results(runs[0], _left_out)
     gains = [] if baseline is None else differences(found, baseline)
     _write(found, out)
     if baseline is not None:
@@ -67,6 +67,10 @@ def table(
         text = as_markdown(found) + "\n" + differences_markdown(gains, baseline)
         write_atomically(Path(f"{out}.md"), text.encode())
         write_json(Path(f"{out}.differences.json"), gains)
+
+
+def _left_out(why: str) -> None:
+    console.print(f"left out: {why}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _write(table: list[dict[str, object]], out: Path | None) -> None:

@@ -20,7 +20,7 @@ from hydraprune.evaluate import evaluate
 from hydraprune.evaluate.records import ImageRecord
 from hydraprune.evaluate.smoothing import RADII, Smoothing, certify_dataset, summary
 from hydraprune.evaluate.verification import Precision, verify
-from hydraprune.recipes.checkpoint import MODEL, load
+from hydraprune.recipes.checkpoint import load
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Measure
 from hydraprune.train.hooks import progress_bar
@@ -120,14 +120,7 @@ def certify(folder: Path, recipe: Recipe, stage: Certify, *, data: Dataset, fabr
                 progress=advance,
             )
             certified[smoothing.name] = Certified(**summary(records, smoothing, stage.radii))
-    record = clean.record(
-        stage=folder.name,
-        pruner=meta.pruner,
-        kept=meta.kept,
-        total=meta.total,
-        seed=recipe.seed,
-        network=meta.sha256[MODEL],
-    )
+    record = clean.record(stage=folder.name, seed=recipe.seed, **meta.facts())
     seconds = time.perf_counter() - began
     record = record.model_copy(update={"verified": verified, "certified": certified, "seconds": seconds})
     console.print(f"{folder}: {_figures(record)}")

@@ -57,6 +57,10 @@ class Meta(Spec):
     versions: dict[str, str] = {}
     sha256: dict[str, str] = {}
 
+    def facts(self) -> dict[str, Any]:
+        """What a record says of the network itself."""
+        return {"pruner": self.pruner, "kept": self.kept, "total": self.total, "network": self.sha256[MODEL]}
+
 
 def versions() -> dict[str, str]:
     """The packages that figures depend on."""

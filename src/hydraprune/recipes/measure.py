@@ -106,14 +106,11 @@ def measure(
     size, _ = macs(model, data.shape)
     record = evaluation.record(
         stage=folder.name,
-        pruner=meta.pruner,
-        kept=meta.kept,
-        total=meta.total,
         seed=recipe.seed,
-        network=network,
         macs=size.kept,
         macs_dense=size.dense,
         corrupted=corrupted,
+        **meta.facts(),
     ).model_copy(update={"seconds": seconds})
     figures = {"sparsity": record.sparsity, "clean": record.clean_accuracy, **record.robust_accuracy}
     figures |= {f"corruptions ({source})": one.mean_accuracy for source, one in corrupted.items()}

@@ -53,8 +53,11 @@ def joined(records: Iterable[Record]) -> dict[str, Record]:
     return merged
 
 
-def measured(run: Path) -> dict[str, Measured]:
+def measured(run: Path, told: Callable[[str], None] = lambda why: None) -> dict[str, Measured]:
     """Stage -> what is known of its network; records of other weights than its checkpoint's are left out.
+
+    Args:
+        told: gets a line about each that is left out.
 
     Raises:
         CheckpointError: if nothing was measured, or a file is unreadable.
@@ -66,17 +69,21 @@ def measured(run: Path) -> dict[str, Measured]:
     for stage in dict.fromkeys([*records, *digests]):
         first, digest = records.get(stage), digests.get(stage)
         if first is not None and not fits(first.network, digest):
+            told(f"{run / RESULTS}: {stage} was measured on other weights than its checkpoint's; run the recipe again")
             first = None
-        whole = gathered(first, run / stage, partial(_unless_stale, run / stage, stage, digest))
+        whole = gathered(first, run / stage, partial(_unless_stale, run / stage, stage, digest, told))
         if whole is not None:
             found[stage] = whole
     return found
 
 
-def _unless_stale(folder: Path, stage: str, digest: str | None, file: str) -> Record | None:
+def _unless_stale(
+    folder: Path, stage: str, digest: str | None, told: Callable[[str], None], file: str
+) -> Record | None:
     try:
         return read_later(folder / file, stage, digest)
-    except StaleError:
+    except StaleError as error:
+        told(str(error))
         return None
 
 

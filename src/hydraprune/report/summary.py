@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import statistics
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hydraprune.core.results import Record
 from hydraprune.report.records import measured
 
 
-def rows(runs: Sequence[Path]) -> list[dict[str, Any]]:
+def rows(runs: Sequence[Path], told: Callable[[str], None] = lambda why: None) -> list[dict[str, Any]]:
     """One row per network: means and standard deviations over the runs (seeds) that hold it.
 
     What commands measured later under the threat model of the recipe counts too (`hydraprune evaluate`, `verify`,
@@ -26,12 +26,16 @@ def rows(runs: Sequence[Path]) -> list[dict[str, Any]]:
     `verified BOUND` and `certified SETTINGS at RADIUS` `{mean, std, values, samples}`; `std` is the sample standard
     deviation, None for a single run.
 
+    Args:
+        runs: folders.
+        told: gets a line about each measurement that is left out.
+
     Raises:
         CheckpointError: if nothing was measured in a run, or a file is unreadable.
     """
     found: dict[str, list[Record]] = {}
     for run in runs:
-        for stage, network in measured(run).items():
+        for stage, network in measured(run, told).items():
             if network.complete:
                 found.setdefault(stage, []).append(network.record)
     return [{"stage": stage, **averaged(records)} for stage, records in found.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,15 @@ def study_in(folder: Path) -> bool:
     return (folder / STUDY).is_file()
 
 
-def results(folder: Path) -> list[dict[str, Any]]:
+def results(folder: Path, told: Callable[[str], None] = lambda why: None) -> list[dict[str, Any]]:
     """One row for every network of the finished cells, averaged over cells that differ in the seed only.
 
     Rows are those of `hydraprune.report.rows`, and have `labels` (axis -> label) and `seeds`, in the order of their
     figures' values. `pruner` shows the labels. A network that cells share is one row, with the labels that they share.
+
+    Args:
+        folder: of the study.
+        told: gets a line about each measurement that is left out.
 
     Raises:
         SpecError: if nothing is finished.
@@ -48,7 +52,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
         raise SpecError(f"no cell of the study in {folder} is finished; run `hydraprune study` first")
     axes = [axis for axis in cells[0].labels if len({cell.labels[axis] for cell in cells}) > 1]
     groups: dict[tuple[Any, ...], list[tuple[dict[str, str], Record]]] = {}
-    found = [(cell, measured(folder / cell.name)) for cell in done]
+    found = [(cell, measured(folder / cell.name, told)) for cell in done]
     for labels, record in _common(cells, found) + _own(found):
         kind = (record.stage, *(item for item in labels.items() if item[0] != SEED))
         groups.setdefault(kind, []).append((labels, record))

@@ -1,0 +1,142 @@
+"""Commands that measure a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hydraprune.cli.console import console
+from hydraprune.cli.options import Settings
+from hydraprune.core.checkpoint import write_json
+from hydraprune.core.errors import SpecError
+from hydraprune.recipes import benchmark as benchmarks
+from hydraprune.recipes import certify as certificates
+from hydraprune.recipes import library
+from hydraprune.recipes import measure as measuring
+from hydraprune.recipes.checkpoint import load
+from hydraprune.recipes.runner import fabric_for
+from hydraprune.recipes.schema import Recipe
+from hydraprune.recipes.stages import Evaluate
+
+Checkpoint = Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")]
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    attacks: Annotated[
+        str | None, typer.Option(help="Names, separated by commas; pgd unless there are --corruptions")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="First test images; all by default")] = None,
+    transfer_from: Annotated[Path | None, typer.Option(help="Also try images found on this checkpoint")] = None,
+    corruptions: Annotated[
+        str | None, typer.Option(metavar="true|FOLDER", help="Common corruptions, or the folder of CIFAR-10-C")
+    ] = None,
+    set_: Settings = None,
+) -> None:
+    """Clean and robust accuracy of a checkpoint, under the threat model of its recipe (or `--set threat.eps=...`).
+
+    Also accuracy under common corruptions. What was measured before with the same settings is taken over.
+    """
+    recipe = _recipe_of(checkpoint, set_)
+    if attacks is None and corruptions is None:
+        attacks = "pgd"
+    names = attacks.split(",") if attacks else []
+    stage = Evaluate.parse({"attacks": names, "samples": samples, "corruptions": corruptions or False}, "evaluate")
+    fabric = fabric_for(recipe.trainer)
+    others = {} if transfer_from is None else {transfer_from.name: transfer_from}
+    record = measuring.measure(
+        checkpoint, recipe, stage, data=recipe.data.load(), fabric=fabric, console=console, surrogates=others
+    )
+    path = measuring.place(checkpoint, load(checkpoint)[1], recipe.threat) / "evaluation.json"
+    write_json(path, record.plain())
+    console.print(f"written to {path}")
+
+
+def check(
+    checkpoint: Checkpoint,
+    samples: Annotated[int, typer.Option(min=1, help="First test images")] = 200,
+    set_: Settings = None,
+) -> None:
+    """Sanity checks against false security: is the robustness real? Exit code 1 if one fails."""
+    recipe = _recipe_of(checkpoint, set_)
+    found, path = measuring.check(
+        checkpoint, recipe, samples, data=recipe.data.load(), fabric=fabric_for(recipe.trainer)
+    )
+    for one in found:
+        verdict = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "[dim]none[/]"}[one.passed]
+        console.print(f"{verdict} {one.name}: {one.found}", highlight=False)
+        if one.passed is False:
+            console.print(f"     expected: {one.expected}; {one.why}", highlight=False, markup=False)
+    console.print(f"written to {path}")
+    if any(one.passed is False for one in found):
+        raise typer.Exit(1)
+
+
+def benchmark(
+    checkpoint: Checkpoint,
+    name: Annotated[str | None, typer.Option(help="Of the method, such as HYDRA_Sehwag2020Hydra")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="First test images; fewer than 10,000 make no claim")] = 10_000,
+    set_: Settings = None,
+) -> None:
+    """The adversarial pruning benchmark's protocol and a stricter one, as a claim with the measured sparsity."""
+    recipe = _recipe_of(checkpoint, set_)
+    claim, path = benchmarks.benchmark(
+        checkpoint,
+        recipe,
+        data=recipe.data.load(),
+        fabric=fabric_for(recipe.trainer),
+        console=console,
+        name=name,
+        samples=samples,
+    )
+    console.print(claim["name"], highlight=False)
+    for reason in claim["reasons"]:
+        console.print(f"not eligible: {reason}", highlight=False, markup=False)
+    console.print(f"written to {path}")
+
+
+def verify(
+    checkpoint: Checkpoint,
+    bounds: Annotated[str, typer.Option(help="Names, separated by commas; see `hydraprune list`")] = "best",
+    eps: Annotated[str | None, typer.Option(help="Radius of the adversary; that of the recipe by default")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="First test images; all by default")] = None,
+    set_: Settings = None,
+) -> None:
+    """Verified accuracy of a checkpoint: bounds that hold whatever an adversary does inside of a linf ball."""
+    recipe = _recipe_of(checkpoint, [*(set_ or []), *([] if eps is None else [f"threat.eps={eps}"])])
+    _certify(checkpoint, recipe, "verification", {"bounds": bounds.split(","), "samples": samples})
+
+
+def certify(
+    checkpoint: Checkpoint,
+    sigma: Annotated[str, typer.Option(help="Standard deviation of the noise, in pixels of [0, 1]; that of training")],
+    n0: Annotated[int, typer.Option(help="Draws that choose the class")] = 100,
+    n: Annotated[int, typer.Option(help="Draws that bound its probability; more give larger radii")] = 100_000,
+    alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong")] = 0.001,
+    radii: Annotated[str, typer.Option(help="l2 radii to report, in pixels")] = "0,0.25,110/255,0.5,0.75",
+    every: Annotated[int, typer.Option(help="Certify each EVERY-th image")] = 1,
+    samples: Annotated[int | None, typer.Option(min=1, help="First test images; all by default")] = None,
+    set_: Settings = None,
+) -> None:
+    """Certified accuracy of a checkpoint under Gaussian noise: randomized smoothing, in l2."""
+    smoothing = {"sigma": sigma, "n0": n0, "n": n, "alpha": alpha, "every": every}
+    stage = {"smoothing": smoothing, "radii": radii.split(","), "samples": samples}
+    _certify(checkpoint, _recipe_of(checkpoint, set_), "certification", stage)
+
+
+def _recipe_of(checkpoint: Path, overrides: list[str] | None) -> Recipe:
+    _, meta = load(checkpoint)
+    if meta.recipe is None:
+        raise SpecError(f"{checkpoint} was not made by a recipe, so its data is unknown; use hydraprune from Python")
+    return library.resolve(meta.recipe, overrides or [], "recipe")
+
+
+def _certify(checkpoint: Path, recipe: Recipe, what: str, settings: dict[str, Any]) -> None:
+    stage = certificates.Certify.parse(settings, what)
+    fabric = fabric_for(recipe.trainer)
+    record = certificates.certify(checkpoint, recipe, stage, data=recipe.data.load(), fabric=fabric, console=console)
+    path = measuring.place(checkpoint, load(checkpoint)[1], recipe.threat) / f"{what}.json"
+    write_json(path, record.plain())
+    console.print(f"written to {path}")
