@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bounds.small import NETS, Residual, build, conv
+from bounds.small import NETS, build, conv
 from hydraprune.bounds import zonotope
 from hydraprune.bounds.forward import Forward
 from hydraprune.bounds.interval import Interval
 from hydraprune.bounds.methods import Symbolic
-from hydraprune.bounds.ops import Conv
+from hydraprune.bounds.ops import Conv, Op
 from hydraprune.bounds.zonotope import Patches, Zonotope
 from hydraprune.core.threat import Box, ThreatModel
 
@@ -95,36 +95,44 @@ def test_sequences_go_forward_to_their_end(name: str, monkeypatch: pytest.Monkey
     assert asked or name in {"two in a row", "flat at once"}
 
 
-def test_the_way_ends_at_a_skip_connection_and_at_a_given_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    residual, x, y = build("residual")
-    assert isinstance(residual, Residual)
-    sizes: list[int] = []
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Images and coefficients of each zonotope that is made; 0 coefficients where the way ends."""
+    seen: list[tuple[int, int]] = []
     after = Zonotope.after
 
-    def watched(self: Zonotope, *args: object) -> Zonotope | None:
-        made = after(self, *args)  # type: ignore[arg-type]
-        sizes.append(0 if made is None else sum(part.values.numel() for part in made.parts))
+    def watched(self: Zonotope, op: Op, box: Interval) -> Zonotope | None:
+        made = after(self, op, box)
+        seen.append((len(self.center), 0 if made is None else sum(part.values.numel() for part in made.parts)))
         return made
 
     monkeypatch.setattr(Zonotope, "after", watched)
-    Symbolic().analyse(residual, THREAT.box(x))
-    assert sizes[-1] > 0
-    assert len(sizes) == 5  # convolution, norm, ReLU, convolution, ReLU; then comes the sum of two
+    return seen
 
-    net, x, y = build("conv")
+
+def test_the_way_ends_at_a_skip_connection(sizes: list[tuple[int, int]]) -> None:
+    net, x, _ = build("residual")
+    Symbolic().analyse(net, THREAT.box(x))
+    assert [coefficients > 0 for _, coefficients in sizes] == [True] * 5  # up to the ReLU behind the second convolution
+
+
+def test_so_many_images_at_once_as_fit(sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, y = build("conv", images=6)
     box = THREAT.box(x)
     expected = ends(net, Symbolic(chunk=64), box, y)
-    sizes.clear()
+    slope = gradients(net, expected)
     ends(net, Symbolic(), box, y)
-    assert len(sizes) > 5
-    most = max(sizes)
-    for limit in (0, most // 8, most // 3):
+    assert {images for images, _ in sizes} == {6}
+    most = max(coefficients for _, coefficients in sizes)
+    for limit, fewest in ((most // 2, 3), (most // 6, 1), (0, None)):
         sizes.clear()
         monkeypatch.setattr(zonotope, "MOST", limit)
-        torch.testing.assert_close(ends(net, Symbolic(), box, y), expected, rtol=1e-10, atol=1e-10)
-        assert sizes[-1] == 0
+        found = ends(net, Symbolic(), box, y)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(gradients(net, found), slope, rtol=1e-8, atol=1e-9)
+        assert min((images for images, _ in sizes), default=None) == fewest
         # Errors come as one entry each, on top of what fitted before.
-        assert max(sizes) <= limit + box.lower.numel() * 4
+        assert max((coefficients for _, coefficients in sizes), default=0) <= limit + box.lower.numel() * 4
 
 
 def test_an_image_does_not_depend_on_the_batch() -> None:

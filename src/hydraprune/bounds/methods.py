@@ -6,12 +6,14 @@ from typing import Literal
 
 from torch import nn
 
-from hydraprune.bounds.backward import Chunk
+from hydraprune.bounds.backward import Backward, Chunk
 from hydraprune.bounds.base import Analysis, Bounds
+from hydraprune.bounds.forward import Forward
 from hydraprune.bounds.ops import Slope
 from hydraprune.bounds.run import run
 from hydraprune.bounds.statistics import Statistics
-from hydraprune.bounds.tape import Tape
+from hydraprune.bounds.tape import Tape, joined
+from hydraprune.bounds.zonotope import TooLargeError
 from hydraprune.core.threat import Box
 
 
@@ -21,7 +23,7 @@ class IBP(Bounds):
     kind: Literal["ibp"] = "ibp"
 
     def analyse(self, model: nn.Module, box: Box, statistics: Statistics | None = None) -> Analysis:
-        return Analysis(run(model, Tape(box), statistics, None, None))
+        return Analysis(run(model, Tape(box), statistics))
 
 
 class CrownIBP(Bounds):
@@ -39,7 +41,7 @@ class CrownIBP(Bounds):
     chunk: Chunk = None
 
     def analyse(self, model: nn.Module, box: Box, statistics: Statistics | None = None) -> Analysis:
-        return Analysis(run(model, Tape(box), statistics, None, self.chunk), self.slope, self.chunk)
+        return Analysis(run(model, Tape(box), statistics), self.slope, self.chunk)
 
 
 class Crown(Bounds):
@@ -55,17 +57,19 @@ class Crown(Bounds):
     chunk: Chunk = None
 
     def analyse(self, model: nn.Module, box: Box, statistics: Statistics | None = None) -> Analysis:
-        return Analysis(run(model, Tape(box), statistics, self.slope, self.chunk), self.slope, self.chunk)
+        tape = Tape(box)
+        run(model, tape, statistics, Backward(tape, self.slope, self.chunk))
+        return Analysis(tape, self.slope, self.chunk)
 
 
 class Symbolic(Bounds):
     """Symbolic intervals as in MixTrain (arXiv:1811.02625).
 
     Every neuron is a linear function of the pixels and of one error for each open ReLU (a zonotope). They are carried
-    forward along a sequence of layers as small windows, while a layer of a batch has up to `zonotope.MOST` coefficients
-    (256 MiB in float32, and with gradients as much for each layer); behind that, and behind skip connections, the way
-    back between parallel lines gives the same numbers. At max pooling, where zonotopes differ among themselves, the
-    bound is that of CROWN.
+    forward along a sequence of layers as small windows, of so many images at once that a layer has no more than
+    `zonotope.MOST` coefficients (256 MiB in float32, and with gradients as much for each layer). Where one image has
+    more, and behind skip connections, the way back between parallel lines gives the same numbers. At max pooling, where
+    zonotopes differ among themselves, the bound is that of CROWN.
 
     Args:
         chunk: take the way back only, with so many rows of linear bounds at once, to bound the memory more tightly.
@@ -75,4 +79,14 @@ class Symbolic(Bounds):
     chunk: Chunk = None
 
     def analyse(self, model: nn.Module, box: Box, statistics: Statistics | None = None) -> Analysis:
-        return Analysis(run(model, Tape(box), statistics, "same", self.chunk), "same", self.chunk)
+        return Analysis(self._tape(model, box, statistics), "same", self.chunk)
+
+    def _tape(self, model: nn.Module, box: Box, statistics: Statistics | None) -> Tape:
+        tape, images = Tape(box), len(box.lower)
+        forward = Forward(tape, alone=images == 1) if self.chunk is None else None
+        try:
+            return run(model, tape, statistics, Backward(tape, "same", self.chunk, forward))
+        except TooLargeError as error:
+            few = max(1, images // error.times)
+            pieces = zip(box.lower.split(few), box.upper.split(few), strict=True)
+            return joined([self._tape(model, Box(*piece), statistics) for piece in pieces])

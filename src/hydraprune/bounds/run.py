@@ -8,8 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from hydraprune.bounds.backward import Backward
-from hydraprune.bounds.forward import Forward
-from hydraprune.bounds.ops import MaxPool, Permute, ReLU, Reshape, Slope
+from hydraprune.bounds.ops import MaxPool, Permute, ReLU, Reshape
 from hydraprune.bounds.rules import Call, Value, rule_for
 from hydraprune.bounds.statistics import Statistics
 from hydraprune.bounds.tape import IMAGES, Tape
@@ -19,20 +18,17 @@ from hydraprune.core.errors import SpecError
 _INPLACE = {"iadd", "isub", "imul", "itruediv"}
 
 
-def run(model: nn.Module, tape: Tape, statistics: Statistics | None, slope: Slope | None, chunk: int | None) -> Tape:
+def run(model: nn.Module, tape: Tape, statistics: Statistics | None, backward: Backward | None = None) -> Tape:
     """`tape` with the steps of `model` on its images, with the weights that the layers have now.
 
     Args:
         statistics: what batch norms in training mode take for mean and variance.
-        slope: take the box of what enters a ReLU or a max pooling from linear bounds with these lower lines; None
-            takes all boxes from interval arithmetic.
-        chunk: rows of linear bounds computed at once. None leaves parallel lines to zonotopes as far as they go.
+        backward: of the same tape; where the box of what enters a ReLU or a max pooling comes from. None takes all
+            boxes from interval arithmetic.
 
     Raises:
         SpecError: if the model cannot be traced, has an operation without bounds, or gives no logits (B, K).
     """
-    forward = Forward(tape) if slope == "same" and chunk is None else None
-    backward = None if slope is None else Backward(tape, slope, chunk, forward)
     runner = _Runner(nn.Sequential(model), tape, statistics, backward)
     for node in graph_of(model).nodes:
         try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import torch
 
 from hydraprune.bounds.interval import Interval
 from hydraprune.bounds.ops import Conv, Linear, MaxPool, Op
@@ -51,3 +54,20 @@ class Tape:
         while (op := self.steps[name].op) is not None and op.elementwise:
             name = self.steps[name].inputs[0]
         return self.steps[name].inputs[0] if isinstance(op, Linear | Conv) else self.last
+
+
+def joined(tapes: Sequence[Tape]) -> Tape:
+    """One tape of a network on the images of several."""
+    steps = {
+        name: step._replace(
+            box=Interval(
+                lower=torch.cat([tape.steps[name].box.lower for tape in tapes]),
+                upper=torch.cat([tape.steps[name].box.upper for tape in tapes]),
+            )
+        )
+        for name, step in tapes[0].steps.items()
+    }
+    images = steps[IMAGES].box
+    whole = Tape(Box(images.lower, images.upper))
+    whole.steps, whole.last = steps, tapes[0].last
+    return whole

@@ -21,6 +21,19 @@ MOST = 2**26
 """Coefficients that the zonotopes of a batch may have at one layer: 256 MiB in float32."""
 
 
+class TooLargeError(Exception):
+    """A layer of a zonotope would have this many times as many coefficients as it may."""
+
+    def __init__(self, coefficients: int) -> None:
+        self.times = math.ceil(coefficients / max(1, MOST))
+        super().__init__(f"{coefficients} coefficients")
+
+
+def _check(coefficients: int) -> None:
+    if coefficients > MOST:
+        raise TooLargeError(coefficients)
+
+
 @dataclass(frozen=True)
 class Patches:
     """G generators, each of them zero outside of a small window of a feature map.
@@ -233,7 +246,11 @@ class Zonotope:
         return Interval(center=self.center.reshape(shape), radius=reach.reshape(shape))
 
     def after(self, op: Op, box: Interval) -> Zonotope | None:
-        """What the operation makes of it, given the box that it is known to be in; None if that is not worth it."""
+        """What the operation makes of it, given the box that it is known to be in; None for one it cannot follow.
+
+        Raises:
+            TooLargeError: before it computes a layer that is too large.
+        """
         match op:
             case Conv():
                 return self._convolved(op)
@@ -269,8 +286,7 @@ class Zonotope:
         for part in self.parts:
             sizes = ((n + r - 2) // s + 1 for n, r, s in zip(part.size, conv.span, conv.stride, strict=True))
             most += len(part.where) * len(conv.weight) * math.prod(sizes)
-        if most > MOST:
-            return None
+        _check(most)
         inside = self if self.clean else self._times(torch.ones_like(self.center[:1]), self.center.new_zeros(()))
         center = F.conv2d(self.center, conv.weight, conv.bias, *how)
         side = (center.shape[2], center.shape[3])
@@ -281,9 +297,8 @@ class Zonotope:
                 sorts[made.size if fits else side].append(made if fits else made.spread(side))
         return Zonotope(center, [_joined(parts) for parts in sorts.values()], clean=False) if sorts else None
 
-    def _through(self, linear: Linear) -> Zonotope | None:
-        if sum(len(part.where) for part in self.parts) * len(linear.weight) > MOST:
-            return None
+    def _through(self, linear: Linear) -> Zonotope:
+        _check(sum(len(part.where) for part in self.parts) * len(linear.weight))
         center = F.linear(self.center.flatten(1), linear.weight, linear.bias)
         maps = linear.weight.unflatten(1, self.center.shape[1:]).permute(2, 3, 1, 0).contiguous()
         parts = [part.through(maps) for part in self.parts]

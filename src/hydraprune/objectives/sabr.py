@@ -42,7 +42,7 @@ class SABR(Certified):
     def robust(self, step: Step) -> Loss:
         small = self.small_box(step.box, step.attacked(step.threat, self.steps))
         with full_precision(step.batch.x):
-            tape = run(step.model, _Shrinking(small, self.shrink), step.statistics, None, None)
+            tape = run(step.model, _Shrinking(small, self.shrink), step.statistics)
             return Loss(robust_loss(Analysis(tape).interval_margins(step.batch.y), step.batch.y), {})
 
     def small_box(self, box: Box, attacked: Tensor) -> Box:
