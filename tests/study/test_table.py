@@ -52,6 +52,21 @@ def test_rows_are_means_over_seeds_of_cells_with_the_same_labels(folder):
     assert "| hydra | 90.0 | 100 of 1,000 | 65.0 ± 5.0 | 32.5 ± 2.5 |" in as_markdown(table)
 
 
+def test_some_of_the_cells(folder):
+    table = results(folder, ["seed=1", "method=hydra"])
+    assert [(row["pruner"], row["labels"].get("sparsity"), row["runs"]) for row in table] == [
+        ("dense", None, 1), ("hydra", "0.5", 1), ("hydra", "0.9", 1),
+    ]  # fmt: skip
+    assert [row["figures"]["clean"]["mean"] for row in table] == pytest.approx([0.8, 0.7, 0.6])
+    for wrong, message in (
+        ("seed=4", "did you mean 'seed=[012]'"),
+        ("hydra", "write AXIS=LABEL"),
+        ("sed=1", "'seed=1'"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            results(folder, [condition])
+
+
 def test_what_was_measured_later_in_the_folder_of_any_cell_counts(tmp_path):
     """Of a network that cells share, too; and no table shows it where only some seeds have it."""
     run_study(SEEDS, tmp_path, call=Training(accuracy))
@@ -176,9 +191,13 @@ def test_the_commands(folder, command, tmp_path):
     code, text = command("study", "methods-digits", "--out", folder)
     assert code == 2
     assert "holds the study 'small'" in text
-    code, text = command("table", tmp_path, "--baseline", "magnitude")
-    assert code == 2
-    assert "holds none" in text
+    code, text = command("table", folder, "--where", "seed=1", "--where", "method=hydra")
+    assert code == 0
+    assert "magnitude" not in text
+    for option, value in (("--baseline", "magnitude"), ("--where", "seed=1")):
+        code, text = command("table", tmp_path, option, value)
+        assert code == 2
+        assert "--baseline and --where are about the cells of a study" in text
 
 
 def test_a_failed_cell_shows_in_the_exit_code(command, tmp_path, monkeypatch):

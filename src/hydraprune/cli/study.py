@@ -46,16 +46,19 @@ def table(
     baseline: Annotated[
         str | None, typer.Option(metavar="LABEL", help="Differences from this method of a study, paired by seed")
     ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="AXIS=LABEL", help="Only these cells of a study: seed=0")
+    ] = None,
 ) -> None:
     """Mean and standard deviation over runs."""
     if not study_in(runs[0]):
-        if baseline is not None:
-            raise SpecError(f"--baseline compares the cells of a study, but {runs[0]} holds none")
+        if baseline is not None or where:
+            raise SpecError(f"--baseline and --where are about the cells of a study, but {runs[0]} holds none")
         _write(rows(runs, _left_out), out)
         return
     if len(runs) > 1:
         raise SpecError("a table shows one study; give one folder")
-    found = results(runs[0], _left_out)
+    found = results(runs[0], where or [], _left_out)
     gains = [] if baseline is None else differences(found, baseline)
     _write(found, out)
     if baseline is not None:

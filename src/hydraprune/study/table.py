@@ -32,7 +32,9 @@ def study_in(folder: Path) -> bool:
     return (folder / STUDY).is_file()
 
 
-def results(folder: Path, told: Callable[[str], None] = lambda why: None) -> list[dict[str, Any]]:
+def results(
+    folder: Path, where: Sequence[str] = (), told: Callable[[str], None] = lambda why: None
+) -> list[dict[str, Any]]:
     """One row for every network of the finished cells, averaged over cells that differ in the seed only.
 
     Rows are those of `hydraprune.report.rows`, and have `labels` (axis -> label) and `seeds`, in the order of their
@@ -40,12 +42,15 @@ def results(folder: Path, told: Callable[[str], None] = lambda why: None) -> lis
 
     Args:
         folder: of the study.
+        where: `axis=label` each; only cells that have all of them count.
         told: gets a line about each measurement that is left out.
 
     Raises:
-        SpecError: if nothing is finished.
+        SpecError: if nothing is finished, or no cell has such a label.
     """
     cells = load_study(str(folder / STUDY)).cells()
+    for condition in where:
+        cells = _with(cells, condition)
     states = standing(cells, folder)
     done = [cell for cell in cells if states[cell.name] == "done"]
     if not done:
@@ -70,6 +75,15 @@ def results(folder: Path, told: Callable[[str], None] = lambda why: None) -> lis
         row["kept"] = round(float(np.mean([record.kept for _, record in members])))
         table.append({"stage": record.stage, **row})
     return table
+
+
+def _with(cells: Sequence[Cell], condition: str) -> list[Cell]:
+    """The cells that have a label, given as `axis=label`."""
+    axis, _, label = condition.partition("=")
+    known = {f"{axis}={label}" for cell in cells for axis, label in cell.labels.items()}
+    if condition not in known:
+        raise SpecError(f"no cell has {condition!r}; write AXIS=LABEL; {nearest(condition, known)}")
+    return [cell for cell in cells if cell.labels[axis] == label]
 
 
 def _own(found: Found) -> list[tuple[dict[str, str], Record]]:
