@@ -58,11 +58,8 @@ def test_some_of_the_cells(folder):
         ("dense", None, 1), ("hydra", "0.5", 1), ("hydra", "0.9", 1),
     ]  # fmt: skip
     assert [row["figures"]["clean"]["mean"] for row in table] == pytest.approx([0.8, 0.7, 0.6])
-    for wrong, message in (
-        ("seed=4", "did you mean 'seed=[012]'"),
-        ("hydra", "write AXIS=LABEL"),
-        ("sed=1", "'seed=1'"),
-    ):
+    wrong = {"seed=4": "did you mean 'seed=[012]'", "hydra": "write AXIS=LABEL", "sed=1": "did you mean 'seed=1'"}
+    for condition, message in wrong.items():
         with pytest.raises(SpecError, match=message):
             results(folder, [condition])
 
