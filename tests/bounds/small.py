@@ -59,6 +59,21 @@ class Functional(nn.Module):
         return F.linear(out.reshape(x.shape[0], 6), self.fc.weight).add(0.3)
 
 
+class Returning(nn.Module):
+    """Reads what enters a ReLU once more, after a later layer, of the same size or not, was bounded."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.first, self.middle, self.second = nn.Linear(32, 6), nn.Linear(6, 6), nn.Linear(6, width)
+        self.third, self.last = nn.Linear(width, 6), nn.Linear(6, 4)
+        self.relu0, self.relu1, self.relu2, self.relu3 = (nn.ReLU() for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        early = self.middle(self.relu0(self.first(x.flatten(1))))
+        late = self.second(self.relu1(early))
+        return self.last(self.third(self.relu2(late)) + self.relu3(early))
+
+
 def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(32, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
 
@@ -80,12 +95,23 @@ def pooled() -> nn.Sequential:
     )
 
 
+def reshaped() -> nn.Sequential:
+    """Layers of other shapes than the maps that they are computed as."""
+    return nn.Sequential(
+        *[nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Unflatten(1, (2, 6, 12)), nn.Conv2d(2, 3, 3), nn.ReLU()],
+        *[nn.Flatten(2), nn.Linear(40, 5), nn.ReLU(), nn.Flatten(), nn.Linear(15, 4)],
+    )
+
+
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "mlp": (mlp, (2, 4, 4)),
     "conv": (conv, (2, 11, 11)),
     "pooled": (pooled, (2, 11, 11)),
     "residual": (Residual, (2, 12, 12)),
     "functional": (Functional, (2, 8, 8)),
+    "returning": (Returning, (2, 4, 4)),
+    "returning to another size": (lambda: Returning(9), (2, 4, 4)),
+    "reshaped": (reshaped, (2, 8, 8)),
 }
 
 

@@ -37,6 +37,8 @@ SEQUENCES: dict[str, Callable[[], nn.Sequential]] = {
     "global pooling": lambda: nn.Sequential(
         *[nn.Conv2d(2, 6, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ReLU(), nn.Linear(6, 4)]
     ),
+    "past the uncertain": lambda: sequence(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 1, 3)),
+    "wide": lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(99), nn.ReLU(), nn.Linear(99, 299), nn.ReLU()),
     "flat at once": lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(9), nn.ReLU(), nn.Linear(9, 9), nn.ReLU()),
 }
 
@@ -91,8 +93,8 @@ def test_sequences_go_forward_to_their_end(name: str, monkeypatch: pytest.Monkey
     x = torch.rand(2, 2, 9, 11, dtype=torch.float64)
     net(x)
     Symbolic().analyse(net, THREAT.box(x))
+    assert asked
     assert all(asked)
-    assert asked or name in {"two in a row", "flat at once"}
 
 
 @pytest.fixture
@@ -124,15 +126,14 @@ def test_so_many_images_at_once_as_fit(sizes: list[tuple[int, int]], monkeypatch
     ends(net, Symbolic(), box, y)
     assert {images for images, _ in sizes} == {6}
     most = max(coefficients for _, coefficients in sizes)
-    for limit, fewest in ((most // 2, 3), (most // 6, 1), (0, None)):
+    for limit, fewest in ((2 * most // 3, 3), (most // 6, 1), (0, None)):
         sizes.clear()
         monkeypatch.setattr(zonotope, "MOST", limit)
         found = ends(net, Symbolic(), box, y)
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(gradients(net, found), slope, rtol=1e-8, atol=1e-9)
         assert min((images for images, _ in sizes), default=None) == fewest
-        # Errors come as one entry each, on top of what fitted before.
-        assert max((coefficients for _, coefficients in sizes), default=0) <= limit + box.lower.numel() * 4
+        assert max((coefficients for _, coefficients in sizes), default=0) <= limit
 
 
 def test_an_image_does_not_depend_on_the_batch() -> None:

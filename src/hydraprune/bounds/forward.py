@@ -25,13 +25,17 @@ class Forward:
         self.zonotope = Zonotope.around(tape.steps[IMAGES].box)
 
     def box(self, name: str) -> Interval | None:
-        """A box around the outputs of a step, given the boxes of those before it; None once the way has ended.
+        """A box around the outputs of a step, given the boxes of those before it.
+
+        None for a step that the way has passed, and for all once it has ended.
 
         Raises:
             TooLargeError: if there are too many images for it.
         """
         steps = self.tape.steps
         names = list(steps)
+        if names.index(name) < names.index(self.name):
+            return None
         for after in names[names.index(self.name) + 1 : names.index(name) + 1]:
             op, inputs, _ = steps[after]
             if self.zonotope is None or op is None or inputs != (self.name,):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,12 @@ class Interval:
 
     def __init__(self, **known: Tensor) -> None:
         self.__dict__.update(known)
+
+    @classmethod
+    def joined(cls, boxes: Sequence[Interval]) -> Interval:
+        """The boxes of several batches as those of one."""
+        both = ("center", "radius") if all("radius" in box.__dict__ for box in boxes) else ("lower", "upper")
+        return cls(**{name: torch.cat([getattr(box, name) for box in boxes]) for name in both})
 
     @cached_property
     def lower(self) -> Tensor:

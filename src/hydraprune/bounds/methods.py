@@ -67,9 +67,10 @@ class Symbolic(Bounds):
 
     Every neuron is a linear function of the pixels and of one error for each open ReLU (a zonotope). They are carried
     forward along a sequence of layers as small windows, of so many images at once that a layer has no more than
-    `zonotope.MOST` coefficients (256 MiB in float32, and with gradients as much for each layer). Where one image has
-    more, and behind skip connections, the way back between parallel lines gives the same numbers. At max pooling, where
-    zonotopes differ among themselves, the bound is that of CROWN.
+    `zonotope.MOST` coefficients (128 MiB in float32; computing it takes about five times that, and with gradients about
+    four times that is kept of each layer). Where one image has more, and behind skip connections, the way back between
+    parallel lines gives the same numbers. At max pooling, where zonotopes differ among themselves, the bound is that of
+    CROWN.
 
     Args:
         chunk: take the way back only, with so many rows of linear bounds at once, to bound the memory more tightly.
@@ -87,6 +88,6 @@ class Symbolic(Bounds):
         try:
             return run(model, tape, statistics, Backward(tape, "same", self.chunk, forward))
         except TooLargeError as error:
-            few = max(1, images // error.times)
+            few = max(1, min(images - 1, images // error.times))
             pieces = zip(box.lower.split(few), box.upper.split(few), strict=True)
             return joined([self._tape(model, Box(*piece), statistics) for piece in pieces])

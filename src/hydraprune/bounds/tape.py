@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-
 from hydraprune.bounds.interval import Interval
 from hydraprune.bounds.ops import Conv, Linear, MaxPool, Op
 from hydraprune.core.threat import Box
@@ -59,12 +57,7 @@ class Tape:
 def joined(tapes: Sequence[Tape]) -> Tape:
     """One tape of a network on the images of several."""
     steps = {
-        name: step._replace(
-            box=Interval(
-                lower=torch.cat([tape.steps[name].box.lower for tape in tapes]),
-                upper=torch.cat([tape.steps[name].box.upper for tape in tapes]),
-            )
-        )
+        name: step._replace(box=Interval.joined([tape.steps[name].box for tape in tapes]))
         for name, step in tapes[0].steps.items()
     }
     images = steps[IMAGES].box

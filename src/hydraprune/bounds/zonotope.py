@@ -17,8 +17,11 @@ from hydraprune.bounds.interval import Interval
 from hydraprune.bounds.ops import Conv, Linear, Op, ReLU, Reshape, Scale
 from hydraprune.bounds.rows import Pair
 
-MOST = 2**26
-"""Coefficients that the zonotopes of a batch may have at one layer: 256 MiB in float32."""
+MOST = 2**25
+"""Coefficients that the zonotopes of a batch may have at one layer, 128 MiB in float32.
+
+Computing a layer takes about five times as much.
+"""
 
 
 class TooLargeError(Exception):
@@ -82,7 +85,7 @@ class Patches:
         # An output o reads the inputs from o * stride - padding on, as many as the kernel spans.
         first = -((span - 1 - padding - corner) // stride)
         count = (corner + pair(self.size) - 1 + padding) // stride - first + 1
-        seen = ((count > 0) & (first < pair(side)) & (first + count > 0)).all(1).nonzero()[:, 0]
+        seen = ((count > 0) & (first < pair(side))).all(1).nonzero()[:, 0]
         lead = corner - first * stride + padding
         for (top, left, rows, columns), these in _kinds(torch.cat([lead, count], 1)[seen]):
             chosen = seen[these]
@@ -103,10 +106,20 @@ class Patches:
 
     def spread(self, side: Pair) -> Patches:
         """The same on windows that are the whole map."""
-        canvas = _Canvas(len(self.where), side, max(self.size) - 1)
-        own = torch.cat([torch.arange(len(self.where), device=self.where.device)[:, None], self.where[:, 1:]], 1)
-        values = canvas.total([replace(self, where=own)])
-        return Patches(values, torch.cat([self.where[:, :1], torch.zeros_like(self.where[:, 1:])], 1))
+        image, *corners = self.where.unbind(1)
+        height, width = self.size
+        rows, columns = (
+            torch.arange(end, device=corner.device) - corner[:, None] for end, corner in zip(side, corners, strict=True)
+        )
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
+        pixels = self.pixels()
+        first = torch.arange(0, len(pixels), height * width, device=image.device)
+        places = first[:, None, None] + rows[:, :, None] * width + columns[:, None]
+        # What a window does not see comes from one more pixel, which is zero.
+        pixels = torch.cat([pixels, pixels.new_zeros(1, pixels.shape[1])])
+        values = pixels.index_select(0, places.where(inside, len(pixels) - 1).flatten())
+        values = values.unflatten(0, (-1, *side)).permute(0, 3, 1, 2)
+        return Patches(values, F.pad(image[:, None], (0, 2)))
 
     def through(self, maps: Tensor) -> Patches:
         """These through a linear layer with weights `maps` (H, W, C, N), as generators on a map (N, 1, 1)."""
@@ -150,7 +163,7 @@ class _Canvas(NamedTuple):
         values = parts[0].values
         sums = values.new_zeros(self.images * self.height * self.width, values.shape[1])
         for part in parts:
-            sums = sums.index_add(0, part.places(self), part.pixels())
+            sums.index_add_(0, part.places(self), part.pixels())
         maps = sums.view(self.images, self.height, self.width, -1).permute(0, 3, 1, 2)
         (height, width), start = self.side, self.margin
         return maps[:, :, start : start + height, start : start + width]
@@ -181,13 +194,15 @@ class _Windows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         pixels, maps = ctx.saved_tensors
-        to_pixels, to_maps = torch.zeros_like(pixels), torch.zeros_like(maps)
+        to_pixels = torch.zeros_like(pixels)
+        to_maps = torch.zeros_like(maps) if ctx.needs_input_grad[1] else None
         for these, row, columns, down, across in _lines(pixels, maps, ctx.corners):
             part, weights = pixels[these, row, columns], maps[down, across].flatten(0, 1)
             to_pixels[these, row, columns] = (gradient[these] @ weights.T).view(part.shape)
-            to_maps[down, across].flatten(0, 1).addmm_(part.flatten(1).T, gradient[these])
+            if to_maps is not None:
+                to_maps[down, across].flatten(0, 1).addmm_(part.flatten(1).T, gradient[these])
         return to_pixels.permute(0, 3, 1, 2), to_maps, None
 
 
@@ -237,6 +252,10 @@ class Zonotope:
         return self.center.shape[2], self.center.shape[3]
 
     @property
+    def coefficients(self) -> int:
+        return sum(part.values.numel() for part in self.parts)
+
+    @property
     def _canvas(self) -> _Canvas:
         return _Canvas(len(self.center), self.side, max(max(part.size) for part in self.parts) - 1)
 
@@ -254,7 +273,7 @@ class Zonotope:
         match op:
             case Conv():
                 return self._convolved(op)
-            case Linear() if self.center[0].numel() == op.weight.shape[1] and len(box.shape) == 2:
+            case Linear() if len(box.shape) == 2:
                 return self._through(op)
             case Scale():
                 factor, shift = (
@@ -264,6 +283,7 @@ class Zonotope:
                 return self._times(self._map(factor), self._map(shift))
             case ReLU():
                 unstable, share, shift = (self._map(t) for t in op.lines(box))
+                _check(self.coefficients + int(unstable.count_nonzero()) * unstable.shape[1])
                 half = shift / 2
                 scaled = self._times(share, half)
                 errors = Patches.units(half, unstable)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hydraprune.masks.structures import Structure
-from hydraprune.masks.topk import Passing, Shared, StraightThrough, top_mask
+from hydraprune.masks.topk import Passing, SharedRate, StraightThrough, top_mask
 
 Over = Literal["weights", "scores"]
 """What a stage of training moves."""
@@ -101,7 +101,7 @@ class LearnedRate(LearnedMask):
         return super().current()
 
     def forward(self, weight: Tensor) -> Tensor:
-        masked: Tensor = Shared.apply(super().forward(weight), weight, self.share())
+        masked: Tensor = SharedRate.apply(super().forward(weight), weight, self.share())
         return masked
 
 

@@ -139,7 +139,7 @@ class Passing(torch.autograd.Function):
         return gradient, None
 
 
-class Shared(torch.autograd.Function):
+class SharedRate(torch.autograd.Function):
     """The masked weight as it is; the share gets the sum of its gradient times the weight."""
 
     @staticmethod

@@ -54,7 +54,8 @@ def results(
     states = standing(cells, folder)
     done = [cell for cell in cells if states[cell.name] == "done"]
     if not done:
-        raise SpecError(f"no cell of the study in {folder} is finished; run `hydraprune study` first")
+        of = f" with {' and '.join(where)}" if where else ""
+        raise SpecError(f"no cell{of} of the study in {folder} is finished; run `hydraprune study` first")
     axes = [axis for axis in cells[0].labels if len({cell.labels[axis] for cell in cells}) > 1]
     groups: dict[tuple[Any, ...], list[tuple[dict[str, str], Record]]] = {}
     found = [(cell, measured(folder / cell.name, told)) for cell in done]
