@@ -195,6 +195,35 @@ def test_a_method_has_one_colour_in_all_panels_and_no_other_has_it(tmp_path, mon
     assert len(colours) == len({color for _, color in colours}) == 5
 
 
+def test_more_methods_than_lines_are_rows_with_the_best_on_top(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    dots, order = {}, []
+    original, ticks = Axes.errorbar, Axes.set_yticks
+
+    def noted(axes, x, y, xerr, **style):
+        dots.setdefault(style["label"], []).append(dict(zip(y, x, strict=True)))
+        return original(axes, x, y, xerr=xerr, **style)
+
+    monkeypatch.setattr(Axes, "errorbar", noted)
+    monkeypatch.setattr(Axes, "set_yticks", lambda axes, at, names: (order.append(names), ticks(axes, at, names)))
+    methods = [f"m{number}" for number in (3, 0, 7, 5, 8, 1, 2, 6, 4)]
+    networks = [
+        record(f"{m}-{kept}", m, kept, 0.9, {"pgd": int(m[1]) / 10 * kept / 100})
+        for m in methods
+        for kept in (100, 11, 10)
+    ]
+    draw(rows([write(tmp_path / "run", *networks)]), tmp_path / "picture.png")
+    assert order == [[f"m{number}" for number in range(9)]] * 2
+    # 98.9 and 99 % are two.
+    assert list(dots) == ["90 %", "98.9 %", "99 %"]
+    robust, clean = dots["90 %"]
+    assert robust == {number: pytest.approx(10 * number) for number in range(9)}
+    assert clean == dict.fromkeys(range(9), pytest.approx(90))
+    with Image.open(tmp_path / "picture.png") as image:
+        assert image.height < 494
+
+
 def test_a_picture_of_a_dense_network_alone(tmp_path):
     run = write(tmp_path / "run", record("pretrain", None, 1000, 0.9, {"pgd": 0.6}))
     draw(rows([run]), tmp_path / "picture.png")

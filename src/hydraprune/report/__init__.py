@@ -1,7 +1,8 @@
 """Run folders as tables, pictures and a page."""
 
 from hydraprune.report.page import write_page
+from hydraprune.report.picture import draw
 from hydraprune.report.records import read_records
-from hydraprune.report.summary import as_markdown, as_table, draw, rows
+from hydraprune.report.summary import as_markdown, as_table, rows
 
 __all__ = ["as_markdown", "as_table", "draw", "read_records", "rows", "write_page"]
