@@ -92,7 +92,10 @@ class Weight(Structure):
 
 
 class Filter(Structure):
-    """Output filters: all weights that make one output channel; their importance is the mean of |score|."""
+    """Output filters: all weights that make one output channel; their importance is the mean of |score|.
+
+    Those of a classifier are whole classes, so leave it out: `exempt: [last]`, or `MaskView(model, ["last"])`.
+    """
 
     kind: Literal["filter"] = "filter"
 

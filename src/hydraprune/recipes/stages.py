@@ -96,6 +96,8 @@ class Fit(Stage):
             raise ValueError("there is nothing to prune with; add `pruner: hydra`, or drop `budget` and `exempt`")
         if self.pruner is not None and (reason := self.pruner.unfit(self.budget, self.structure)):
             raise ValueError(reason)
+        if self.structure.kind == "filter" and self.pruner is not None and not self.exempt:
+            raise ValueError("filters of the last layer are whole classes; add `exempt: [last]`, or what stays instead")
         if self.over == "scores" and self.pruner is None:
             raise ValueError("there are no scores without a pruner; add `pruner: {kind: hydra}`, or train over weights")
         if self.over == "scores" and self.epochs and self.pruner is not None and self.pruner.over != "scores":
