@@ -136,7 +136,7 @@ def test_scaled_logits_have_scaled_bounds(method: Any) -> None:
     same(found(net, x, y, method), 8 * before)
 
 
-@pytest.mark.parametrize("method", ["ibp", "crown-ibp", "crown"])
+@pytest.mark.parametrize("method", ["ibp", "crown-ibp", "crown", "symbolic"])
 @pytest.mark.parametrize("name", NETS)
 def test_an_image_is_bounded_alike_in_any_company(name: str, method: Any) -> None:
     """Even one whose pixels reach neither 0 nor 1."""

@@ -136,15 +136,6 @@ def test_so_many_images_at_once_as_fit(sizes: list[tuple[int, int]], monkeypatch
         assert max((coefficients for _, coefficients in sizes), default=0) <= limit
 
 
-def test_an_image_does_not_depend_on_the_batch() -> None:
-    net, x, y = build("conv")
-    box = THREAT.box(x)
-    whole = ends(net, Symbolic(), box, y)
-    for i in range(len(x)):
-        one = ends(net, Symbolic(), Box(box.lower[i : i + 1], box.upper[i : i + 1]), y[i : i + 1])
-        torch.testing.assert_close(one, [end[i : i + 1] for end in whole], rtol=1e-10, atol=1e-10)
-
-
 def test_a_zonotope_holds_what_the_network_does() -> None:
     """Its generators, with any signs, are outputs: at those of the pixels it is the network where no ReLU is open."""
     torch.manual_seed(0)
