@@ -27,8 +27,8 @@ from hydraprune.core.objective import Batch
 from hydraprune.core.plain import plain_copy
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluate import evaluate
-from hydraprune.recipes.checkpoint import load
 from hydraprune.recipes.library import load_recipe
+from hydraprune.runs.checkpoint import load
 from machine import publish, synchronize
 
 STEPS, RESTARTS = 50, 10

@@ -24,9 +24,9 @@ from hydraprune.pruners.base import Pruner, prune
 from hydraprune.pruners.hydra import Hydra
 from hydraprune.pruners.magnitude import Magnitude
 from hydraprune.pruners.random import Random
-from hydraprune.recipes.checkpoint import load, save
 from hydraprune.recipes.library import load_recipe
 from hydraprune.recipes.runner import run
+from hydraprune.runs.checkpoint import load, save
 from hydraprune.train import Optim, fit
 
 

@@ -13,10 +13,9 @@ from hydraprune.attacks.fgsm import FGSM
 from hydraprune.evaluate import checks
 from hydraprune.evaluate.verdicts import load
 from hydraprune.recipes import benchmark as benchmarks
-from hydraprune.recipes import measure as measuring
-from hydraprune.recipes.checkpoint import load as load_network
-from hydraprune.recipes.checkpoint import save
 from hydraprune.recipes.runner import run
+from hydraprune.runs.checkpoint import Checkpoint, save
+from hydraprune.runs.checkpoint import load as load_network
 from recipes.tiny import tiny
 
 
@@ -145,8 +144,8 @@ class Masked(nn.Sequential):
 
 @pytest.mark.usefixtures("_short")
 def test_check_fails_where_gradients_are_hidden(command, monkeypatch):
-    original = measuring.load
-    monkeypatch.setattr(measuring, "load", lambda folder: (Masked(original(folder)[0]), original(folder)[1]))
+    original = Checkpoint.network
+    monkeypatch.setattr(Checkpoint, "network", lambda self: Masked(original(self)))
     code, text, _ = command("check", "run/pretrain", "--samples", "30")
     assert code == 1
     assert "FAIL gradients: 100.0% of the images have no gradient" in text

@@ -7,8 +7,8 @@ from rich.console import Console
 from torch import nn
 
 from hydraprune.attacks.fmn import FMN
-from hydraprune.core.checkpoint import read_json
 from hydraprune.core.errors import SpecError
+from hydraprune.core.files import read_json
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import SOURCES
 from hydraprune.evaluate.verdicts import load
@@ -16,9 +16,11 @@ from hydraprune.masks.source import FixedMask
 from hydraprune.masks.view import MaskView
 from hydraprune.nets import Net
 from hydraprune.recipes import benchmark as benchmarks
-from hydraprune.recipes.checkpoint import Meta
 from hydraprune.recipes.runner import fabric_for, run
+from hydraprune.runs.checkpoint import Meta, open_checkpoint
 from recipes.tiny import tiny
+
+QUIET = Console(quiet=True)
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_a_claim_says_what_was_measured(trained, monkeypatch):
 
     monkeypatch.setattr(benchmarks, "tuned", noted)
     claim, path = benchmarks.benchmark(
-        folder, recipe, data=data, fabric=fabric, console=Console(quiet=True), name="HYDRA_Test", samples=12
+        open_checkpoint(folder), recipe, data=data, fabric=fabric, console=QUIET, name="HYDRA_Test", samples=12
     )
     assert read_json(path) == claim
     assert claim["name"] == "HYDRA_Test_cnn_digits_digits_US_90"
@@ -98,7 +100,7 @@ def test_too_few_images_are_refused(trained):
     short = type(data)(data.train, data.validation, data.test.take(100), data.classes)
     with pytest.raises(SpecError, match="100 test images are too few"):
         benchmarks.benchmark(
-            folder, recipe, data=short, fabric=fabric_for(recipe.trainer), console=Console(quiet=True), samples=5
+            open_checkpoint(folder), recipe, data=short, fabric=fabric_for(recipe.trainer), console=QUIET, samples=5
         )
 
 

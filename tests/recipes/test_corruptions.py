@@ -7,14 +7,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from hydraprune.core.checkpoint import read_json, write_json
 from hydraprune.core.errors import DataError, SpecError
+from hydraprune.core.files import read_json, write_json
 from hydraprune.evaluate import clean_accuracy, corruptions
 from hydraprune.evaluate.corruptions import BENCHMARK, offered
-from hydraprune.recipes.checkpoint import load
 from hydraprune.recipes.measure import measure
 from hydraprune.recipes.runner import fabric_for, run
 from hydraprune.recipes.stages import Evaluate
+from hydraprune.runs.checkpoint import load, open_checkpoint
 from recipes.tiny import tiny
 
 ALONE = "stages.evaluate={kind: evaluate, of: [pretrain, finetune], samples: 40, attacks: [], corruptions: true}"
@@ -41,7 +41,7 @@ def measured(ran, tmp_path):
         stage = Evaluate.parse({"samples": 40, **settings}, "here")
         fabric = fabric_for(recipe.trainer)
         return measure(
-            tmp_path / "run" / "pretrain", recipe, stage, data=recipe.data.load(), fabric=fabric,
+            open_checkpoint(tmp_path / "run" / "pretrain"), recipe, stage, data=recipe.data.load(), fabric=fabric,
             console=Console(quiet=True),
         )  # fmt: skip
 

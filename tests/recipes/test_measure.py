@@ -7,12 +7,13 @@ import torch
 from rich.console import Console
 
 from hydraprune.attacks.pgd import PGD
-from hydraprune.core.checkpoint import load_tensors, read_json, write_json
+from hydraprune.core.files import load_tensors, read_json, write_json
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluate.verdicts import load
 from hydraprune.recipes import measure as measuring
 from hydraprune.recipes.runner import fabric_for, run
 from hydraprune.recipes.stages import Evaluate
+from hydraprune.runs.checkpoint import open_checkpoint
 from recipes.tiny import contents, tiny
 
 QUIET = Console(quiet=True)
@@ -40,9 +41,12 @@ def measured(trained, tmp_path):
         how = Evaluate.parse({"attacks": attacks, "samples": samples, "batch_size": 25, **settings}, "here")
         fabric = fabric_for(recipe.trainer)
         return measuring.measure(
-            tmp_path / "run" / stage, recipe, how, data=recipe.data.load(), fabric=fabric, console=QUIET,
-            surrogates={name: tmp_path / "run" / name for name in surrogates or ()},
+            opened(stage), recipe, how, data=recipe.data.load(), fabric=fabric, console=QUIET,
+            surrogates={name: opened(name) for name in surrogates or ()},
         )  # fmt: skip
+
+    def opened(name):
+        return open_checkpoint(tmp_path / "run" / name)
 
     return call
 
@@ -185,7 +189,8 @@ def test_checks_use_verdicts_and_proofs_that_are_there(measured, trained, tmp_pa
         return []
 
     monkeypatch.setattr(measuring, "run_checks", noted)
-    found, path = measuring.check(folder, recipe, 30, data=recipe.data.load(), fabric=fabric_for(recipe.trainer))
+    fabric = fabric_for(recipe.trainer)
+    found, path = measuring.check(open_checkpoint(folder), recipe, 30, data=recipe.data.load(), fabric=fabric)
     assert (found, path, seen["count"]) == ([], folder / "checks.json", 30)
     assert list(seen["verdicts"].survived) == ["pgd-2x1"]
     assert seen["verified"].nonzero().flatten().tolist() == [broken]

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from hydraprune import MaskView, Record, load
-from hydraprune.core.checkpoint import read_json, write_json
 from hydraprune.core.errors import CheckpointError, PruningError, SpecError, TrainingError
+from hydraprune.core.files import read_json, write_json
 from hydraprune.core.plain import tensors
 from hydraprune.evaluate import Evaluation
 from hydraprune.recipes.library import load_recipe

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pytest
 
-from hydraprune.core.checkpoint import write_json
+from hydraprune.core.files import write_json
 from hydraprune.report import claims
 from hydraprune.report.experiment import settings_of
 from hydraprune.report.folder import find_runs

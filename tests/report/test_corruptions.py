@@ -2,7 +2,7 @@
 
 import pytest
 
-from hydraprune.core.checkpoint import write_json
+from hydraprune.core.files import write_json
 from hydraprune.report.corruptions import corruptions
 from hydraprune.report.experiment import settings_of
 from hydraprune.report.folder import find_runs

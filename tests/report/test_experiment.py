@@ -4,7 +4,7 @@ import pytest
 import yaml
 from scipy.stats import binomtest
 
-from hydraprune.core.checkpoint import write_json
+from hydraprune.core.files import write_json
 from hydraprune.report.experiment import adversary, interval, settings_of
 from hydraprune.report.folder import find_runs
 from hydraprune.report.overview import results

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from hydraprune.core.checkpoint import write_json
+from hydraprune.core.files import write_json
 from hydraprune.report import threats
 from hydraprune.report.charts import Palette
 from hydraprune.report.experiment import settings_of

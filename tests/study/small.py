@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hydraprune.core.checkpoint import write_json
+from hydraprune.core.files import write_json
 from hydraprune.core.results import Record
 from hydraprune.recipes.library import dump_recipe
 from hydraprune.recipes.plan import plan

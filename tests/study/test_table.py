@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hydraprune.cli import main
-from hydraprune.core.checkpoint import write_json
 from hydraprune.core.errors import SpecError
+from hydraprune.core.files import write_json
 from hydraprune.report import as_markdown
 from hydraprune.study import differences, results, run_study, study_in, work
 from hydraprune.study.table import as_csv, differences_markdown

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hydraprune.core.checkpoint import write_json
 from hydraprune.core.errors import SpecError, TrainingError
-from hydraprune.recipes.checkpoint import load
+from hydraprune.core.files import write_json
 from hydraprune.recipes.runner import run
+from hydraprune.runs.checkpoint import load
 from hydraprune.study import cluster, run_study, standing, work
 from hydraprune.study.claims import claim
 from hydraprune.study.shared import key, trunk

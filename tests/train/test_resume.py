@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hydraprune.core.checkpoint import load_tensors
 from hydraprune.core.errors import CheckpointError, TrainingError
+from hydraprune.core.files import load_tensors
 from hydraprune.objectives.trades import TRADES
 from hydraprune.train import Hook, Optim
 from train.small import EPOCHS, OPTIMS, STEPS, KillAfterEpoch, KillAtStep, Killed, net, same, train
@@ -68,7 +68,7 @@ def test_killed_while_saving(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         train("scores", OPTIMS["sgd"], state=state, hooks=[KillAtStep(4)])
     with monkeypatch.context() as patch:
-        patch.setattr("hydraprune.core.checkpoint.write_atomically", cut_short)
+        patch.setattr("hydraprune.core.files.write_atomically", cut_short)
         with pytest.raises(Killed):
             train("scores", OPTIMS["sgd"], state=state)
     again, resumed = train("scores", OPTIMS["sgd"], state=state)

@@ -9,22 +9,22 @@ import typer
 
 from hydraprune.cli.console import console
 from hydraprune.cli.options import Settings
-from hydraprune.core.checkpoint import write_json
 from hydraprune.core.errors import SpecError
+from hydraprune.core.files import write_json
 from hydraprune.recipes import benchmark as benchmarks
 from hydraprune.recipes import certify as certificates
 from hydraprune.recipes import library
 from hydraprune.recipes import measure as measuring
-from hydraprune.recipes.checkpoint import load
 from hydraprune.recipes.runner import fabric_for
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Evaluate
+from hydraprune.runs.checkpoint import Checkpoint, open_checkpoint
 
-Checkpoint = Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")]
+Folder = Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")]
 
 
 def evaluate(
-    checkpoint: Checkpoint,
+    checkpoint: Folder,
     attacks: Annotated[
         str | None, typer.Option(help="Names, separated by commas; pgd unless there are --corruptions")
     ] = None,
@@ -39,31 +39,31 @@ def evaluate(
 
     Also accuracy under common corruptions. What was measured before with the same settings is taken over.
     """
-    recipe = _recipe_of(checkpoint, set_)
+    opened = open_checkpoint(checkpoint)
+    recipe = _recipe_of(opened, set_)
     if attacks is None and corruptions is None:
         attacks = "pgd"
     names = attacks.split(",") if attacks else []
     stage = Evaluate.parse({"attacks": names, "samples": samples, "corruptions": corruptions or False}, "evaluate")
     fabric = fabric_for(recipe.trainer)
-    others = {} if transfer_from is None else {transfer_from.name: transfer_from}
+    others = {} if transfer_from is None else {transfer_from.name: open_checkpoint(transfer_from)}
     record = measuring.measure(
-        checkpoint, recipe, stage, data=recipe.data.load(), fabric=fabric, console=console, surrogates=others
+        opened, recipe, stage, data=recipe.data.load(), fabric=fabric, console=console, surrogates=others
     )
-    path = measuring.place(checkpoint, load(checkpoint)[1], recipe.threat) / "evaluation.json"
+    path = measuring.place(opened, recipe.threat) / "evaluation.json"
     write_json(path, record.plain())
     console.print(f"written to {path}")
 
 
 def check(
-    checkpoint: Checkpoint,
+    checkpoint: Folder,
     samples: Annotated[int, typer.Option(min=1, help="First test images")] = 200,
     set_: Settings = None,
 ) -> None:
     """Sanity checks against false security: is the robustness real? Exit code 1 if one fails."""
-    recipe = _recipe_of(checkpoint, set_)
-    found, path = measuring.check(
-        checkpoint, recipe, samples, data=recipe.data.load(), fabric=fabric_for(recipe.trainer)
-    )
+    opened = open_checkpoint(checkpoint)
+    recipe = _recipe_of(opened, set_)
+    found, path = measuring.check(opened, recipe, samples, data=recipe.data.load(), fabric=fabric_for(recipe.trainer))
     for one in found:
         verdict = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "[dim]none[/]"}[one.passed]
         console.print(f"{verdict} {one.name}: {one.found}", highlight=False)
@@ -75,15 +75,16 @@ def check(
 
 
 def benchmark(
-    checkpoint: Checkpoint,
+    checkpoint: Folder,
     name: Annotated[str | None, typer.Option(help="Of the method, such as HYDRA_Sehwag2020Hydra")] = None,
     samples: Annotated[int, typer.Option(min=1, help="First test images; fewer than 10,000 make no claim")] = 10_000,
     set_: Settings = None,
 ) -> None:
     """The adversarial pruning benchmark's protocol and a stricter one, as a claim with the measured sparsity."""
-    recipe = _recipe_of(checkpoint, set_)
+    opened = open_checkpoint(checkpoint)
+    recipe = _recipe_of(opened, set_)
     claim, path = benchmarks.benchmark(
-        checkpoint,
+        opened,
         recipe,
         data=recipe.data.load(),
         fabric=fabric_for(recipe.trainer),
@@ -98,19 +99,20 @@ def benchmark(
 
 
 def verify(
-    checkpoint: Checkpoint,
+    checkpoint: Folder,
     bounds: Annotated[str, typer.Option(help="Names, separated by commas; see `hydraprune list`")] = "best",
     eps: Annotated[str | None, typer.Option(help="Radius of the adversary; that of the recipe by default")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="First test images; all by default")] = None,
     set_: Settings = None,
 ) -> None:
     """Verified accuracy of a checkpoint: bounds that hold whatever an adversary does inside of a linf ball."""
-    recipe = _recipe_of(checkpoint, [*(set_ or []), *([] if eps is None else [f"threat.eps={eps}"])])
-    _certify(checkpoint, recipe, "verification", {"bounds": bounds.split(","), "samples": samples})
+    opened = open_checkpoint(checkpoint)
+    recipe = _recipe_of(opened, [*(set_ or []), *([] if eps is None else [f"threat.eps={eps}"])])
+    _certify(opened, recipe, "verification", {"bounds": bounds.split(","), "samples": samples})
 
 
 def certify(
-    checkpoint: Checkpoint,
+    checkpoint: Folder,
     sigma: Annotated[str, typer.Option(help="Standard deviation of the noise, in pixels of [0, 1]; that of training")],
     n0: Annotated[int, typer.Option(help="Draws that choose the class")] = 100,
     n: Annotated[int, typer.Option(help="Draws that bound its probability; more give larger radii")] = 100_000,
@@ -123,20 +125,21 @@ def certify(
     """Certified accuracy of a checkpoint under Gaussian noise: randomized smoothing, in l2."""
     smoothing = {"sigma": sigma, "n0": n0, "n": n, "alpha": alpha, "every": every}
     stage = {"smoothing": smoothing, "radii": radii.split(","), "samples": samples}
-    _certify(checkpoint, _recipe_of(checkpoint, set_), "certification", stage)
+    opened = open_checkpoint(checkpoint)
+    _certify(opened, _recipe_of(opened, set_), "certification", stage)
 
 
-def _recipe_of(checkpoint: Path, overrides: list[str] | None) -> Recipe:
-    _, meta = load(checkpoint)
-    if meta.recipe is None:
-        raise SpecError(f"{checkpoint} was not made by a recipe, so its data is unknown; use hydraprune from Python")
-    return library.resolve(meta.recipe, overrides or [], "recipe")
+def _recipe_of(checkpoint: Checkpoint, overrides: list[str] | None) -> Recipe:
+    if checkpoint.meta.recipe is None:
+        folder = checkpoint.folder
+        raise SpecError(f"{folder} was not made by a recipe, so its data is unknown; use hydraprune from Python")
+    return library.resolve(checkpoint.meta.recipe, overrides or [], "recipe")
 
 
-def _certify(checkpoint: Path, recipe: Recipe, what: str, settings: dict[str, Any]) -> None:
+def _certify(checkpoint: Checkpoint, recipe: Recipe, what: str, settings: dict[str, Any]) -> None:
     stage = certificates.Certify.parse(settings, what)
     fabric = fabric_for(recipe.trainer)
     record = certificates.certify(checkpoint, recipe, stage, data=recipe.data.load(), fabric=fabric, console=console)
-    path = measuring.place(checkpoint, load(checkpoint)[1], recipe.threat) / f"{what}.json"
+    path = measuring.place(checkpoint, recipe.threat) / f"{what}.json"
     write_json(path, record.plain())
     console.print(f"written to {path}")

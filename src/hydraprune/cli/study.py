@@ -10,8 +10,8 @@ import typer
 
 from hydraprune.cli.console import console
 from hydraprune.cli.options import Settings
-from hydraprune.core.checkpoint import write_atomically, write_json
 from hydraprune.core.errors import SpecError
+from hydraprune.core.files import write_atomically, write_json
 from hydraprune.report import as_markdown, as_table, draw, rows
 from hydraprune.study import differences, load_study, results, run_study, standing, study_in
 from hydraprune.study.cluster import run_on_ray

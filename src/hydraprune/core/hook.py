@@ -19,6 +19,9 @@ class Hook:
     def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
         """Before the first step; `done` epochs were already taken by an earlier run."""
 
+    def on_note(self, text: str) -> None:
+        """Something that the user should be told, such as a damaged state that was passed over."""
+
     def on_gradient(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
         """When the gradient of a step is there, before it is clipped and followed; it may be changed."""
 

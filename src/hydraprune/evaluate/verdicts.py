@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hydraprune.core.checkpoint import load_tensors, save_tensors
+from hydraprune.core.files import load_tensors, save_tensors
 from hydraprune.core.results import WORST, Record
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluate.accuracy import share

@@ -13,8 +13,8 @@ from torch import nn
 from hydraprune.attacks.autoattack import AutoAttack
 from hydraprune.attacks.ensemble import Ensemble
 from hydraprune.attacks.fmn import FMN
-from hydraprune.core.checkpoint import write_json
 from hydraprune.core.errors import SpecError
+from hydraprune.core.files import write_json
 from hydraprune.core.plain import tensors
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
@@ -24,10 +24,10 @@ from hydraprune.evaluate import evaluate
 from hydraprune.evaluate.accuracy import share
 from hydraprune.evaluate.tuning import tuned
 from hydraprune.masks.view import MaskView
-from hydraprune.recipes.checkpoint import MODEL, Meta, load, versions
 from hydraprune.recipes.measure import measure
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Evaluate
+from hydraprune.runs.checkpoint import Checkpoint, Meta, versions
 
 NETS = {"resnet18": "R18", "vgg16_bn": "V16"}
 DATA = {"cifar10": "CIFAR10", "svhn": "SVHN"}
@@ -40,7 +40,7 @@ FMN_STEPS, FMN_FIRST, FMN_IMAGES = 200, TRIALS * TUNED_ON, 128
 
 
 def benchmark(
-    folder: Path,
+    checkpoint: Checkpoint,
     recipe: Recipe,
     *,
     data: Dataset,
@@ -49,7 +49,7 @@ def benchmark(
     name: str | None = None,
     samples: int = IMAGES,
 ) -> tuple[dict[str, Any], Path]:
-    """Measure the checkpoint in `folder` under both protocols and write `claim.json` there; a killed call goes on.
+    """Measure a checkpoint under both protocols and write `claim.json` beside it; a killed call goes on.
 
     The benchmark's: AutoAttack in linf at 0.031 on the first 10,000 test images; tuned FMN with the DLR loss, 200
     steps, on images 2048 to 2175, of which the share farther than 8/255 counts. Its tuning compares trials on different
@@ -57,7 +57,7 @@ def benchmark(
     on all of these images; an image counts that none of them breaks.
 
     Args:
-        folder: of a finished stage.
+        checkpoint: of a finished stage.
         recipe: data and seed; its threat model is not used.
         data: its test images are used.
         fabric: the machine.
@@ -68,14 +68,14 @@ def benchmark(
     Raises:
         SpecError: if there are too few test images to tune the attack on some and measure on others.
     """
-    model, meta = load(folder)
-    model = fabric.to_device(model)
+    meta = checkpoint.meta
+    model = fabric.to_device(checkpoint.network())
     attack, lengths = _fmn(model, data.test, fabric, recipe.seed)
 
     def measured(threat: ThreatModel, attacks: list[Any]) -> Record:
         stage = Evaluate(name="benchmark", attacks=attacks, samples=samples)
         here = recipe.model_copy(update={"threat": threat})
-        return measure(folder, here, stage, data=data, fabric=fabric, console=console)
+        return measure(checkpoint, here, stage, data=data, fabric=fabric, console=console)
 
     official = measured(AUTOATTACK, [AutoAttack()])
     strict = measured(STRICT, [Ensemble(), attack])
@@ -89,7 +89,7 @@ def benchmark(
         "sparsity": _sparsity(model),
         "kept": meta.kept,
         "total": meta.total,
-        "sha256": meta.sha256[MODEL],
+        "sha256": checkpoint.digest,
         "versions": versions(),
         "benchmark": {
             "clean_accuracy": official.clean_accuracy,
@@ -103,8 +103,9 @@ def benchmark(
             "attacks": {n: _figure(strict, n, STRICT) for n in strict.robust_accuracy},
         },
     }
-    write_json(folder / "claim.json", claim)
-    return claim, folder / "claim.json"
+    path = checkpoint.folder / "claim.json"
+    write_json(path, claim)
+    return claim, path
 
 
 def _fmn(model: nn.Module, images: Images, fabric: Fabric, seed: int) -> tuple[FMN, torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from lightning_fabric import Fabric
@@ -20,9 +19,9 @@ from hydraprune.evaluate import evaluate
 from hydraprune.evaluate.records import ImageRecord
 from hydraprune.evaluate.smoothing import RADII, Smoothing, certify_dataset, summary
 from hydraprune.evaluate.verification import Precision, verify
-from hydraprune.recipes.checkpoint import load
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Measure
+from hydraprune.runs.checkpoint import Checkpoint
 from hydraprune.train.hooks import progress_bar
 
 
@@ -76,15 +75,17 @@ class Certify(Measure):
         return self.model_copy(update={"bounds": bounds, "smoothing": smoothing}) if bounds or smoothing else None
 
 
-def certify(folder: Path, recipe: Recipe, stage: Certify, *, data: Dataset, fabric: Fabric, console: Console) -> Record:
-    """Clean accuracy of the checkpoint in `folder`, and what is proved of it.
+def certify(
+    checkpoint: Checkpoint, recipe: Recipe, stage: Certify, *, data: Dataset, fabric: Fabric, console: Console
+) -> Record:
+    """Clean accuracy of a checkpoint, and what is proved of it.
 
-    Records per image are kept in the folder, `verified-BOUND,eps=EPS.jsonl` and `certified-SETTINGS.jsonl`, from which
+    Records per image are kept in its folder, `verified-BOUND,eps=EPS.jsonl` and `certified-SETTINGS.jsonl`, from which
     a killed call goes on.
     """
     began = time.perf_counter()
-    model, meta = load(folder)
-    model = fabric.to_device(model)
+    folder = checkpoint.folder
+    model = fabric.to_device(checkpoint.network())
     images = data.test if stage.samples is None else data.test.take(stage.samples)
     batches = images.batches(stage.batch_size, seed=0, device=fabric.device)
     clean = evaluate(model, batches.epoch(0), threat=recipe.threat, seed=recipe.seed)
@@ -120,7 +121,7 @@ def certify(folder: Path, recipe: Recipe, stage: Certify, *, data: Dataset, fabr
                 progress=advance,
             )
             certified[smoothing.name] = Certified(**summary(records, smoothing, stage.radii))
-    record = clean.record(stage=folder.name, seed=recipe.seed, **meta.facts())
+    record = clean.record(stage=folder.name, seed=recipe.seed, **checkpoint.meta.facts())
     seconds = time.perf_counter() - began
     record = record.model_copy(update={"verified": verified, "certified": certified, "seconds": seconds})
     console.print(f"{folder}: {_figures(record)}")

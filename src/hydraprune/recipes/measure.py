@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from hydraprune.attacks.transfer import Transfer
 from hydraprune.core.attack import Attack
-from hydraprune.core.checkpoint import read_json, save_tensors, write_json
 from hydraprune.core.errors import SpecError
+from hydraprune.core.files import read_json, save_tensors, write_json
 from hydraprune.core.results import Corrupted, Record
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import Dataset, Images
@@ -28,9 +28,9 @@ from hydraprune.evaluate.checks import check as run_checks
 from hydraprune.evaluate.size import macs
 from hydraprune.evaluate.verdicts import load as load_verdicts
 from hydraprune.evaluate.verdicts import save as save_verdicts
-from hydraprune.recipes.checkpoint import MODEL, Meta, load
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Evaluate
+from hydraprune.runs.checkpoint import Checkpoint
 from hydraprune.train.hooks import progress_bar
 
 if TYPE_CHECKING:
@@ -44,38 +44,38 @@ FARTHEST, POINTS = 4, 41
 
 
 def measure(
-    folder: Path,
+    checkpoint: Checkpoint,
     recipe: Recipe,
     stage: Evaluate,
     *,
     data: Dataset,
     fabric: Fabric,
     console: Console,
-    surrogates: Mapping[str, Path] | None = None,
+    surrogates: Mapping[str, Checkpoint] | None = None,
 ) -> Record:
-    """Clean and robust accuracy of the checkpoint in `folder` under the recipe's threat model, and under corruptions.
+    """Clean and robust accuracy of a checkpoint under the recipe's threat model, and under corruptions.
 
     Verdicts that are kept there already, of the same network and with the same settings, are taken over; a killed call
     goes on after the last batch of an attack that it finished.
 
     Args:
-        folder: of a finished stage.
+        checkpoint: of a finished stage.
         recipe: data, threat model and seed.
         stage: the attacks and corruptions.
         data: its test images are used.
         fabric: the machine.
         console: for progress.
-        surrogates: name -> folder of a checkpoint, on which images are found that are tried on this one.
+        surrogates: name -> checkpoint, on which images are found that are tried on this one.
 
     Returns:
         The record of everything that is known of the checkpoint under this threat model.
     """
-    model, meta = load(folder)
-    model = fabric.to_device(model)
-    attacks = [*stage.attacks, *(_transfer(name, path) for name, path in (surrogates or {}).items())]
-    files = place(folder, meta, recipe.threat)
+    folder, meta = checkpoint.folder, checkpoint.meta
+    model = fabric.to_device(checkpoint.network())
+    attacks = [*stage.attacks, *(_transfer(name, other) for name, other in (surrogates or {}).items())]
+    files = place(checkpoint, recipe.threat)
     settings = {attack.name: attack.plain() | {"seed": recipe.seed} for attack in attacks}
-    network = meta.sha256[MODEL]
+    network = checkpoint.digest
     known, earlier = _known(files, network, recipe.threat, settings)
     header = {"seed": recipe.seed, "network": network, "attacks": earlier | settings}
     images = data.test if stage.samples is None else data.test.take(stage.samples)
@@ -118,23 +118,23 @@ def measure(
     return record
 
 
-def check(folder: Path, recipe: Recipe, samples: int, *, data: Dataset, fabric: Fabric) -> tuple[list[Check], Path]:
-    """Sanity checks of the checkpoint in `folder` on the first `samples` test images, and the file that keeps them.
+def check(
+    checkpoint: Checkpoint, recipe: Recipe, samples: int, *, data: Dataset, fabric: Fabric
+) -> tuple[list[Check], Path]:
+    """Sanity checks of a checkpoint on the first `samples` test images, and the file that keeps them.
 
     Raises:
         SpecError: if the recipe has no threat model.
     """
     if recipe.threat is None:
         raise SpecError("checks need a threat model; add `--set 'threat={norm: linf, eps: 8/255}'`")
-    model, meta = load(folder)
-    files = place(folder, meta, recipe.threat)
+    files = place(checkpoint, recipe.threat)
     images = data.test.take(samples)
     (batch,) = images.batches(len(images), seed=0, device=fabric.device).epoch(0)
-    known, _ = _known(files, meta.sha256[MODEL], recipe.threat, {})
-    verified = _verified(folder, recipe.threat)
-    found = run_checks(
-        fabric.to_device(model), batch, recipe.threat, seed=recipe.seed, verdicts=known, verified=verified
-    )
+    known, _ = _known(files, checkpoint.digest, recipe.threat, {})
+    verified = _verified(checkpoint.folder, recipe.threat)
+    model = fabric.to_device(checkpoint.network())
+    found = run_checks(model, batch, recipe.threat, seed=recipe.seed, verdicts=known, verified=verified)
     write_json(files / CHECKS, [one.plain() for one in found])
     return found, files / CHECKS
 
@@ -150,16 +150,15 @@ def _verified(folder: Path, threat: ThreatModel) -> Tensor | None:
     return torch.tensor([proofs.get(index, False) for index in range(max(proofs) + 1)]) if proofs else None
 
 
-def place(folder: Path, meta: Meta, threat: ThreatModel | None) -> Path:
+def place(checkpoint: Checkpoint, threat: ThreatModel | None) -> Path:
     """Where the files of an evaluation lie: next to the checkpoint, or below it for another threat than its own."""
-    if threat is None or threat == meta.threat or meta.threat is None:
-        return folder
-    return folder / threat.label
+    if threat is None or checkpoint.meta.threat in (None, threat):
+        return checkpoint.folder
+    return checkpoint.folder / threat.label
 
 
-def _transfer(name: str, folder: Path) -> Attack:
-    model, meta = load(folder)
-    return Transfer(surrogate=model, origin=name, digest=meta.sha256[MODEL])
+def _transfer(name: str, origin: Checkpoint) -> Attack:
+    return Transfer(surrogate=origin.network(), origin=name, digest=origin.digest)
 
 
 def _known(

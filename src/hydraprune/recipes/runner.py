@@ -17,8 +17,8 @@ from rich.console import Console
 from torch import nn
 
 from hydraprune.attacks.pgd import PGD
-from hydraprune.core.checkpoint import load_tensors, read_json, save_tensors, write_atomically, write_json
 from hydraprune.core.errors import SpecError
+from hydraprune.core.files import load_tensors, read_json, save_tensors, write_atomically, write_json
 from hydraprune.core.objective import Batch
 from hydraprune.core.plain import evaluating, plain_copy
 from hydraprune.core.results import Record
@@ -28,12 +28,12 @@ from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
 from hydraprune.pruners.probe import Probe
 from hydraprune.recipes.certify import certify
-from hydraprune.recipes.checkpoint import Meta, digest, finished, load, save, versions
 from hydraprune.recipes.library import dump_recipe, load_recipe
 from hydraprune.recipes.measure import measure
 from hydraprune.recipes.plan import Job, plan
 from hydraprune.recipes.schema import Recipe, Trainer
 from hydraprune.recipes.stages import Evaluate, Fit, Measure
+from hydraprune.runs.checkpoint import Meta, finished, load, open_checkpoint, save, versions
 from hydraprune.train import Hook, fit
 from hydraprune.train.hooks import Log, ProgressBar
 
@@ -217,8 +217,8 @@ class _Run:
             return
         for target in job.targets:
             records = {record.stage: record for record in self.records()}
-            before = records.get(target)
-            if before is not None and before.network not in (None, digest(self.out / target)):
+            checkpoint, before = open_checkpoint(self.out / target), records.get(target)
+            if before is not None and before.network not in (None, checkpoint.digest):
                 before = None  # of weights that have been trained anew
             rest = stage.rest(before)
             if rest is None:
@@ -226,10 +226,10 @@ class _Run:
                 continue
             how: Any = certify
             if isinstance(rest, Evaluate):
-                others = {name: self._network(job, name) for name in rest.transfer_from}
+                others = {name: open_checkpoint(self._network(job, name)) for name in rest.transfer_from}
                 how = partial(measure, surrogates=others)
             found = how(
-                self.out / target, self.recipe, rest, data=self.data, fabric=self.fabric, console=self.console
+                checkpoint, self.recipe, rest, data=self.data, fabric=self.fabric, console=self.console
             ).model_copy(update={"stage": target})
             records[target] = before.joined(found) if before is not None else found
             write_json(self.out / "results.json", [record.plain() for record in records.values()])

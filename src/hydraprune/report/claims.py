@@ -13,9 +13,9 @@ from hydraprune.report.folder import Network
 from hydraprune.report.matrix import Cell, Matrix
 from hydraprune.report.overview import accuracy, fewer
 from hydraprune.report.proofs import share
-from hydraprune.report.records import StaleError, digest_of, fits
 from hydraprune.report.reported import pair, published
 from hydraprune.report.summary import over_runs
+from hydraprune.runs.records import StaleError, digest_of, fits
 
 FILE = "claim.json"
 

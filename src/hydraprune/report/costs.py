@@ -14,7 +14,7 @@ from hydraprune.report.experiment import Entry
 from hydraprune.report.folder import Network
 from hydraprune.report.matrix import Cell, Matrix, points, shaded, signed
 from hydraprune.report.proofs import share
-from hydraprune.report.records import StaleError, digest_of, fits
+from hydraprune.runs.records import StaleError, digest_of, fits
 
 CLASSES = 20
 """Rows of a table of classes; where there are more, those that lose most."""

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import yaml
 from torch import Tensor
 
-from hydraprune.core.checkpoint import load_tensors, read_json, unpack_mask
 from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
+from hydraprune.core.files import load_tensors, read_json, unpack_mask
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
-from hydraprune.report.records import (
+from hydraprune.runs.records import (
     META,
     RESULTS,
     Measured,

@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hydraprune.core.checkpoint import write_atomically
+from hydraprune.core.files import write_atomically
 from hydraprune.report import checks
 from hydraprune.report.experiment import settings_of, study_of
 from hydraprune.report.folder import Run, find_runs

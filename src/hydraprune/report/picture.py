@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydraprune.core.checkpoint import write_atomically
+from hydraprune.core.files import write_atomically
 from hydraprune.report.summary import columns
 
 COLORS = {"hydra": "#0072b2", "magnitude": "#d55e00", "random": "#7f7f7f"}

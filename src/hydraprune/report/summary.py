@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from hydraprune.core.results import Record
-from hydraprune.report.records import measured
+from hydraprune.runs.records import measured
 
 
 def rows(runs: Sequence[Path], told: Callable[[str], None] = lambda why: None) -> list[dict[str, Any]]:

@@ -9,10 +9,10 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from hydraprune.core.checkpoint import read_json, write_atomically, write_json
-from hydraprune.recipes.checkpoint import MASKS, META, MODEL, finished
+from hydraprune.core.files import read_json, write_atomically, write_json
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Fit, Measure, Stage
+from hydraprune.runs.checkpoint import MASKS, META, MODEL, finished
 
 
 def trunk(recipe: Recipe) -> Recipe | None:

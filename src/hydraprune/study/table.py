@@ -14,8 +14,8 @@ from rich.table import Table
 from hydraprune.core.errors import SpecError
 from hydraprune.core.results import Record
 from hydraprune.core.spec import nearest
-from hydraprune.report.records import Measured, joined, measured
 from hydraprune.report.summary import averaged
+from hydraprune.runs.records import Measured, joined, measured
 from hydraprune.study.schema import SEED, Cell, load_study
 from hydraprune.study.shared import key, trunk
 from hydraprune.study.work import STUDY, standing

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import yaml
 from rich.console import Console
 
-from hydraprune.core.checkpoint import read_json, write_atomically, write_json
 from hydraprune.core.errors import HydrapruneError, SpecError
+from hydraprune.core.files import read_json, write_atomically, write_json
 from hydraprune.recipes.runner import refuse_another, run
 from hydraprune.recipes.schema import Recipe
 from hydraprune.study.claims import claim

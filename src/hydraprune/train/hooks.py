@@ -15,8 +15,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch import nn
 
-from hydraprune.core.checkpoint import write_atomically
 from hydraprune.core.errors import TrainingError
+from hydraprune.core.files import write_atomically
 from hydraprune.core.hook import Hook
 from hydraprune.core.objective import Clock
 
@@ -43,6 +43,9 @@ class ProgressBar(Hook):
         self._bar = progress_bar(console)
         self._images = 0
         self._last: dict[str, float] = {}
+
+    def on_note(self, text: str) -> None:
+        self._console.print(f"{self._label}: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
         total = epochs * steps_per_epoch

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hydraprune.core.checkpoint import load_tensors, save_tensors
 from hydraprune.core.errors import CheckpointError
+from hydraprune.core.files import load_tensors, save_tensors
 from hydraprune.core.hook import Hook
 from hydraprune.train.optim import Average
 

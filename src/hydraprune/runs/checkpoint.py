@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from hydraprune.core.checkpoint import load_tensors, pack_mask, read_json, save_tensors, unpack_mask, write_json
 from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.core.files import load_tensors, pack_mask, read_json, save_tensors, unpack_mask, write_json
 from hydraprune.core.plain import tensors
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
@@ -39,6 +40,7 @@ class Meta(Spec):
         recipe: the recipe that made it.
         metrics: of its last epoch.
         versions: of the packages that made it.
+        data: split -> digest of the images and labels that its run read; empty for a module that was made in Python.
         sha256: file -> digest.
     """
 
@@ -55,6 +57,7 @@ class Meta(Spec):
     recipe: dict[str, Any] | None = None
     metrics: dict[str, Any] = {}
     versions: dict[str, str] = {}
+    data: dict[str, str] = {}
     sha256: dict[str, str] = {}
 
     def facts(self) -> dict[str, Any]:
@@ -92,15 +95,56 @@ def save(folder: Path | str, model: nn.Module, meta: Meta | None = None) -> Meta
     return meta
 
 
-def load(folder: Path | str, model: nn.Module | None = None) -> tuple[nn.Module, Meta]:
-    """The network of a checkpoint folder, with its masks attached, on the CPU; and what it is.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint, whose files were read and checked once.
+
+    Attributes:
+        folder: where it lies.
+        meta: what it is.
+        values: canonical name -> tensor, masks applied.
+        masks: canonical name -> mask (bool).
+    """
+
+    folder: Path
+    meta: Meta
+    values: dict[str, Tensor]
+    masks: dict[str, Tensor]
+
+    @property
+    def digest(self) -> str:
+        """Of the network's weights."""
+        return self.meta.sha256[MODEL]
+
+    def network(self, model: nn.Module | None = None) -> nn.Module:
+        """The network with its masks attached, on the CPU; made anew at each call unless `model` is given to be filled.
+
+        Raises:
+            CheckpointError: if the checkpoint does not say which network it holds, or does not fit it.
+        """
+        if model is None:
+            meta, where = self.meta, self.folder
+            if meta.net is None or meta.num_classes is None:
+                raise CheckpointError(f"{where} does not say which network it holds; pass it: load(folder, model)")
+            net = meta.net.model_copy(update={"weights": None})
+            model = net.build(meta.num_classes, meta.in_channels or 3, meta.image_size or 32)
+        try:
+            model.load_state_dict(self.values)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise CheckpointError(f"{self.folder} does not fit {type(model).__name__}: {reason}") from None
+        MaskView(model).attach({name: FixedMask(mask) for name, mask in self.masks.items()})
+        return model
+
+
+def open_checkpoint(folder: Path | str) -> Checkpoint:
+    """Read and check the checkpoint in `folder`.
 
     Args:
         folder: of a finished stage, or of `save`.
-        model: the plain network to fill, for a checkpoint that names none.
 
     Raises:
-        CheckpointError: if a file is missing, truncated or altered, or does not fit the network.
+        CheckpointError: if a file is missing, truncated or altered.
     """
     folder = Path(folder)
     if not (folder / META).is_file():
@@ -112,31 +156,29 @@ def load(folder: Path | str, model: nn.Module | None = None) -> tuple[nn.Module,
     for name, digest in meta.sha256.items():
         if (folder / name).is_file() and _sha256(folder / name) != digest:
             raise CheckpointError(f"{folder / name} is corrupt: its checksum is not the one in {META}; restore it")
-    if model is None:
-        if meta.net is None or meta.num_classes is None:
-            raise CheckpointError(f"{folder} does not say which network it holds; pass it: load(folder, model)")
-        net = meta.net.model_copy(update={"weights": None})
-        model = net.build(meta.num_classes, meta.in_channels or 3, meta.image_size or 32)
     values, _ = load_tensors(folder / MODEL)
     packed, header = load_tensors(folder / MASKS)
-    try:
-        model.load_state_dict(values)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise CheckpointError(f"{folder} does not fit {type(model).__name__}: {reason}") from None
     masks = {name: unpack_mask(bits, tuple(header["shapes"][name])) for name, bits in packed.items()}
-    MaskView(model).attach({name: FixedMask(mask) for name, mask in masks.items()})
-    return model, meta
+    return Checkpoint(folder, meta, values, masks)
+
+
+def load(folder: Path | str, model: nn.Module | None = None) -> tuple[nn.Module, Meta]:
+    """The network of a checkpoint folder, with its masks attached, on the CPU; and what it is.
+
+    Args:
+        folder: of a finished stage, or of `save`.
+        model: the plain network to fill, for a checkpoint that names none.
+
+    Raises:
+        CheckpointError: if a file is missing, truncated or altered, or does not fit the network.
+    """
+    checkpoint = open_checkpoint(folder)
+    return checkpoint.network(model), checkpoint.meta
 
 
 def finished(folder: Path) -> bool:
     """Whether the folder holds a whole checkpoint."""
     return (folder / META).is_file()
-
-
-def digest(folder: Path) -> str | None:
-    """Of the weights in a folder with a whole checkpoint."""
-    return Meta.parse(read_json(folder / META), str(folder / META)).sha256.get(MODEL)
 
 
 def _sha256(path: Path) -> str:

@@ -13,10 +13,10 @@ from torch import nn
 
 import hydraprune
 from hydraprune import ERK, Hydra, Magnitude, MaskView, Net, ThreatModel, load, prune, save
-from hydraprune.core.checkpoint import read_json, save_tensors
 from hydraprune.core.errors import CheckpointError
+from hydraprune.core.files import read_json, save_tensors
 from hydraprune.masks.structures import Filter
-from hydraprune.recipes.checkpoint import MASKS, META, MODEL, Meta, finished
+from hydraprune.runs.checkpoint import MASKS, META, MODEL, Meta, finished
 
 SPEC = Net(kind="cnn_digits", normalize={"mean": [0.3], "std": [0.35]})
 META_GIVEN = Meta(net=SPEC, num_classes=10, in_channels=1, image_size=8, threat=ThreatModel(eps="1/10"), pruner="hydra")
@@ -228,7 +228,7 @@ def test_an_unfinished_save_is_no_checkpoint(tmp_path, monkeypatch):
         written.extend(sorted(file.name for file in tmp_path.iterdir()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hydraprune.recipes.checkpoint.write_json", cut)
+    monkeypatch.setattr("hydraprune.runs.checkpoint.write_json", cut)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, network(Hydra()), META_GIVEN)
     assert written == [MASKS, MODEL]

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydraprune.core.checkpoint import read_json
 from hydraprune.core.errors import CheckpointError
+from hydraprune.core.files import read_json
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -53,18 +54,93 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
+REMEDY = "restore it, or run again into a new folder"
+NODES = 1_000_000
+"""Values that a YAML file may stand for; aliases let a few lines stand for billions."""
+
+
+def read_text(path: Path, remedy: str = REMEDY) -> str:
+    """Read UTF-8.
 
     Raises:
-        CheckpointError: if the file is missing or is no JSON.
+        CheckpointError: if the file is missing, unreadable or no UTF-8; it names the file and the `remedy`.
     """
     try:
-        return json.loads(path.read_text())
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is unreadable ({error}); restore it, or run again into a new folder") from None
+        raise _unreadable(path, error, remedy) from None
+
+
+def read_json(path: Path, remedy: str = REMEDY) -> Any:
+    """Read JSON.
+
+    Raises:
+        CheckpointError: if the file is missing or is no JSON; it names the file and the `remedy`.
+    """
+    text = read_text(path, remedy)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, error, remedy) from None
+
+
+def read_yaml(path: Path, remedy: str = REMEDY) -> Any:
+    """Read YAML made of plain values; nothing is constructed from its tags.
+
+    Raises:
+        CheckpointError: if the file is missing, is no YAML, or stands for more than `NODES` values; it names the file
+            and the `remedy`.
+    """
+    text = read_text(path, remedy)
+    try:
+        value = yaml.safe_load(text)
+        _count(value, NODES)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error, remedy) from None
+    return value
+
+
+def read_lines(path: Path, remedy: str = REMEDY) -> list[dict[str, Any]]:
+    """Read lines of JSON mappings. A last line without an end was being written by a killed process; it is left out.
+
+    Raises:
+        CheckpointError: if the file is missing, or another line is no JSON mapping; it names the line and the `remedy`.
+    """
+    records = []
+    for number, line in enumerate(read_text(path, remedy).split("\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise _unreadable(f"{path}:{number}", error, remedy) from None
+        if not isinstance(record, dict):
+            raise _unreadable(f"{path}:{number}", TypeError("no mapping"), remedy)
+        records.append(record)
+    return records
+
+
+def _unreadable(path: Path | str, error: Exception, remedy: str) -> CheckpointError:
+    if isinstance(error, RecursionError):
+        why = "it is nested too deeply"
+    else:
+        why = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return CheckpointError(f"{path} is unreadable ({why[:200]}); {remedy}")
+
+
+def _count(value: Any, left: int) -> int:
+    """How many of `left` values may still follow.
+
+    Raises:
+        ValueError: if `value` stands for more.
+    """
+    if left <= 0:
+        raise ValueError(f"it stands for more than {NODES} values")
+    left -= 1
+    parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    for part in parts:
+        left = _count(part, left)
+    return left
 
 
 def _digest(tensors: Mapping[str, Tensor], meta: str) -> str:

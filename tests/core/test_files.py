@@ -9,17 +9,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hydraprune.core import checkpoint
-from hydraprune.core.checkpoint import (
+from hydraprune.core import files
+from hydraprune.core.errors import CheckpointError, TrainingError
+from hydraprune.core.files import (
     load_tensors,
     pack_mask,
     read_json,
+    read_lines,
+    read_yaml,
     save_tensors,
     unpack_mask,
     write_atomically,
     write_json,
 )
-from hydraprune.core.errors import CheckpointError, TrainingError
 
 META = {"epoch": 3, "history": [{"loss": 0.1, "lr": 1e-05}], "key": "ä", "none": None, "z": 1, "a": {"y": [1, 2]}}
 
@@ -79,7 +81,7 @@ def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(tmp_path, monkeypa
     path = tmp_path / "model.safetensors"
     if earlier is not None:
         path.write_bytes(earlier)
-    owner = {"fsync": checkpoint.os, "mkstemp": checkpoint.tempfile}.get(where, Path)
+    owner = {"fsync": files.os, "mkstemp": files.tempfile}.get(where, Path)
     monkeypatch.setattr(owner, where, full)
     with pytest.raises(TrainingError) as caught:
         write_atomically(path, b"later")
@@ -92,7 +94,7 @@ def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(tmp_path, monkeypa
 def test_the_disk_has_the_content_before_the_name(tmp_path, monkeypatch):
     """A crash between the two must not leave a name without content."""
     done = []
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda handle: done.append(("fsync", os.fstat(handle).st_size)))
+    monkeypatch.setattr(files.os, "fsync", lambda handle: done.append(("fsync", os.fstat(handle).st_size)))
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda self, to: (done.append(("replace", to.name)), replace(self, to))[1])
     write_atomically(tmp_path / "a", b"12345")
@@ -196,3 +198,31 @@ def test_a_mask_of_another_size_is_refused(shape):
         unpack_mask(pack_mask(torch.ones(9, dtype=torch.bool)), shape)
     with pytest.raises(CheckpointError):
         unpack_mask(torch.zeros(2), (9,))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a: [1", "expected"),
+        (b"\xff\xfe", "utf-8"),
+        (b"[" * 5000, "nested too deeply"),
+        (b"&a [*a, *a]", "nested too deeply|stands for more than"),
+        (b"a0: &a0 [1,1,1,1,1,1,1,1,1,1]\n" + b"".join(
+            b"a%d: &a%d [%s]\n" % (i, i, b",".join([b"*a%d" % (i - 1)] * 10)) for i in range(1, 12)), "stands for more"),
+    ],
+)  # fmt: skip
+def test_yaml_that_is_none_or_stands_for_too_much_is_refused(tmp_path, content, reason):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"recipe.yaml is unreadable .*({reason}).*; take another"):
+        read_yaml(path, "take another")
+
+
+def test_lines_are_read_up_to_one_that_is_being_written(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    assert read_lines(path) == [{"a": 1}, {"a": 2}]
+    for bad, reason in (("[1]", "no mapping"), ("{", "Expecting"), ("[" * 100_000, "nested too deeply")):
+        path.write_text(f'{{"a": 1}}\n{bad}\n')
+        with pytest.raises(CheckpointError, match=f"metrics.jsonl:2 is unreadable .*{reason}"):
+            read_lines(path)

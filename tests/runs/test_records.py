@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 
-from hydraprune.core.checkpoint import write_json
 from hydraprune.core.errors import CheckpointError
+from hydraprune.core.files import write_json
 from hydraprune.core.threat import ThreatModel
 from hydraprune.report import rows
 from hydraprune.report.experiment import settings_of
 from hydraprune.report.folder import find_runs
-from hydraprune.report.records import measured
+from hydraprune.runs.records import measured
 from report.folders import elsewhere, recipe, record, write_run
 
 

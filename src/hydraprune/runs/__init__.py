@@ -1,0 +1,1 @@
+"""Run folders: who writes in them, and what is read from them."""
