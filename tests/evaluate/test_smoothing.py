@@ -53,7 +53,17 @@ def distance(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def record(**changes) -> CertifiedImage:
-    base = {"index": 0, "label": 1, "prediction": 1, "radius": 0.5, "counts": (1, 9), "seconds": 0.1, "key": "k"}
+    base = {
+        "index": 0,
+        "label": 1,
+        "prediction": 1,
+        "radius": 0.5,
+        "counts": (1, 9),
+        "seconds": 0.1,
+        "network": "n",
+        "made": "m",
+        "image": "i",
+    }
     return CertifiedImage(**base | changes)
 
 
@@ -289,7 +299,7 @@ def test_records_are_the_certificates_and_the_lines_of_the_file(tmp_path):
     assert [r.prediction for r in records] == found.label.tolist()
     assert [r.radius for r in records] == found.radius.tolist()
     assert [list(r.counts) for r in records] == found.counts.tolist()
-    assert len({r.key for r in records}) == 5
+    assert len({r.image for r in records}) == 5
 
 
 def test_every_kth_image_keeps_its_index_and_its_noise(tmp_path):
@@ -353,7 +363,7 @@ def test_never_mixes_records_of_different_runs(tmp_path):
         lambda: certify_dataset(net, [Batch(x.flip(3), y)], SHORT, path),
         lambda: certify_dataset(net, [Batch(x, (y + 1) % 10)], SHORT, path),
     ):
-        with pytest.raises(CheckpointError, match="image 0 was certified for another network"):
+        with pytest.raises(CheckpointError, match="image 0 was certified for another"):
             change()
     assert path.read_bytes() == content
 

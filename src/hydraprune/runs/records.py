@@ -62,7 +62,8 @@ def measured(run: Path, told: Callable[[str], None] = lambda why: None) -> dict[
     Raises:
         CheckpointError: if nothing was measured, or a file is unreadable.
     """
-    digests = {file.parent.relative_to(run).as_posix(): digest_of(read_json(file)) for file in sorted(run.rglob(META))}
+    metas = {file.parent.relative_to(run).as_posix(): read_json(file) for file in sorted(run.rglob(META))}
+    digests = {stage: digest_of(meta) for stage, meta in metas.items()}
     later = any(file for stage in digests for files in later_files(run / stage) for file in files)
     records = joined(read_records(run)) if (run / RESULTS).exists() or not later else {}
     found = {}
@@ -71,17 +72,18 @@ def measured(run: Path, told: Callable[[str], None] = lambda why: None) -> dict[
         if first is not None and not fits(first.network, digest):
             told(f"{run / RESULTS}: {stage} was measured on other weights than its checkpoint's; run the recipe again")
             first = None
-        whole = gathered(first, run / stage, partial(_unless_stale, run / stage, stage, digest, told))
+        images = images_of(metas.get(stage))
+        whole = gathered(first, run / stage, partial(_unless_stale, run / stage, stage, digest, images, told))
         if whole is not None:
             found[stage] = whole
     return found
 
 
 def _unless_stale(
-    folder: Path, stage: str, digest: str | None, told: Callable[[str], None], file: str
+    folder: Path, stage: str, digest: str | None, images: str | None, told: Callable[[str], None], file: str
 ) -> Record | None:
     try:
-        return read_later(folder / file, stage, digest)
+        return read_later(folder / file, stage, digest, images)
     except StaleError as error:
         told(str(error))
         return None
@@ -91,6 +93,12 @@ def digest_of(meta: object) -> str | None:
     """Of the weights that `checkpoint.json` stands for; None if it does not say."""
     digests = meta.get("sha256") if isinstance(meta, dict) else None
     return digests.get(MODEL) if isinstance(digests, dict) else None
+
+
+def images_of(meta: object) -> str | None:
+    """Digest of the test images of the run of a `checkpoint.json`; None if it does not say."""
+    digests = meta.get("data") if isinstance(meta, dict) else None
+    return digests.get("test") if isinstance(digests, dict) else None
 
 
 def fits(named: str | None, digest: str | None) -> bool:
@@ -105,16 +113,18 @@ def later_files(folder: Path) -> tuple[list[str], list[str]]:
     return here, [f"{path.parent.name}/{path.name}" for path in below if not (path.parent / META).exists()]
 
 
-def read_later(path: Path, stage: str, digest: str | None) -> Record:
+def read_later(path: Path, stage: str, digest: str | None, images: str | None = None) -> Record:
     """The record of a later command.
 
     Raises:
-        StaleError: if it is of other weights than those with that digest.
+        StaleError: if it is of other weights, or of other test images, than those with these digests.
         CheckpointError: if it is unreadable.
     """
     record = Record.parse(read_json(path), str(path)).model_copy(update={"stage": stage})
     if not fits(record.network, digest):
         raise StaleError(f"{path} was measured on other weights than the checkpoint's; measure again, or remove it")
+    if not fits(record.images, images):
+        raise StaleError(f"{path} was measured on other test images than those of its run; look at it by itself")
     return record
 
 
@@ -130,7 +140,8 @@ def gathered(first: Record | None, folder: Path, read: Callable[[str], Record | 
     own, rest = first, list[Record]()
     for record in _read(here, read):
         if own is None or record.threat in (None, own.threat) or own.threat is None:
-            own = own.joined(record) if own is not None else record
+            # What the recipe measures in another way stays as the recipe has it.
+            own = own.joined(record.without(own.differing(record))) if own is not None else record
         else:
             rest.append(record)
     others: dict[ThreatModel, Record] = {}
