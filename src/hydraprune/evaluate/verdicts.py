@@ -168,7 +168,8 @@ def _evaluation(tensors: dict[str, Tensor], header: _Header) -> Evaluation:
         for name, value in groups[group].items():
             _like(value, name, dtype, 0, header.samples)
     for name, parts in example.items():
-        if parts.keys() != EXAMPLE or len({part.shape[:1] for part in parts.values()}) != 1:
+        lengths = {part.shape[:1] for part in parts.values()}
+        if parts.keys() != EXAMPLE or len(lengths) != 1 or torch.Size() in lengths:
             raise ValueError(f"the examples of {name} are not {', '.join(sorted(EXAMPLE))} of as many images")
     label, prediction, confidence = (tensors[name] for name in whole)
     return Evaluation(label, prediction, confidence, survived, distance, example, header.threat, header.seconds)

@@ -109,6 +109,11 @@ class _Run:
             write_json(path, data.digests())
         return data
 
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Split -> what its images and labels are called."""
+        return self.data.digests()
+
     def claim(self) -> None:
         """Write the recipe down, or see that the one that is there is the same."""
         refuse_another(self.recipe, self.out)
@@ -188,7 +193,7 @@ class _Run:
                 pruner=before.pruner if stage.pruner is None else stage.pruner.kind,
                 recipe=recipe.plain(),
                 metrics=history[-1] if history else {},
-                data=self.data.digests(),
+                data=self.digests,
             )
             save(folder, model, meta)
             for leftover in (state, best):
