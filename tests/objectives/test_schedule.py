@@ -15,8 +15,8 @@ SHAPES = {"linear": "linear", "smoothed": "smooth"}
 
 
 @pytest.fixture
-def schedules(reference):
-    return json.loads((reference / "golden" / "bounds" / "schedules.json").read_text())
+def schedules(golden):
+    return json.loads((golden / "bounds" / "schedules.json").read_text())
 
 
 @pytest.mark.parametrize("number", range(3))
