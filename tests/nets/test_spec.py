@@ -76,7 +76,7 @@ def test_bad_settings_are_refused_with_their_path(values, message):
         ({"kind": "plugin_nets:missing"}, "plugin_nets has no function or class 'missing'"),
         ({"kind": "plugin_nets:constant"}, "plugin_nets has no function or class 'constant'"),
         ({"kind": "plugin_nets:number"}, "gave a int; the factory must return an nn.Module"),
-        ({"kind": "plugin_nets:broken"}, "cannot be made with options {}: width must be even"),
+        ({"kind": "plugin_nets:broken"}, "cannot be made with options {}: ValueError: width must be even"),
         ({"kind": "plugin_nets:told", "options": {"widht": 2}}, "no option 'widht'; did you mean 'width'"),
         ({"kind": "builtins:dict", "options": {"a": 1}}, "net 'builtins:dict'"),
         (

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
 
 WORST = "worst-case"
 """What the union over several attacks is called in tables."""
+
+
+def _within(path: str) -> str:
+    if not path.isprintable() or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError("expected a path inside of the run, such as pretrain or hydra-0.9/finetune")
+    return path
+
+
+Inside = Annotated[str, Field(max_length=255), AfterValidator(_within)]
+"""A path relative to a run, which never leaves it."""
 
 
 class Verified(Spec):
@@ -102,7 +112,7 @@ class Record(Spec):
         seconds: wall time of the evaluation.
     """
 
-    stage: str
+    stage: Inside
     network: str | None = None
     pruner: str | None = None
     sparsity: float = Field(ge=0, le=1)
