@@ -127,7 +127,8 @@ def test_prune_starts_from_given_weights(succeeds, tmp_path):
     assert record["sparsity"] == pytest.approx(0.8, abs=1e-3)
 
 
-def test_prune_takes_a_network_of_the_users_own_and_trains_it_first(succeeds, tmp_path):
+def test_prune_takes_a_network_of_the_users_own_and_trains_it_first(succeeds, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "nets.py").write_text(
         "from torch import nn\n"
@@ -199,7 +200,7 @@ def test_table_of_several_runs(succeeds, finished, tmp_path):
     ("arguments", "complaint"),
     [
         (["show", "digit-demo"], "unknown recipe 'digit-demo'; did you mean 'digits-demo'? (or give a file NAME.yaml)"),
-        (["run", "nothing.yaml", "--out", "x"], "cannot read the recipe nothing.yaml: No such file or directory"),
+        (["run", "nothing.yaml", "--out", "x"], "recipe nothing.yaml is missing"),
         (
             ["run", "digits-demo", "--out", "x", "--set", "stages.prune.epoch=1"],
             "digits-demo.stages.1: unknown key 'epoch'; did you mean 'epochs'?",
@@ -279,7 +280,8 @@ def test_corrupt_weights(fails, tmp_path):
     assert "mine.safetensors is damaged" in fails("prune", *args)
 
 
-def test_a_network_without_prunable_layers(fails, tmp_path):
+def test_a_network_without_prunable_layers(fails, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "hollow.py").write_text(
         "from torch import nn\n"
         "def pooled(num_classes):\n"
@@ -290,7 +292,8 @@ def test_a_network_without_prunable_layers(fails, tmp_path):
     sys.modules.pop("hollow")
 
 
-def test_a_network_for_other_images(fails, tmp_path):
+def test_a_network_for_other_images(fails, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "wide.py").write_text(
         "from torch import nn\n"
         "def net():\n"

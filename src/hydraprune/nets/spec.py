@@ -102,7 +102,7 @@ class Net(Spec):
         except HydrapruneError:
             raise
         except (Exception, SystemExit) as error:  # a factory may fail in any way it likes
-            why = f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {error}".partition("\n")[0]  # torch appends a trace of its own
             raise SpecError(f"net {self.kind!r} cannot be made with options {self.options}: {why}") from error
         if not isinstance(net, nn.Module):
             raise SpecError(f"net {self.kind!r} gave a {type(net).__name__}; the factory must return an nn.Module")

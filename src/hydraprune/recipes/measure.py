@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hydraprune.attacks.transfer import Transfer
 from hydraprune.core.attack import Attack
 from hydraprune.core.errors import SpecError
-from hydraprune.core.files import read_json, save_tensors, write_json
+from hydraprune.core.files import inside, read_json, save_tensors, write_json
 from hydraprune.core.results import Corrupted, Record
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import Dataset, Images
@@ -154,7 +154,7 @@ def place(checkpoint: Checkpoint, threat: ThreatModel | None) -> Path:
     """Where the files of an evaluation lie: next to the checkpoint, or below it for another threat than its own."""
     if threat is None or checkpoint.meta.threat in (None, threat):
         return checkpoint.folder
-    return checkpoint.folder / threat.label
+    return inside(checkpoint.folder, checkpoint.folder / threat.label)
 
 
 def _transfer(name: str, origin: Checkpoint) -> Attack:

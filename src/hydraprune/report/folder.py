@@ -13,9 +13,10 @@ import yaml
 from torch import Tensor
 
 from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
-from hydraprune.core.files import load_tensors, read_json, unpack_mask
+from hydraprune.core.files import inside, load_tensors, read_json
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
+from hydraprune.runs.checkpoint import unpacked
 from hydraprune.runs.records import (
     META,
     RESULTS,
@@ -83,7 +84,7 @@ class Network:
 
     def masks(self) -> dict[str, Tensor]:
         """Canonical name -> mask; empty for a dense network."""
-        return self.tensors("masks.safetensors", _unpacked) or {}
+        return self.tensors("masks.safetensors", unpacked) or {}
 
     def lines(self, key: str, parse: Callable[[dict[str, Any]], T]) -> dict[str, list[T]]:
         """File stem -> parsed records, for the JSON-lines files beside the checkpoint whose records have `key`."""
@@ -136,7 +137,7 @@ class Run:
         if not path.exists():
             return None
         try:
-            return reader(path)
+            return reader(inside(self.path, path))
         except (HydrapruneError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             text = f"{type(error).__name__}: {error}" if not isinstance(error, HydrapruneError) else str(error)
             problem = f"{'/'.join(parts)} left out: {text}"
@@ -234,10 +235,6 @@ def _wanted(recipe: dict[str, Any]) -> int:
         return sum(wanted.values())
     except (KeyError, TypeError, AttributeError):
         return 0
-
-
-def _unpacked(bits: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: unpack_mask(value, tuple(meta["shapes"][name])) for name, value in bits.items()}
 
 
 def _yaml(path: Path) -> dict[str, Any]:

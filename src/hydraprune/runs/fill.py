@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ def _slots(model: nn.Module) -> dict[str, Tensor]:
     """Canonical name -> the stored tensor, for parameters and persistent buffers."""
     stored = {}
     for name, module, tensor in parametrized(model):
-        sources = module.parametrizations[tensor]  # type: ignore[index]
+        sources: Any = module.parametrizations[tensor]  # type: ignore[index]
         if isinstance(sources[0], MaskSource):
             stored[name] = sources.original
     state = model.state_dict(keep_vars=True)
