@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from hydraprune.core.errors import HydrapruneError
 from hydraprune.nets import Net
+from hydraprune.pruners import PRUNERS
 from hydraprune.recipes import library
 from hydraprune.recipes.runner import run
 from recipes.tiny import TINY, kept, tiny
@@ -314,6 +316,16 @@ def test_an_error_of_several_lines_is_one_line(fails, monkeypatch):
 def test_an_out_that_cannot_be_written(fails, recipe, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write file/run/recipe.yaml: " in fails("run", recipe, "--out", "file/run")
+
+
+def test_a_plug_in_that_cannot_be_used_is_listed_with_the_reason(succeeds, monkeypatch):
+    broken = EntryPoint("acme", "no_such_module:Acme", "hydraprune.pruner")
+    monkeypatch.setitem(PRUNERS._table, "acme", [broken])
+    out = succeeds("list")
+    assert (
+        "  acme                         cannot be used: no_such_module:Acme, the pruner 'acme', cannot be impo" in out
+    )
+    assert "  crown-ibp " in out
 
 
 def test_usage_mistakes_are_explained_with_exit_code_two(command):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -148,8 +149,7 @@ def test_a_recipe_in_a_folder_makes_no_other_file_be_read(refused, stranger, tmp
         "extends: FILE",
         "name: !!python/object/apply:os.system ['touch sung']",
         "name: " + "[" * 5000,
-        "a: &a [1,1,1,1,1,1,1,1,1]\n"
-        + "".join(f"{x}: &{x} [{','.join([f'*{y}'] * 9)}]\n" for y, x in zip("abcdefgh", "bcdefghi")),
+        "a: &a [1]\n" + "".join(f"{x}: &{x} [{','.join([f'*{y}'] * 9)}]\n" for y, x in pairwise("abcdefghi")),
         "\x1b[31mname: \x1b",
         b"name: \xff\xfe",
     ],
@@ -227,30 +227,36 @@ def test_a_network_for_another_threat_is_not_written_outside(refused, stranger, 
     assert os.listdir(tmp_path / "secret") == ["notes.txt"]
 
 
-STARTS = {
-    "hydraprune": [
-        "-c",
-        "import sys; del sys.path[0]; sys.argv[0] = 'hydraprune'; from hydraprune.cli import main; main()",
-    ],
-    "python -m hydraprune": ["-m", "hydraprune"],
-}
-
-
-@pytest.mark.parametrize("start", STARTS)
-def test_modules_of_the_working_directory_are_not_imported(stranger, tmp_path, start):
-    """Neither by a command, nor by the processes that it starts."""
-    mark = tmp_path / "sung"
-    study = {"name": "small", "recipe": {**TINY, "stages": TINY["stages"][:1]}, "grid": {"seed": [0]}}
-    study["set"] = {"stages.pretrain.epochs": 0, "net": {"kind": "canary:sing"}}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    (tmp_path / "canary.py").write_text(MODULE.format(mark=str(mark)))
-    # Names that a starting interpreter or a late import looks for.
-    for name in ("multiprocessing_spawn", "sitecustomize", "pickle", "timm", "sklearn"):
-        (tmp_path / f"{name}.py").write_text(MODULE.format(mark=str(tmp_path / f"sung-{name}")))
-    settings = {"cwd": tmp_path, "capture_output": True, "text": True}
+def started(arguments, folder):
+    """A command as a process of its own, in `folder`."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-    line = [sys.executable, *STARTS[start], "study", "study.yaml", "--out", "out"]
-    bad = subprocess.run(line, **settings, env=environment)
-    assert bad.returncode == 1, bad.stderr
-    assert "start with `PYTHONPATH=.` if it lies in the working directory" in bad.stdout
+    line = [sys.executable, *arguments]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, env={**environment, "COLUMNS": "200"})
+
+
+REMEDY = "start with `PYTHONPATH=.` if it lies in the working directory"
+
+
+def test_modules_of_the_working_directory_are_not_imported(tmp_path):
+    """Neither by a command, nor by the processes that it starts: by no name that they look for."""
+    values = {"name": "small", "recipe": {**TINY, "stages": TINY["stages"][:1]}, "grid": {"seed": [0]}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values | {"set": {"net.kind": "canary:sing"}}))
+    for name in ("canary", "torch", "timm", "pickle", "signal", "multiprocessing"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path)!r} + '/sung-by-{name}', 'w')\n")
+    # What the installed script has in its path, which lies elsewhere.
+    script = "import sys; sys.path.remove(''); from hydraprune.cli import main; main()"
+    found = started(["-c", script, "study", "mine.yaml", "--out", "out"], tmp_path)
+    assert found.returncode == 1, found.stderr
+    assert REMEDY in found.stdout
     assert not list(tmp_path.glob("sung*"))
+
+
+def test_python_m_does_the_same_as_the_command(stranger, tmp_path):
+    """And has not the working directory in its path, where a factory may lie."""
+    (tmp_path / "canary.py").write_text(MODULE.format(mark=str(tmp_path / "sung")))
+    sign(stranger / "pretrain", net={"kind": "canary:sing"})
+    found = started(["-m", "hydraprune", "evaluate", "run/pretrain", "--samples", "5", "--trust-code"], tmp_path)
+    assert (found.returncode, found.stdout) == (2, "calling canary:sing with options {}, named by run/pretrain\n")
+    assert REMEDY in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert not (tmp_path / "sung").exists()

@@ -36,7 +36,10 @@ def tiny(*overrides: str) -> Recipe:
 
 
 def contents(run: Path) -> dict[str, Any]:
-    """What a run folder holds, apart from wall times and digests over them: file -> JSON, lines of JSON, tensors as bytes, or text."""
+    """What a run folder holds, apart from wall times and digests over them.
+
+    File -> JSON, lines of JSON, tensors as bytes, or text.
+    """
     found: dict[str, Any] = {}
     for file in sorted(run.rglob("*")):
         name = str(file.relative_to(run))

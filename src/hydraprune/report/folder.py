@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from torch import Tensor
 
 from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
-from hydraprune.core.files import inside, load_tensors, read_json
+from hydraprune.core.files import inside, load_tensors, read_json, read_yaml
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
 from hydraprune.runs.checkpoint import unpacked
@@ -238,11 +237,7 @@ def _wanted(recipe: dict[str, Any]) -> int:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        value = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise CheckpointError(f"no YAML ({' '.join(str(error).split())})") from None
-    return _checked(value)
+    return _checked(read_yaml(path))
 
 
 def _mapping(path: Path) -> dict[str, Any]:
