@@ -12,7 +12,7 @@ def command(monkeypatch, capsys, tmp_path):
     """Runs a command line in an empty folder; returns exit code, output and what went to standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "path", [*sys.path])  # commands put the working directory there
+    monkeypatch.setenv("PYTHONSAFEPATH", "")  # commands set it
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["hydraprune", *map(str, arguments)])

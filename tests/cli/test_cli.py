@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from hydraprune.core.errors import HydrapruneError
 from hydraprune.nets import Net
+from hydraprune.pruners import PRUNERS
 from hydraprune.recipes import library
 from hydraprune.recipes.runner import run
 from recipes.tiny import TINY, kept, tiny
@@ -127,7 +129,8 @@ def test_prune_starts_from_given_weights(succeeds, tmp_path):
     assert record["sparsity"] == pytest.approx(0.8, abs=1e-3)
 
 
-def test_prune_takes_a_network_of_the_users_own_and_trains_it_first(succeeds, tmp_path):
+def test_prune_takes_a_network_of_the_users_own_and_trains_it_first(succeeds, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "nets.py").write_text(
         "from torch import nn\n"
@@ -199,7 +202,7 @@ def test_table_of_several_runs(succeeds, finished, tmp_path):
     ("arguments", "complaint"),
     [
         (["show", "digit-demo"], "unknown recipe 'digit-demo'; did you mean 'digits-demo'? (or give a file NAME.yaml)"),
-        (["run", "nothing.yaml", "--out", "x"], "cannot read the recipe nothing.yaml: No such file or directory"),
+        (["run", "nothing.yaml", "--out", "x"], "recipe nothing.yaml is missing"),
         (
             ["run", "digits-demo", "--out", "x", "--set", "stages.prune.epoch=1"],
             "digits-demo.stages.1: unknown key 'epoch'; did you mean 'epochs'?",
@@ -279,7 +282,8 @@ def test_corrupt_weights(fails, tmp_path):
     assert "mine.safetensors is damaged" in fails("prune", *args)
 
 
-def test_a_network_without_prunable_layers(fails, tmp_path):
+def test_a_network_without_prunable_layers(fails, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "hollow.py").write_text(
         "from torch import nn\n"
         "def pooled(num_classes):\n"
@@ -290,7 +294,8 @@ def test_a_network_without_prunable_layers(fails, tmp_path):
     sys.modules.pop("hollow")
 
 
-def test_a_network_for_other_images(fails, tmp_path):
+def test_a_network_for_other_images(fails, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "wide.py").write_text(
         "from torch import nn\n"
         "def net():\n"
@@ -311,6 +316,16 @@ def test_an_error_of_several_lines_is_one_line(fails, monkeypatch):
 def test_an_out_that_cannot_be_written(fails, recipe, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write file/run/recipe.yaml: " in fails("run", recipe, "--out", "file/run")
+
+
+def test_a_plug_in_that_cannot_be_used_is_listed_with_the_reason(succeeds, monkeypatch):
+    broken = EntryPoint("acme", "no_such_module:Acme", "hydraprune.pruner")
+    monkeypatch.setitem(PRUNERS._table, "acme", [broken])
+    out = succeeds("list")
+    assert (
+        "  acme                         cannot be used: no_such_module:Acme, the pruner 'acme', cannot be impo" in out
+    )
+    assert "  crown-ibp " in out
 
 
 def test_usage_mistakes_are_explained_with_exit_code_two(command):

@@ -1,5 +1,6 @@
 """Files are whole or absent, and damage is found before it is used."""
 
+import copy
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from hydraprune.core import files
 from hydraprune.core.errors import CheckpointError, TrainingError
 from hydraprune.core.files import (
+    inside,
     load_tensors,
     pack_mask,
     read_json,
@@ -217,6 +219,50 @@ def test_yaml_that_is_none_or_stands_for_too_much_is_refused(tmp_path, content, 
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=f"recipe.yaml is unreadable .*({reason}).*; take another"):
         read_yaml(path, "take another")
+
+
+def test_errors_show_nothing_of_what_yaml_holds(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    for content in ("canary: [canary", "canary\n: canary: canary", "- canary\ncanary: 1"):
+        path.write_text(content)
+        with pytest.raises(CheckpointError, match=r"unreadable \(line \d: ") as caught:
+            read_yaml(path)
+        assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("depth", "fine"), [(60, True), (70, False), (400, False), (200_000, False)])
+def test_what_is_read_can_be_walked_through(tmp_path, depth, fine):
+    for reader in (read_json, read_yaml):
+        (tmp_path / "file").write_text("[" * depth + "]" * depth)
+        if fine:
+            copy.deepcopy(reader(tmp_path / "file"))
+            continue
+        with pytest.raises(CheckpointError, match="it is nested too deeply"):
+            reader(tmp_path / "file")
+        if depth == 400:
+            break  # YAML's own parser is slow at more
+
+
+@pytest.mark.parametrize("path", ["../x", "link", "link/x", "/etc/passwd", "a/../../x", "round", "a\0b", "sub/link2"])
+def test_paths_that_leave_a_folder_are_refused(tmp_path, path):
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "link").symlink_to(tmp_path)
+    (root / "sub" / "link2").symlink_to("../../x")
+    (root / "round").symlink_to("round")
+    with pytest.raises(CheckpointError, match=r"leads outside of .*root, so it is not read"):
+        inside(root, root / path)
+
+
+def test_paths_that_stay_in_a_folder_are_given_back(tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "link").symlink_to("sub")
+    (tmp_path / "other").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    for folder in (root, Path("root"), tmp_path / "other"):
+        for path in ("sub/missing", "link", "link/missing", "sub/../x", ""):
+            assert inside(folder, folder / path) == folder / path
 
 
 def test_lines_are_read_up_to_one_that_is_being_written(tmp_path):

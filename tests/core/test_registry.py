@@ -2,6 +2,7 @@
 
 import sys
 import types
+from abc import ABC, abstractmethod
 from importlib.metadata import EntryPoint
 from typing import Annotated, Literal
 
@@ -27,13 +28,21 @@ class Shuffle(Method):
     kind: Literal["shuffle"] = "shuffle"
 
 
+class Half(Method, ABC):
+    @abstractmethod
+    def run(self): ...
+
+    @abstractmethod
+    def stop(self): ...
+
+
 TABLE = {"sort": "methods_for_tests:Sort", "absent": "no_such_module:Absent", "wrong": "methods_for_tests:Wrong"}
 
 
 @pytest.fixture(autouse=True)
 def _module(monkeypatch):
     module = types.ModuleType("methods_for_tests")
-    module.Sort, module.Shuffle, module.Wrong = Sort, Shuffle, Spec
+    module.Sort, module.Shuffle, module.Wrong, module.Half, module.sort = Sort, Shuffle, Spec, Half, sorted
     monkeypatch.setitem(sys.modules, "methods_for_tests", module)
 
 
@@ -56,7 +65,7 @@ def plug(monkeypatch):
 def test_nothing_is_imported_before_it_is_used(methods):
     assert methods.names() == ["sort", "absent", "wrong"]
     assert methods.get("sort") is Sort
-    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+    with pytest.raises(SpecError, match=r"no_such_module:Absent, the method 'absent', cannot be imported \(ModuleNotF"):
         methods.get("absent")
 
 
@@ -107,8 +116,35 @@ def test_the_entry_point_does_not_change_the_callers_table(plug):
 
 def test_a_plug_in_may_not_take_a_name(plug):
     plug("sort", "elsewhere:Sort")
-    with pytest.raises(SpecError, match=r"'elsewhere:Sort' takes the name of the method 'sort'; rename it"):
-        Registry("method", Method, TABLE)
+    methods = Registry("method", Method, {**TABLE, "shuffle": "methods_for_tests:Shuffle"})
+    with pytest.raises(SpecError, match=r"elsewhere:Sort takes the name of the method 'sort'; rename or uninstall it"):
+        methods.get("sort")
+    assert methods.get("shuffle") is Shuffle
+    assert methods.names().count("sort") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("no_such_module:Plug", r"cannot be imported \(ModuleNotFoundError: No module named 'no_such_module'\)"),
+        ("methods_for_tests:Plug", r"cannot be imported \(AttributeError: "),
+        ("methods_for_tests:sort", "is no Method; register a subclass of it"),
+        ("methods_for_tests:Half", "the method 'plug', lacks run, stop; implement it"),
+        ("exits_for_tests:Plug", r"cannot be imported \(SystemExit: 3\)"),
+        ("nonsense value", "cannot be imported"),
+    ],
+)
+def test_a_plug_in_with_a_defect_is_an_error_where_it_is_used(monkeypatch, tmp_path, value, complaint):
+    (tmp_path / "exits_for_tests.py").write_text("raise SystemExit(3)")
+    (tmp_path / "acme-1.0.dist-info").mkdir()
+    (tmp_path / "acme-1.0.dist-info" / "METADATA").write_text("Name: acme\nVersion: 1.0\n")
+    (tmp_path / "acme-1.0.dist-info" / "entry_points.txt").write_text(f"[hydraprune.method]\nplug = {value}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    methods = Registry("method", Method, TABLE)
+    assert methods.get("sort") is Sort
+    with pytest.raises(SpecError, match=rf"^(here: )?the plug-in {value} of the package acme.*{complaint}") as caught:
+        methods.make("plug", "here")
+    assert "\n" not in str(caught.value)
 
 
 METHODS = Registry("method", Method, TABLE)

@@ -24,7 +24,14 @@ def plugin(monkeypatch):
     def broken():
         raise ValueError("width must be even")
 
-    module.told = told
+    def typed(num_classes, width: int = 4, sides: tuple[int, int] = (1, 1), bias: bool = True, norm: nn.Module = None):
+        assert isinstance(sides, tuple)
+        return nn.Linear(sides[0] * width, num_classes, bias=bias)
+
+    def exits(num_classes):
+        raise SystemExit(0)
+
+    module.told, module.typed, module.exits = told, typed, exits
     module.untold = lambda: nn.Linear(3, 5)
     module.open = lambda **given: nn.Linear(1, given["num_classes"]) if set(given) == {"num_classes"} else None
     module.number = lambda: 3
@@ -76,8 +83,17 @@ def test_bad_settings_are_refused_with_their_path(values, message):
         ({"kind": "plugin_nets:missing"}, "plugin_nets has no function or class 'missing'"),
         ({"kind": "plugin_nets:constant"}, "plugin_nets has no function or class 'constant'"),
         ({"kind": "plugin_nets:number"}, "gave a int; the factory must return an nn.Module"),
-        ({"kind": "plugin_nets:broken"}, "cannot be made with options {}: width must be even"),
+        ({"kind": "plugin_nets:broken"}, "cannot be made with options {}: ValueError: width must be even"),
         ({"kind": "plugin_nets:told", "options": {"widht": 2}}, "no option 'widht'; did you mean 'width'"),
+        ({"kind": "plugin_nets:exits"}, "cannot be made with options {}: SystemExit: 0"),
+        ({"kind": "operator:getitem"}, "net 'operator:getitem' cannot be made with options {}: TypeError"),
+        ({"kind": "raising_nets:net"}, "net 'raising_nets:net' cannot be made with options {}: ZeroDivisionError"),
+        ({"kind": "plugin_nets:typed", "options": {"width": "wide"}}, "options.width: Input should be a valid integer"),
+        ({"kind": "plugin_nets:typed", "options": {"sides": [1]}}, r"options.sides.1: Field required"),
+        ({"kind": "wrn_28_4", "options": {"legacy_dead_block": "perhaps"}}, "Input should be a valid boolean"),
+        ({"kind": "vgg4", "options": {"num_classes": 10**6}}, "numbers up to 1e.06 in all; give at most 65536"),
+        ({"kind": "timm:hf-hub:timm/resnet18"}, "timm would read 'hf-hub:timm/resnet18' from elsewhere.*`weights:`"),
+        ({"kind": "timm:resnet18", "options": {"pretrained": True}}, "the option 'pretrained'; .* as `weights:`"),
         ({"kind": "builtins:dict", "options": {"a": 1}}, "net 'builtins:dict'"),
         (
             {"kind": "vgg4", "normalize": {"mean": [0.5], "std": [0.5]}},
@@ -86,9 +102,12 @@ def test_bad_settings_are_refused_with_their_path(values, message):
     ],
 )
 @pytest.mark.usefixtures("plugin")
-def test_what_cannot_be_built_is_a_spec_error(settings, message):
-    with pytest.raises(SpecError, match=message):
+def test_what_cannot_be_built_is_a_spec_error(tmp_path, monkeypatch, settings, message):
+    (tmp_path / "raising_nets.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SpecError, match=message) as caught:
         Net(**settings).build(10)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("plugin")
@@ -98,6 +117,27 @@ def test_factories_are_told_what_their_signature_names():
     assert told[1].out_features == 6
     assert Net(kind="plugin_nets:untold").build(10).out_features == 5
     assert Net(kind="plugin_nets:open").build(9, 1, 8).out_features == 9
+
+
+@pytest.mark.usefixtures("plugin")
+def test_options_have_the_types_that_the_factory_annotates():
+    """What pydantic has never heard of stays as it is."""
+    options = {"width": 3, "sides": [2, 5], "bias": False, "norm": "any"}
+    net = Net(kind="plugin_nets:typed", options=options).build(10)
+    assert (net.in_features, net.bias) == (6, None)
+
+
+@pytest.mark.parametrize("kind", [*names(), "timm:resnet18", "timm:vit_tiny_patch16_224"])
+def test_a_sketch_has_the_tensors_of_the_network_and_no_memory(kind):
+    net = Net(kind=kind, normalize="cifar10")
+    state = torch.get_rng_state()
+    sketch = net.sketch(7, 3, 32, parts=2000)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(tensor.is_meta for tensor in sketch.state_dict().values())
+    shapes = {name: tensor.shape for name, tensor in net.build(7, 3, 32).state_dict().items()}
+    assert {name: tensor.shape for name, tensor in sketch.state_dict().items()} == shapes
+    with pytest.raises(SpecError, match="has more than 3 parts"):
+        net.sketch(7, 3, 32, parts=3)
 
 
 def test_timm_nets_take_classes_channels_and_options():

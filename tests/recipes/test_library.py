@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from hydraprune.core.errors import SpecError
-from hydraprune.recipes.library import dump_recipe, load_recipe, names, resolve
+from hydraprune.recipes.library import dump_recipe, load_recipe, names, read_recipe, resolve
 from hydraprune.recipes.plan import plan
 from recipes.tiny import TINY, tiny
 
@@ -156,9 +156,9 @@ def test_mistakes_are_named_with_path_and_remedy(overrides, complaint):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("- a\n- b\n", r"expected a mapping of settings, got \['a', 'b'\]"),
-        ("name: [1\n", r"is no YAML \(line 2: "),
-        ("", "expected a mapping of settings, got None"),
+        ("- a\n- b\n", r"expected a mapping of settings, got a list$"),
+        ("name: [1\n", r"mine\.yaml is unreadable \(line 2: .*\); give a recipe as YAML"),
+        ("", "expected a mapping of settings, got a NoneType"),
         ("extends: digits-dem\n", r"unknown recipe 'digits-dem'; did you mean 'digits-demo'\?"),
         ("extends: digits-demo\nset: 5\n", "`set` takes path.to.key: value, got 5"),
         ("extends: digits-demo\nset: {stages.prun.epochs: 5}\n", r"there is no 'prun'; did you mean 'prune'\?"),
@@ -173,10 +173,57 @@ def test_a_file_that_cannot_be_used(tmp_path, text, complaint):
     assert "\n" not in str(caught.value)
 
 
+def test_recipes_that_extend_themselves_or_too_many(tmp_path):
+    for number in range(100):
+        (tmp_path / f"{number}.yaml").write_text(f"extends: {tmp_path / str((number + 1) % 100)}.yaml")
+    (tmp_path / "self.yaml").write_text(f"extends: {tmp_path / 'self.yaml'}")
+    for name in ("0.yaml", "self.yaml"):
+        with pytest.raises(SpecError, match=rf"recipe .*{name} extends more than 16 recipes in a row, or itself"):
+            load_recipe(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"name: \xff\xfe", "utf-8"),
+        (b"name: " + b"[" * 100 + b"]" * 100, "it is nested too deeply"),
+        (b"name: 2020-99-99", "month must be in"),
+        (b'extends: "x\\0y"', "unknown recipe"),
+        (b"extends: " + b"x" * 5000, "unknown recipe"),
+        (b"extends: ../files/digits-demo", "unknown recipe"),
+        (b"extends: digits-demo\nset: {1: 2}", "unknown key '1'"),
+    ],
+)
+def test_a_file_that_is_hostile(tmp_path, content, reason):
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content)
+    with pytest.raises(SpecError, match=reason) as caught:
+        load_recipe(str(file))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["canary", "canary: [", "- canary", "canary: \tcanary: canary", "%canary"])
+def test_errors_show_nothing_of_what_a_file_holds(tmp_path, content):
+    (tmp_path / "other").write_text(content)
+    (tmp_path / "mine.yaml").write_text(f"extends: {tmp_path / 'other'}")
+    with pytest.raises(SpecError, match=r"recipe .*other") as caught:
+        load_recipe(str(tmp_path / "mine.yaml"))
+    assert "canary" not in str(caught.value)
+
+
+def test_a_recipe_that_was_written_down_makes_no_other_file_be_read(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_recipe(tiny()))
+    assert read_recipe(file) == tiny()
+    file.write_text(f"extends: {tmp_path / 'gone.yaml'}")
+    with pytest.raises(SpecError, match="unknown key 'extends'"):
+        read_recipe(file)
+
+
 def test_unknown_recipes():
     with pytest.raises(SpecError, match=r"unknown recipe 'digit-demo'; did you mean 'digits-demo'\? \(or give a file"):
         load_recipe("digit-demo")
-    with pytest.raises(SpecError, match=r"cannot read the recipe missing\.yaml: No such file"):
+    with pytest.raises(SpecError, match=r"recipe missing\.yaml is missing"):
         load_recipe("missing.yaml")
 
 
@@ -184,7 +231,7 @@ def test_values_of_a_recipe_are_data_and_never_python(tmp_path):
     text = f"name: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n"
     file = tmp_path / "evil.yaml"
     file.write_text(text)
-    with pytest.raises(SpecError, match="is no YAML"):
+    with pytest.raises(SpecError, match=r"is unreadable \(line 1: could not determine a constructor"):
         load_recipe(str(file))
     with pytest.raises(SpecError, match="the value is no YAML"):
         tiny(f"name={text.removeprefix('name: ')}")

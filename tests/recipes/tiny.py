@@ -36,7 +36,10 @@ def tiny(*overrides: str) -> Recipe:
 
 
 def contents(run: Path) -> dict[str, Any]:
-    """What a run folder holds, apart from wall times: file -> JSON, lines of JSON, tensors as bytes, or text."""
+    """What a run folder holds, apart from wall times and digests over them.
+
+    File -> JSON, lines of JSON, tensors as bytes, or text.
+    """
     found: dict[str, Any] = {}
     for file in sorted(run.rglob("*")):
         name = str(file.relative_to(run))
@@ -56,7 +59,7 @@ def contents(run: Path) -> dict[str, Any]:
 
 def timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+        return {key: timeless(item) for key, item in value.items() if key not in ("seconds", "digest")}
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 

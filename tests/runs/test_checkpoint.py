@@ -4,19 +4,21 @@ import ast
 import hashlib
 import json
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 import hydraprune
-from hydraprune import ERK, Hydra, Magnitude, MaskView, Net, ThreatModel, load, prune, save
-from hydraprune.core.errors import CheckpointError
-from hydraprune.core.files import read_json, save_tensors
+from hydraprune import ERK, Hydra, Magnitude, MaskView, Net, ThreatModel, Uniform, load, prune, save
+from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
+from hydraprune.core.files import read_json
 from hydraprune.masks.structures import Filter
-from hydraprune.runs.checkpoint import MASKS, META, MODEL, Meta, finished
+from hydraprune.runs.checkpoint import MASKS, META, MODEL, Meta, finished, open_checkpoint
 
 SPEC = Net(kind="cnn_digits", normalize={"mean": [0.3], "std": [0.35]})
 META_GIVEN = Meta(net=SPEC, num_classes=10, in_channels=1, image_size=8, threat=ThreatModel(eps="1/10"), pruner="hydra")
@@ -140,6 +142,142 @@ def test_another_network_is_refused(tmp_path, other):
     assert "\n" not in str(caught.value)
 
 
+def learning():
+    """Once pruned, and with other scores since."""
+    model = network(Magnitude(), sparsity=0.3)
+    prune(MaskView(model), Hydra(), ERK(sparsity=0.2))
+    return model
+
+
+def in_part():
+    model = network()
+    return nn.Sequential(OrderedDict(normalize=model[0], net=torch.compile(model[1], backend="eager")))
+
+
+STATES = {
+    "plain": network,
+    "the same masks": lambda: network(Hydra()),
+    "learned scores": learning,
+    "other masks": lambda: network(Magnitude(), sparsity=0.3),
+    "compiled": lambda: torch.compile(network(), backend="eager"),
+    "compiled with masks": lambda: torch.compile(network(Magnitude()), backend="eager"),
+    "a compiled part": in_part,
+}
+
+
+@pytest.mark.parametrize("case", ["learned", "dense"])
+@pytest.mark.parametrize("state", STATES)
+def test_it_is_loaded_into_a_network_in_any_state(tmp_path, state, case):
+    original = network(*CASES[case])
+    with torch.no_grad():
+        for parameter in original.parameters():
+            parameter.mul_(1.5)
+    saved = save(tmp_path, original, META_GIVEN)
+    model = STATES[state]()
+    logits(model)  # what is compiled has been
+    before = {name: id(value) for name, value in model.named_parameters() if "score" not in name}
+    found, meta = load(tmp_path, model)
+    assert found is model
+    assert meta == saved
+    assert torch.equal(logits(model), logits(original))
+    assert MaskView(model).counts() == MaskView(original).counts()
+    masks = MaskView(model).masks()
+    assert all(torch.equal(mask, masks[name]) for name, mask in MaskView(original).masks().items())
+    assert not [name for name, _ in model.named_parameters() if "score" in name]
+    if "masks" in state:
+        assert before == {name: id(value) for name, value in model.named_parameters()}  # an optimizer still has them
+    again = save(tmp_path / "again", model, META_GIVEN)
+    assert (again.layers, again.sha256[MODEL]) == (saved.layers, saved.sha256[MODEL])
+
+
+def test_a_compiled_network_is_saved_under_the_names_of_the_plain_one(tmp_path):
+    for name, made in STATES.items():
+        save(tmp_path / name, made())
+        assert load_file(tmp_path / name / MODEL).keys() == network().state_dict().keys()
+        assert read_json(tmp_path / name / META)["layers"].keys() == MaskView(network()).counts().keys()
+
+
+def shared():
+    layer = nn.Linear(8, 8)
+    return nn.Sequential(nn.Linear(64, 8), layer, nn.ReLU(), layer, nn.Linear(8, 10))
+
+
+def test_layers_that_share_a_weight(tmp_path):
+    model = shared()
+    prune(MaskView(model), Magnitude(), Uniform(sparsity=0.5))
+    save(tmp_path, model)
+    found, _ = load(tmp_path, model)
+    x = torch.rand(4, 64)
+    assert torch.equal(load(tmp_path, shared())[0](x), found(x))
+    assert found[1] is found[3]
+
+
+def of_two_layers(width=8):
+    return nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+
+
+MISFITS = {
+    "another": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+    "of another width": lambda: of_two_layers(9),
+    "with a layer more": lambda: nn.Sequential(*of_two_layers(), nn.Linear(10, 10)),
+    "half of it on the meta device": lambda: nn.Sequential(
+        nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10, device="meta")
+    ),
+    "lazy": lambda: nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.LazyLinear(10)),
+    "with normalised weights": lambda: nn.Sequential(
+        nn.Linear(64, 8), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(8, 10))
+    ),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_load_that_fails_changes_nothing(tmp_path, misfit):
+    model = of_two_layers()
+    prune(MaskView(model), Magnitude(), Uniform(sparsity=0.5))
+    save(tmp_path, model)
+    other = MISFITS[misfit]()
+    held = [(name, value, None if value.is_meta or is_lazy(value) else value.detach().clone())
+            for name, value in other.named_parameters()]  # fmt: skip
+    modules = [type(module) for module in other.modules()]
+    with pytest.raises(HydrapruneError, match=r"does not fit|meta device|lazy layer|weight normalisation") as caught:
+        load(tmp_path, other)
+    assert "\n" not in str(caught.value)
+    assert [type(module) for module in other.modules()] == modules
+    for (name, value, before), (now, after) in zip(held, other.named_parameters(), strict=True):
+        assert (name, value is after) == (now, True)
+        assert before is None or torch.equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [
+        (lambda: nn.Sequential(nn.Linear(4, 4, device="meta")), r"is on the meta device.*call model\.to_empty"),
+        (lambda: nn.Sequential(nn.LazyLinear(4)), "belongs to a lazy layer without a size; call the model on images"),
+        (lambda: "run", r"save\(folder, model\) takes a network second, got str"),
+    ],
+)
+def test_what_cannot_be_saved(tmp_path, model, complaint):
+    with pytest.raises(HydrapruneError, match=complaint):
+        save(tmp_path / "x", model())
+    assert not (tmp_path / "x").exists()
+
+
+def test_arguments_in_another_order(tmp_path):
+    model = of_two_layers()
+    with pytest.raises(SpecError, match=r"save\(folder, model\) takes a folder first, got Sequential"):
+        save(model, tmp_path)
+    with pytest.raises(SpecError, match=r"load\(folder, model\) takes a folder first, got Sequential"):
+        load(model, tmp_path)
+
+
+def test_a_folder_without_a_name(tmp_path, monkeypatch):
+    save(tmp_path / "finetune", of_two_layers())
+    (tmp_path / "finetune" / "below").mkdir()
+    for here, name in (("finetune", "."), ("finetune", ""), ("finetune/below", "..")):
+        monkeypatch.chdir(tmp_path / here)
+        assert open_checkpoint(name).folder.name == "finetune"
+
+
 def truncate(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
@@ -203,15 +341,6 @@ def test_an_altered_description_is_noticed(tmp_path, change):
     save(tmp_path, network(Hydra()), META_GIVEN)
     (tmp_path / META).write_text(json.dumps(read_json(tmp_path / META) | change))
     with pytest.raises(CheckpointError, match=r"checkpoint\.json.*restore it"):
-        load(tmp_path)
-
-
-def test_masks_that_do_not_fit_are_noticed(tmp_path):
-    save(tmp_path, network(Hydra()), META_GIVEN)
-    bits = {"net.0.weight": torch.zeros(3, dtype=torch.uint8)}
-    save_tensors(tmp_path / MASKS, bits, {"shapes": {"net.0.weight": [5, 5]}})
-    (tmp_path / META).write_text(json.dumps(read_json(tmp_path / META) | {"sha256": {}}))
-    with pytest.raises(CheckpointError, match="does not fit a weight of shape"):
         load(tmp_path)
 
 

@@ -86,6 +86,13 @@ def test_cells_are_left_out_and_added():
         ({"include": [{"method": "long", "sparsity": 0.5, "seed": 0}]}, r"axis 'method' has no 'long'"),
         ({"include": [{"method": "hydra", "sparsity": 0.5, "seed": 0}]}, r"seed=0 stands in it twice"),
         ({"set": {"trainer.devices": 2}}, r"a cell runs on one device"),
+        (
+            {"grid": {f"data.{n}": list(range(10)) for n in "abcdef"}},
+            r"study small: its grid has more than 10000 cells",
+        ),
+        ({"set": {"extends": "/etc/passwd"}}, r"unknown key 'extends'"),
+        ({"grid": {"extends": ["/etc/passwd"]}}, r"unknown key 'extends'"),
+        ({"include": [{"seed": 0, "set": 3}]}, r"`set` takes path\.to\.key: value"),
         ({"recipe": "digits-dem"}, r"unknown recipe 'digits-dem'; did you mean 'digits-demo'\?"),
     ],
 )
@@ -99,11 +106,28 @@ def test_unknown_keys_and_files_are_refused(tmp_path):
         study(gird={})
     with pytest.raises(SpecError, match=r"unknown study 'method-digits'; did you mean 'methods-digits'\?"):
         load_study("method-digits")
-    with pytest.raises(SpecError, match="cannot read the study"):
+    with pytest.raises(SpecError, match=r"study .*gone\.yaml is missing"):
         load_study(str(tmp_path / "gone.yaml"))
     (tmp_path / "bad.yaml").write_text("name: [")
-    with pytest.raises(SpecError, match="is no YAML"):
+    with pytest.raises(SpecError, match=r"study .*bad\.yaml is unreadable \(line 1: .*; give a study as YAML"):
         load_study(str(tmp_path / "bad.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\xff", "utf-8"),
+        (b"[" * 100 + b"]" * 100, "nested too deeply"),
+        (b"name: !!python/name:os.system", "could not determine a constructor"),
+        (b"- canary", "expected a mapping of settings, got a list"),
+    ],
+)
+def test_a_file_that_is_hostile(tmp_path, content, reason):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(SpecError, match=rf"study .*mine\.yaml.*{reason}") as caught:
+        load_study(str(tmp_path / "mine.yaml"))
+    assert "\n" not in str(caught.value)
+    assert "canary" not in str(caught.value)
 
 
 def test_a_file_is_read_and_its_recipe_resolved(tmp_path):

@@ -8,13 +8,16 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 
 from hydraprune.cli import main
 from hydraprune.core.errors import DataError, SpecError
 from hydraprune.core.files import write_json
 from hydraprune.report import as_markdown
 from hydraprune.study import differences, results, run_study, study_in, work
+from hydraprune.study.schema import read_study
 from hydraprune.study.table import as_csv, differences_markdown
+from hydraprune.study.work import prepare
 from study.small import GRID, Training, study
 
 ACCURACY = {"hydra": [0.8, 0.7, 0.75], "magnitude": [0.6, 0.65, 0.7], None: [0.9, 0.8, 0.85]}
@@ -84,7 +87,7 @@ def test_what_was_measured_later_in_the_folder_of_any_cell_counts(tmp_path):
 
 
 def test_unfinished_cells_are_left_out(tmp_path):
-    (tmp_path / "study.yaml").write_text("name: a\nrecipe: digits-demo\ngrid: {seed: [0]}\n")
+    prepare(study(), study().cells(), tmp_path)
     with pytest.raises(SpecError, match=r"no cell of the study in .* is finished"):
         results(tmp_path)
 
@@ -96,6 +99,19 @@ def test_unfinished_cells_are_left_out(tmp_path):
 
     run_study(study(), tmp_path / "out", call=Partly(accuracy))
     assert {row["pruner"]: row["runs"] for row in results(tmp_path / "out")} == {"dense": 2, "hydra": 1, "magnitude": 2}
+
+
+@pytest.mark.parametrize("recipe", ["digits-demo", {"extends": "/etc/passwd"}, {"extends": "digits-demo"}])
+def test_a_study_that_was_written_down_makes_no_other_file_be_read(tmp_path, recipe):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"name": "a", "recipe": recipe, "grid": {"seed": [0]}}))
+    with pytest.raises(SpecError, match="its recipe stands in another file"):
+        results(tmp_path)
+
+
+def test_what_is_written_down_is_resolved(tmp_path):
+    named = study(recipe="digits-demo", grid={"seed": [0]})
+    prepare(named, named.cells(), tmp_path)
+    assert read_study(tmp_path / "study.yaml").cells() == named.cells()
 
 
 def test_shared_networks_have_the_labels_that_their_cells_share(tmp_path):

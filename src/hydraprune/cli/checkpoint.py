@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hydraprune.cli.console import console
-from hydraprune.cli.options import Settings
+from hydraprune.cli.console import console, printable
+from hydraprune.cli.options import Settings, TrustCode
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import write_json
 from hydraprune.data import Dataset
@@ -34,20 +34,21 @@ def evaluate(
     corruptions: Annotated[
         str | None, typer.Option(metavar="true|FOLDER", help="Common corruptions, or the folder of CIFAR-10-C")
     ] = None,
+    trust_code: TrustCode = False,
     set_: Settings = None,
 ) -> None:
     """Clean and robust accuracy of a checkpoint, under the threat model of its recipe (or `--set threat.eps=...`).
 
     Also accuracy under common corruptions. What was measured before with the same settings is taken over.
     """
-    opened = open_checkpoint(checkpoint)
+    opened = _opened(checkpoint, trust_code)
     recipe = _recipe_of(opened, set_)
     if attacks is None and corruptions is None:
         attacks = "pgd"
     names = attacks.split(",") if attacks else []
     stage = Evaluate.parse({"attacks": names, "samples": samples, "corruptions": corruptions or False}, "evaluate")
     fabric, data = fabric_for(recipe.trainer), _data(opened, recipe)
-    others = {} if transfer_from is None else {transfer_from.name: open_checkpoint(transfer_from)}
+    others = {} if transfer_from is None else {transfer_from.name: _opened(transfer_from, trust_code)}
     record = measuring.measure(opened, recipe, stage, data=data, fabric=fabric, console=console, surrogates=others)
     path = measuring.place(opened, measuring.subject_of(opened, recipe, data)) / "evaluation.json"
     write_json(path, record.plain())
@@ -57,10 +58,11 @@ def evaluate(
 def check(
     checkpoint: Folder,
     samples: Annotated[int, typer.Option(min=1, help="First test images")] = 200,
+    trust_code: TrustCode = False,
     set_: Settings = None,
 ) -> None:
     """Sanity checks against false security: is the robustness real? Exit code 1 if one fails."""
-    opened = open_checkpoint(checkpoint)
+    opened = _opened(checkpoint, trust_code)
     recipe = _recipe_of(opened, set_)
     data, fabric = _data(opened, recipe), fabric_for(recipe.trainer)
     found, path = measuring.check(opened, recipe, samples, data=data, fabric=fabric)
@@ -78,10 +80,11 @@ def benchmark(
     checkpoint: Folder,
     name: Annotated[str | None, typer.Option(help="Of the method, such as HYDRA_Sehwag2020Hydra")] = None,
     samples: Annotated[int, typer.Option(min=1, help="First test images; fewer than 10,000 make no claim")] = 10_000,
+    trust_code: TrustCode = False,
     set_: Settings = None,
 ) -> None:
     """The adversarial pruning benchmark's protocol and a stricter one, as a claim with the measured sparsity."""
-    opened = open_checkpoint(checkpoint)
+    opened = _opened(checkpoint, trust_code)
     recipe = _recipe_of(opened, set_)
     claim, path = benchmarks.benchmark(
         opened,
@@ -103,10 +106,11 @@ def verify(
     bounds: Annotated[str, typer.Option(help="Names, separated by commas; see `hydraprune list`")] = "best",
     eps: Annotated[str | None, typer.Option(help="Radius of the adversary; that of the recipe by default")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="First test images; all by default")] = None,
+    trust_code: TrustCode = False,
     set_: Settings = None,
 ) -> None:
     """Verified accuracy of a checkpoint: bounds that hold whatever an adversary does inside of a linf ball."""
-    opened = open_checkpoint(checkpoint)
+    opened = _opened(checkpoint, trust_code)
     recipe = _recipe_of(opened, [*(set_ or []), *([] if eps is None else [f"threat.eps={eps}"])])
     _certify(opened, recipe, "verification", {"bounds": bounds.split(","), "samples": samples})
 
@@ -120,13 +124,22 @@ def certify(
     radii: Annotated[str, typer.Option(help="l2 radii to report, in pixels")] = "0,0.25,110/255,0.5,0.75",
     every: Annotated[int, typer.Option(help="Certify each EVERY-th image")] = 1,
     samples: Annotated[int | None, typer.Option(min=1, help="First test images; all by default")] = None,
+    trust_code: TrustCode = False,
     set_: Settings = None,
 ) -> None:
     """Certified accuracy of a checkpoint under Gaussian noise: randomized smoothing, in l2."""
     smoothing = {"sigma": sigma, "n0": n0, "n": n, "alpha": alpha, "every": every}
     stage = {"smoothing": smoothing, "radii": radii.split(","), "samples": samples}
-    opened = open_checkpoint(checkpoint)
+    opened = _opened(checkpoint, trust_code)
     _certify(opened, _recipe_of(opened, set_), "certification", stage)
+
+
+def _opened(folder: Path, trust_code: bool) -> Checkpoint:
+    """A checkpoint; what it makes us call is said before it is called."""
+    opened = open_checkpoint(folder, trust_code)
+    if (calls := opened.calls()) is not None:
+        console.print(printable(f"calling {calls}, named by {folder}"), highlight=False, markup=False, soft_wrap=True)
+    return opened
 
 
 def _recipe_of(checkpoint: Checkpoint, overrides: list[str] | None) -> Recipe:

@@ -6,3 +6,8 @@ from rich.console import Console
 
 # A file or a pipe has no width; lines are not to be broken there.
 console = Console(width=None if sys.stdout.isatty() else 200)
+
+
+def printable(text: str) -> str:
+    """One line, without the control characters by which a stranger's file could write elsewhere on a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)

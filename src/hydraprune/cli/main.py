@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from lightning_fabric.utilities.rank_zero import rank_zero_only
@@ -16,9 +17,10 @@ from hydraprune.bounds import BOUNDS
 from hydraprune.cli import checkpoint
 from hydraprune.cli import study as studies
 from hydraprune.cli.build import prune_recipe
-from hydraprune.cli.console import console
+from hydraprune.cli.console import console, printable
 from hydraprune.cli.options import Settings
-from hydraprune.core.errors import HydrapruneError
+from hydraprune.core.errors import HydrapruneError, SpecError
+from hydraprune.core.registry import Registry
 from hydraprune.data import SOURCES
 from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.nets import names as net_names
@@ -48,8 +50,7 @@ def list_() -> None:
     _section("studies", ((name, load_study(name).about) for name in study_names()))
     _section("nets", ((name, "") for name in [*net_names(), "timm:NAME", "package.module:factory"]))
     for registry in (SOURCES, OBJECTIVES, PRUNERS, BUDGETS, STRUCTURES, ATTACKS, BOUNDS):
-        lines = ((name, (registry.get(name).__doc__ or "").strip().splitlines()[0]) for name in registry.names())
-        _section(f"{registry.noun}s", lines)
+        _section(f"{registry.noun}s", ((name, _about(registry, name)) for name in registry.names()))
 
 
 @app.command()
@@ -130,6 +131,14 @@ def _summarize(recipe: Recipe, out: Path) -> None:
     console.print(f"written to {out}")
 
 
+def _about(registry: Registry[Any], name: str) -> str:
+    """The first line of what the class says of itself, or why a plug-in cannot be used."""
+    try:
+        return (registry.get(name).__doc__ or "").strip().partition("\n")[0]
+    except SpecError as error:
+        return printable(f"cannot be used: {error}")
+
+
 def _section(title: str, lines: Iterable[tuple[str, str]]) -> None:
     console.print(f"[bold]{title}[/bold]")
     for name, about in lines:
@@ -138,11 +147,12 @@ def _section(title: str, lines: Iterable[tuple[str, str]]) -> None:
 
 def main() -> None:
     """Entry point: a user's error is one line on standard error and exit code 2."""
-    # Factories of the user's own, `package.module:factory`, may lie in the working directory.
-    sys.path.insert(0, "")
+    # Processes that this one starts by `python -c` would import what lies in the working directory, a stranger's
+    # modules included. Whoever has a factory there starts with PYTHONPATH=. instead.
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         app()
     except HydrapruneError as error:
-        line = " ".join(str(error).splitlines())
-        Console(stderr=True).print(f"error: {line}", style="red", highlight=False, markup=False, soft_wrap=True)
+        line = printable(f"error: {error}")
+        Console(stderr=True).print(line, style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hydraprune.cli.console import console
+from hydraprune.cli.console import console, printable
 from hydraprune.cli.options import Settings
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import write_atomically, write_json
@@ -73,7 +73,7 @@ def table(
 
 
 def _left_out(why: str) -> None:
-    console.print(f"left out: {why}", highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(f"left out: {why}"), highlight=False, markup=False, soft_wrap=True)
 
 
 def _write(table: list[dict[str, object]], out: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -55,8 +56,23 @@ def write_json(path: Path, value: Any) -> None:
 
 
 REMEDY = "restore it, or run again into a new folder"
-NODES = 1_000_000
-"""Values that a YAML file may stand for; aliases let a few lines stand for billions."""
+NODES, DEPTH = 1_000_000, 64
+"""Values that a file may stand for, and groups inside one another; aliases let a few lines stand for billions."""
+
+
+def inside(root: Path, path: Path) -> Path:
+    """`path`, which lies in the folder `root` whatever links there are on the way; `root` itself may be one.
+
+    Raises:
+        CheckpointError: if it leads outside of the folder.
+    """
+    try:
+        within = path.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError):  # links in a circle, a name that no disk takes
+        within = False
+    if not within:
+        raise CheckpointError(f"{path} leads outside of {root}, so it is not read; put the file itself there")
+    return path
 
 
 def read_text(path: Path, remedy: str = REMEDY) -> str:
@@ -77,21 +93,24 @@ def read_json(path: Path, remedy: str = REMEDY) -> Any:
     """Read JSON.
 
     Raises:
-        CheckpointError: if the file is missing or is no JSON; it names the file and the `remedy`.
+        CheckpointError: if the file is missing, is no JSON, or is nested too deeply; it names the file and the
+            `remedy`.
     """
     text = read_text(path, remedy)
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        _count(value, NODES)
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, error, remedy) from None
+    return value
 
 
 def read_yaml(path: Path, remedy: str = REMEDY) -> Any:
     """Read YAML made of plain values; nothing is constructed from its tags.
 
     Raises:
-        CheckpointError: if the file is missing, is no YAML, or stands for more than `NODES` values; it names the file
-            and the `remedy`.
+        CheckpointError: if the file is missing, is no YAML, is nested too deeply, or stands for more than `NODES`
+            values; it names the file and the `remedy`, and shows nothing of what the file holds.
     """
     text = read_text(path, remedy)
     try:
@@ -123,23 +142,28 @@ def read_lines(path: Path, remedy: str = REMEDY) -> list[dict[str, Any]]:
 def _unreadable(path: Path | str, error: Exception, remedy: str) -> CheckpointError:
     if isinstance(error, RecursionError):
         why = "it is nested too deeply"
+    elif isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        why = f"line {error.problem_mark.line + 1}: {error.problem}"  # the whole error quotes the line
     else:
         why = " ".join(str(getattr(error, "strerror", None) or error).split())
     return CheckpointError(f"{path} is unreadable ({why[:200]}); {remedy}")
 
 
-def _count(value: Any, left: int) -> int:
+def _count(value: Any, left: int, depth: int = 0) -> int:
     """How many of `left` values may still follow.
 
     Raises:
         ValueError: if `value` stands for more.
+        RecursionError: if it is nested more than `DEPTH` deep, so that whoever walks through it need not care.
     """
     if left <= 0:
         raise ValueError(f"it stands for more than {NODES} values")
+    if depth > DEPTH:
+        raise RecursionError
     left -= 1
     parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
     for part in parts:
-        left = _count(part, left)
+        left = _count(part, left, depth + 1)
     return left
 
 
@@ -178,12 +202,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} is no hydraprune checkpoint; load a foreign file with `--weights`")
     try:
         digest, text = json.loads(header[HEADER])
-        intact = digest == _digest(tensors, text)
-    except (ValueError, TypeError, AttributeError):
+        meta = json.loads(text)
+        intact = digest == _digest(tensors, text) and isinstance(meta, dict)
+    except (ValueError, TypeError, AttributeError, RecursionError):
         intact = False
     if not intact:
         raise CheckpointError(f"{path} has been altered: its checksum does not match; restore it or train again")
-    return tensors, json.loads(text)
+    return tensors, meta
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -195,9 +220,11 @@ def unpack_mask(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The mask (bool, `shape`) that `pack_mask` packed.
 
     Raises:
-        CheckpointError: if the number of bits does not fit the shape.
+        CheckpointError: if the number of bits does not fit the shape, or that is none.
     """
-    total = int(np.prod(shape))
+    if not all(type(side) is int and side >= 0 for side in shape):
+        raise CheckpointError(f"a mask cannot have the shape {shape}; restore the file or train again")
+    total = math.prod(shape)
     if packed.dtype != torch.uint8 or packed.shape != ((total + 7) // 8,):
         raise CheckpointError(f"a mask of {tuple(packed.shape)} bytes does not fit a weight of shape {shape}")
     return torch.from_numpy(np.unpackbits(packed.numpy(), count=total).astype(bool)).view(shape)

@@ -22,6 +22,11 @@ def parametrized(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
                 yield (f"{path}.{tensor}" if path else tensor), module, tensor
 
 
+def canonical(name: str) -> str:
+    """The name that a tensor has in the plain network, for its name inside a parametrized or compiled one."""
+    return name.replace("parametrizations.weight.original", "weight").replace("_orig_mod.", "")
+
+
 def plain_copy(model: nn.Module) -> nn.Module:
     """A deep copy in which every parametrized tensor is an ordinary parameter with its current value."""
     with torch.no_grad():
@@ -50,7 +55,7 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
         for name, value in model.state_dict(keep_vars=True).items()
         if ".parametrizations." not in f".{name}"
     }
-    return {name: value.detach() for name, value in {**state, **masked}.items()}
+    return {canonical(name): value.detach() for name, value in {**state, **masked}.items()}
 
 
 @contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from pydantic import GetCoreSchemaHandler, ValidationError
@@ -19,17 +18,16 @@ class Registry(Generic[S]):
     """A table `name -> "module:Class"` of one noun ("objective", "pruner", ...).
 
     A package outside adds a method by an entry point in the group `hydraprune.<noun>`, named as the method and
-    pointing at its class.
+    pointing at its class. A plug-in with a defect is an error where it is used, and nowhere else.
     """
 
     def __init__(self, noun: str, base: type[S], table: dict[str, str]) -> None:
         self.noun = noun
         self._base = base
-        self._table = dict(table)
-        for entry in entry_points(group=f"hydraprune.{noun}"):
-            if entry.name in self._table:
-                raise SpecError(f"the plug-in {entry.value!r} takes the name of the {noun} {entry.name!r}; rename it")
-            self._table[entry.name] = entry.value
+        group = f"hydraprune.{noun}"
+        self._table = {name: [EntryPoint(name, value, group)] for name, value in table.items()}
+        for entry in entry_points(group=group):
+            self._table.setdefault(entry.name, []).append(entry)
 
     def names(self) -> list[str]:
         """All names, in the order of the table."""
@@ -39,14 +37,24 @@ class Registry(Generic[S]):
         """The class called `name`.
 
         Raises:
-            SpecError: if there is none; the message names the nearest.
+            SpecError: if there is none (the message names the nearest), if several have the name, or if what is
+                registered is no such class.
         """
         if name not in self._table:
             raise SpecError(f"unknown {self.noun} {name!r}; {nearest(name, self._table)}")
-        module, _, attribute = self._table[name].partition(":")
-        found = getattr(import_module(module), attribute)
-        if not issubclass(found, self._base):
-            raise SpecError(f"{self._table[name]} is no {self._base.__name__}; register a subclass of it")
+        entry, *others = self._table[name]
+        if others:
+            takers = " and ".join(_origin(other) for other in others)
+            raise SpecError(f"{takers} takes the name of the {self.noun} {name!r}; rename or uninstall it")
+        try:
+            found = entry.load()
+        except (Exception, SystemExit) as error:  # a plug-in may fail in any way it likes
+            why = f"{type(error).__name__}: {error}"
+            raise SpecError(f"{_origin(entry)}, the {self.noun} {name!r}, cannot be imported ({why})") from error
+        if not isinstance(found, type) or not issubclass(found, self._base):
+            raise SpecError(f"{_origin(entry)} is no {self._base.__name__}; register a subclass of it")
+        if missing := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
+            raise SpecError(f"{_origin(entry)}, the {self.noun} {name!r}, lacks {missing}; implement it")
         return found
 
     def make(self, values: Any, where: str) -> S:
@@ -81,3 +89,8 @@ class Registry(Generic[S]):
         except SpecError as error:
             raise ValueError(str(error)) from None
         return found.model_validate(values)
+
+
+def _origin(entry: EntryPoint) -> str:
+    """Where an entry comes from: its class, and the package that it was installed with."""
+    return entry.value if entry.dist is None else f"the plug-in {entry.value} of the package {entry.dist.name}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.spec import Spec
@@ -14,6 +14,16 @@ from hydraprune.core.threat import ThreatModel
 
 WORST = "worst-case"
 """What the union over several attacks is called in tables."""
+
+
+def _within(path: str) -> str:
+    if not path.isprintable() or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError("expected a path inside of the run, such as pretrain or hydra-0.9/finetune")
+    return path
+
+
+Inside = Annotated[str, Field(max_length=255), AfterValidator(_within)]
+"""A path relative to a run, which never leaves it."""
 
 
 class Verified(Spec):
@@ -132,7 +142,7 @@ class Record(Spec):
         seconds: wall time of the evaluation.
     """
 
-    stage: str
+    stage: Inside
     network: str | None = None
     images: str | None = None
     made: dict[str, str] = {}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from hydraprune.core.errors import PruningError
-from hydraprune.core.plain import plain_copy
+from hydraprune.core.plain import canonical, plain_copy
 from hydraprune.masks.names import exempt as exempted
 from hydraprune.masks.source import MaskSource, Over, frozen
 
@@ -51,7 +51,7 @@ class MaskView:
         for path, module in model.named_modules():
             if isinstance(module, PRUNABLE):
                 _own(path, module)
-                name = names.setdefault(id(_stored(module)), f"{path}.weight" if path else "weight")
+                name = names.setdefault(id(_stored(module)), canonical(f"{path}.weight" if path else "weight"))
                 self.modules.setdefault(name, []).append(module)
         if not self.modules:
             raise PruningError(
@@ -167,8 +167,3 @@ def _stored(module: Any) -> nn.Parameter:
     """The weight of `module` before its mask."""
     masked = parametrize.is_parametrized(module, "weight")
     return module.parametrizations.weight.original if masked else module.weight
-
-
-def canonical(name: str) -> str:
-    """The name a tensor has in the plain model, for its name inside a parametrized one."""
-    return name.replace("parametrizations.weight.original", "weight")

@@ -10,14 +10,20 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, field_validator
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
-from hydraprune.core.errors import SpecError
+from hydraprune.core.errors import HydrapruneError, SpecError
 from hydraprune.core.spec import Spec, nearest
 from hydraprune.nets.foreign import load_weights
 from hydraprune.nets.init import fast_certified_init
 from hydraprune.nets.normalize import NamedNormalization, Normalize
+from hydraprune.nets.options import bounded, typed, without_files
 
 _NETS = {
     "cnn_digits": "hydraprune.nets.cnn:cnn_digits",
@@ -47,7 +53,8 @@ class Net(Spec):
 
     Args:
         kind: a built-in name, `timm:NAME`, or `package.module:factory`.
-        options: keyword arguments for the factory.
+        options: keyword arguments for the factory, of the types that it annotates; in those of a built-in or timm
+            network numbers add up to 65,536 at most.
         normalize: per-channel constants, or the name of standard ones; None feeds pixels in [0, 1] as they are.
         init: how the weights start: `fast-certified` for certified training (see `fast_certified_init`); None leaves
             that to the factory.
@@ -69,6 +76,13 @@ class Net(Spec):
             raise ValueError(f"unknown net {kind!r}; {nearest(kind, _NETS)} (or timm:NAME, or package.module:factory)")
         return kind
 
+    @property
+    def calls(self) -> str | None:
+        """What `build` imports and calls from outside of the package and timm, in words; None if nothing."""
+        if self.kind in _NETS or self.kind.startswith("timm:"):
+            return None
+        return f"{self.kind} with options {self.options}"
+
     def build(self, num_classes: int, in_channels: int = 3, image_size: int = 32) -> nn.Module:
         """The network for square images of side `image_size`, on the CPU, in training mode.
 
@@ -84,9 +98,12 @@ class Net(Spec):
                 factory, values = self._timm(num_classes, in_channels)
             else:
                 factory, values = self._imported(num_classes, in_channels, image_size)
-            net = factory(**values | self.options)
-        except (TypeError, ValueError) as error:
-            raise SpecError(f"net {self.kind!r} cannot be made with options {self.options}: {error}") from error
+            net = factory(**values)
+        except HydrapruneError:
+            raise
+        except (Exception, SystemExit) as error:  # a factory may fail in any way it likes
+            why = f"{type(error).__name__}: {error}".partition("\n")[0]  # torch appends a trace of its own
+            raise SpecError(f"net {self.kind!r} cannot be made with options {self.options}: {why}") from error
         if not isinstance(net, nn.Module):
             raise SpecError(f"net {self.kind!r} gave a {type(net).__name__}; the factory must return an nn.Module")
         if self.init is not None:
@@ -100,15 +117,47 @@ class Net(Spec):
             load_weights(net, self.weights)
         return net
 
+    def sketch(self, num_classes: int, in_channels: int, image_size: int, *, parts: int) -> nn.Module:
+        """The same network without memory, on the meta device: names and shapes, whatever the settings claim.
+
+        Args:
+            parts: of how many modules and parameters it may consist.
+
+        Raises:
+            SpecError: as `build`, and if it has more parts.
+        """
+        left = parts
+
+        def count(*_: object) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise SpecError(f"net {self.kind!r} has more than {parts} parts with options {self.options}")
+
+        hooks = register_module_module_registration_hook(count), register_module_parameter_registration_hook(count)
+        try:
+            with torch.device("meta"):
+                return self.build(num_classes, in_channels, image_size)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def _timm(self, num_classes: int, in_channels: int) -> tuple[Callable[..., Any], dict[str, Any]]:
         import timm  # slow to import, and few recipes need it
 
         name = self.kind.removeprefix("timm:")
+        if ":" in name or "/" in name:
+            raise SpecError(
+                f"net {self.kind!r}: timm would read {name!r} from elsewhere; give the name of a model, "
+                "and the file of its weights as `weights:`"
+            )
         if not timm.is_model(name):
             closest = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0)[0]
             raise SpecError(f"timm has no model {name!r}; did you mean 'timm:{closest}'?")
+        without_files(self.kind, self.options)
+        bounded(self.kind, self.options)
         values = {"model_name": name, "pretrained": False, "num_classes": num_classes, "in_chans": in_channels}
-        return timm.create_model, values
+        return timm.create_model, values | self.options
 
     def _imported(
         self, num_classes: int, in_channels: int, image_size: int
@@ -117,15 +166,18 @@ class Net(Spec):
         try:
             module = import_module(path)
         except ImportError as error:
-            raise SpecError(f"net {self.kind!r}: {error}; install the package or correct its name") from error
+            raise SpecError(
+                f"net {self.kind!r}: {error}; install the package or correct its name, and start with `PYTHONPATH=.` "
+                "if it lies in the working directory"
+            ) from error
         factory = getattr(module, attribute, None)
         if not callable(factory):
             raise SpecError(f"net {self.kind!r}: {path} has no function or class {attribute!r}; correct the name")
+        if self.kind in _NETS:
+            bounded(self.kind, self.options)
+        options = typed(self.kind, factory, self.options)
         parameters = inspect.signature(factory).parameters
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        for option in self.options:
-            if option not in parameters and not takes_any:
-                raise SpecError(f"net {self.kind!r} has no option {option!r}; {nearest(option, parameters)}")
         offers = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
         told = [name for name in offers if name in parameters or (takes_any and name == "num_classes")]
-        return factory, {name: offers[name] for name in told}
+        return factory, {name: offers[name] for name in told} | options

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from hydraprune.core.objective import Clock
+from hydraprune.core.plain import canonical
 from hydraprune.masks.source import FixedMask, MaskSource, Over
 from hydraprune.masks.structures import Structure
-from hydraprune.masks.view import MaskView, canonical
+from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Process, Pruner, Selection, masked_weights
 from hydraprune.pruners.probe import Probe
 

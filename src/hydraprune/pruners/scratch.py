@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from hydraprune.core.plain import plain_copy
+from hydraprune.core.plain import canonical, plain_copy
 from hydraprune.masks.source import MaskSource
-from hydraprune.masks.view import MaskView, canonical
+from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Pruner, Selection, masked_weights
 from hydraprune.pruners.moving import drawn
 from hydraprune.pruners.probe import Probe

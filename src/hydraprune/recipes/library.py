@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 
 import yaml
 
-from hydraprune.core.errors import SpecError
+from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.core.files import read_yaml
 from hydraprune.core.spec import nearest
 from hydraprune.recipes.schema import Recipe
 
 _FOLDER = files("hydraprune.recipes") / "files"
+LEVELS = 16
+"""How many recipes may extend one another."""
 
 
 def names() -> list[str]:
@@ -35,6 +39,30 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     return resolve(values, overrides, str(values.get("name", name)))
 
 
+def read_recipe(path: Path) -> Recipe:
+    """The recipe that a run wrote down at `path`: whole, so it extends nothing and makes no other file be read.
+
+    Raises:
+        SpecError: if it is none.
+    """
+    return Recipe.parse(read_settings(path, "recipe"), str(path))
+
+
+def read_settings(path: Path, noun: str) -> dict[str, Any]:
+    """The mapping in a YAML file of a user's.
+
+    Raises:
+        SpecError: if there is none; it names the file and shows nothing of what it holds.
+    """
+    try:
+        values = read_yaml(path, f"give a {noun} as YAML")
+    except CheckpointError as error:
+        raise SpecError(f"{noun} {error}") from None
+    if not isinstance(values, dict):
+        raise SpecError(f"{noun} {path}: expected a mapping of settings, got a {type(values).__name__}")
+    return values
+
+
 def resolve(values: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
     """The recipe of these settings with `path.to.key=value` overrides; errors quote paths below `where`."""
     values = copy.deepcopy(values)
@@ -52,14 +80,19 @@ def parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
             raise SpecError(f"--set {override!r}: write path.to.key=value, such as stages.prune.epochs=5")
         try:
             found.append((path, yaml.safe_load(text)))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise SpecError(f"--set {override!r}: the value is no YAML ({_line(error)})") from None
     return found
 
 
-def changed(base: str | Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a recipe, given by name, as a file or as settings, with `path.to.key: value` changes."""
-    values = _read(base) if isinstance(base, str) else _extended(copy.deepcopy(dict(base)), "of the study")
+def whole(base: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe, given by name, as a file or as settings, with all that it extends."""
+    return _read(base) if isinstance(base, str) else _extended(copy.deepcopy(dict(base)), "of the study")
+
+
+def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings `base` with `path.to.key: value` changes."""
+    values = copy.deepcopy(dict(base))
     for path, value in changes.items():
         _assign(values, path, value)
     return values
@@ -70,35 +103,26 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.plain(), sort_keys=False, width=120)
 
 
-def _read(name: str) -> dict[str, Any]:
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.is_file():
-        try:
-            text = path.read_text()
-        except OSError as error:
-            raise SpecError(f"cannot read the recipe {name}: {error.strerror}") from None
-    else:
-        entry = _FOLDER / f"{name}.yaml"
-        if not entry.is_file():
-            raise SpecError(f"unknown recipe {name!r}; {nearest(name, names())} (or give a file NAME.yaml)")
-        text = entry.read_text()
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"recipe {name} is no YAML ({_line(error)})") from None
-    if not isinstance(values, dict):
-        raise SpecError(f"recipe {name}: expected a mapping of settings, got {values!r}")
-    return _extended(values, name)
+def _read(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings of the recipe `name`, which those in `below` extend, each the one before it."""
+    if len(below) == LEVELS:
+        raise SpecError(f"recipe {below[0]} extends more than {LEVELS} recipes in a row, or itself; extend fewer")
+    if Path(name).suffix in {".yaml", ".yml"} or os.path.isfile(name):
+        return _extended(read_settings(Path(name), "recipe"), name, below)
+    file = f"{name}.yaml"
+    if file not in {entry.name for entry in _FOLDER.iterdir()}:
+        raise SpecError(f"unknown recipe {name!r}; {nearest(name, names())} (or give a file NAME.yaml)")
+    return _extended(yaml.safe_load((_FOLDER / file).read_text()), name, below)
 
 
-def _extended(values: dict[str, Any], name: str) -> dict[str, Any]:
+def _extended(values: dict[str, Any], name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
     base, changes = values.pop("extends", None), values.pop("set", None) or {}
     if not isinstance(changes, Mapping):
         raise SpecError(f"recipe {name}: `set` takes path.to.key: value, got {changes!r}")
     if base is not None:
-        values = {**_read(str(base)), **values}
+        values = {**_read(str(base), (*below, name)), **values}
     for change, value in changes.items():
-        _assign(values, change, value)
+        _assign(values, str(change), value)
     return values
 
 
@@ -131,6 +155,6 @@ def _stage(stages: list[Any], name: str, where: str) -> Any:
     return known[name]
 
 
-def _line(error: yaml.YAMLError) -> str:
+def _line(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     return f"line {mark.line + 1}: {getattr(error, 'problem', error)}" if mark else str(error)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hydraprune.attacks.transfer import Transfer
 from hydraprune.core.attack import Attack
 from hydraprune.core.errors import SpecError
-from hydraprune.core.files import read_json, save_tensors, write_json
+from hydraprune.core.files import inside, read_json, save_tensors, write_json
 from hydraprune.core.results import Corrupted, Record, Subject
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
@@ -180,7 +180,7 @@ def place(checkpoint: Checkpoint, subject: Subject) -> Path:
     threat, images = subject.threat, checkpoint.meta.data.get("test", subject.images)
     names = [threat.label] if threat is not None and checkpoint.meta.threat not in (None, threat) else []
     names += [f"images-{subject.images}"] if images != subject.images else []
-    return checkpoint.folder / ",".join(names)
+    return inside(checkpoint.folder, checkpoint.folder / ",".join(names))
 
 
 def _transfer(name: str, origin: Checkpoint) -> Attack:

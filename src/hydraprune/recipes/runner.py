@@ -28,12 +28,21 @@ from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
 from hydraprune.pruners.probe import Probe
 from hydraprune.recipes.certify import certify
-from hydraprune.recipes.library import dump_recipe, load_recipe
+from hydraprune.recipes.library import dump_recipe, read_recipe
 from hydraprune.recipes.measure import measure, subject_of
 from hydraprune.recipes.plan import Job, plan
 from hydraprune.recipes.schema import Recipe, Trainer
 from hydraprune.recipes.stages import Evaluate, Fit, Measure
-from hydraprune.runs.checkpoint import DATA, Meta, finished, load, open_checkpoint, read_digests, save, versions
+from hydraprune.runs.checkpoint import (
+    DATA,
+    Checkpoint,
+    Meta,
+    finished,
+    open_checkpoint,
+    read_digests,
+    save,
+    versions,
+)
 from hydraprune.train import Hook, fit
 from hydraprune.train.hooks import Log, ProgressBar
 
@@ -214,12 +223,13 @@ class _Run:
     def _teacher(self, job: Job) -> nn.Module | None:
         if job.teacher is None:
             return None
-        model, _ = load(self.out / job.teacher)
+        model = self._open(self.out / job.teacher).network()
         return self.fabric.to_device(plain_copy(model).eval().requires_grad_(False))
 
     def _start(self, job: Job) -> tuple[nn.Module, Meta]:
         if job.start is not None:
-            return load(self.out / job.start)
+            checkpoint = self._open(self.out / job.start)
+            return checkpoint.network(), checkpoint.meta
         torch.manual_seed(self.recipe.seed)
         channels, side, _ = self.data.shape
         model = self.recipe.net.build(self.data.num_classes, channels, side)
@@ -231,10 +241,10 @@ class _Run:
         if not self.fabric.is_global_zero:
             return
         names = stage.transfer_from if isinstance(stage, Evaluate) else []
-        others = {name: open_checkpoint(self._network(job, name)) for name in names}
+        others = {name: self._open(self._network(job, name)) for name in names}
         for target in job.targets:
             records = {record.stage: record for record in self.records()}
-            checkpoint, before = open_checkpoint(self.out / target), records.get(target)
+            checkpoint, before = self._open(self.out / target), records.get(target)
             if before is not None and before.network not in (None, checkpoint.digest):
                 before = None  # of weights that have been trained anew
             subject = subject_of(checkpoint, self.recipe, self.data)
@@ -251,6 +261,10 @@ class _Run:
             ).model_copy(update={"stage": target})
             records[target] = before.joined(found) if before is not None else found
             write_json(self.out / "results.json", [record.plain() for record in records.values()])
+
+    def _open(self, folder: Path) -> Checkpoint:
+        """A checkpoint of this run. The recipe, which the user gave, says which factory may be called for it."""
+        return open_checkpoint(folder, trust_code=self.recipe.net)
 
     def _network(self, job: Job, stage: str) -> Path:
         """Where the network of a stage lies, seen from a job: in its own branch, or before the branches."""
@@ -317,7 +331,7 @@ def refuse_another(recipe: Recipe, out: Path) -> None:
     path = out / "recipe.yaml"
     if not path.exists():
         return
-    written = load_recipe(str(path))
+    written = read_recipe(path)
     old, new = (
         r.plain() | {"trainer": None, "stages": [stage.plain() for stage in r.stages if isinstance(stage, Fit)]}
         for r in (written, recipe)

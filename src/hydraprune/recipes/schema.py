@@ -58,11 +58,11 @@ class Trainer(Spec):
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(default=1, ge=1)
+    devices: int = Field(default=1, ge=1, le=1024)
     precision: Literal["auto", "float32", "bf16"] = "auto"
     channels_last: bool = True
     compile: bool = False
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
 
 
 class Provenance(Spec):

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from torch import Tensor
 
 from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
-from hydraprune.core.files import load_tensors, read_json, unpack_mask
+from hydraprune.core.files import inside, load_tensors, read_json, read_yaml
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
+from hydraprune.runs.checkpoint import unpacked
 from hydraprune.runs.records import (
     META,
     RESULTS,
@@ -84,7 +84,7 @@ class Network:
 
     def masks(self) -> dict[str, Tensor]:
         """Canonical name -> mask; empty for a dense network."""
-        return self.tensors("masks.safetensors", _unpacked) or {}
+        return self.tensors("masks.safetensors", unpacked) or {}
 
     def lines(self, key: str, parse: Callable[[dict[str, Any]], T]) -> dict[str, list[T]]:
         """File stem -> parsed records, for the JSON-lines files beside the checkpoint whose records have `key`."""
@@ -137,7 +137,7 @@ class Run:
         if not path.exists():
             return None
         try:
-            return reader(path)
+            return reader(inside(self.path, path))
         except (HydrapruneError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             text = f"{type(error).__name__}: {error}" if not isinstance(error, HydrapruneError) else str(error)
             problem = f"{'/'.join(parts)} left out: {text}"
@@ -238,16 +238,8 @@ def _wanted(recipe: dict[str, Any]) -> int:
         return 0
 
 
-def _unpacked(bits: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: unpack_mask(value, tuple(meta["shapes"][name])) for name, value in bits.items()}
-
-
 def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        value = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise CheckpointError(f"no YAML ({' '.join(str(error).split())})") from None
-    return _checked(value)
+    return _checked(read_yaml(path))
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -1,28 +1,40 @@
-"""Checkpoints: plain tensors with canonical names, masks as packed bits, and JSON that says what they are."""
+"""Checkpoints: plain tensors with canonical names, masks as packed bits, and JSON that says what they are.
+
+`checkpoint.json` holds the digests of the two files of tensors, and one of itself, so that any program can check it:
+`digest` is the SHA-256, in hexadecimal, of its other entries as canonical JSON: keys sorted, no spaces, characters
+outside of ASCII as `\\uXXXX`, numbers as they stand in the file.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.core.files import load_tensors, pack_mask, read_json, save_tensors, unpack_mask, write_json
+from hydraprune.core.files import inside, load_tensors, pack_mask, read_json, save_tensors, unpack_mask, write_json
 from hydraprune.core.plain import tensors
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
-from hydraprune.masks.source import FixedMask
-from hydraprune.masks.view import MaskView
+from hydraprune.masks.view import LayerCount, MaskView
 from hydraprune.nets import Net
+from hydraprune.runs.fill import fill, misfit, with_memory
 
 MODEL, MASKS, META = "model.safetensors", "masks.safetensors", "checkpoint.json"
 DATA = "data.json"
 """In a run folder: split -> digest of the images and labels that the run reads."""
+PARTS, ROOM = 32, 8
+"""A network has at most so many modules and parameters for each tensor of its file, and takes so much more memory."""
+SPARE = 1000, 2**28
+"""What any network may have of them beside: parts, and bytes."""
 
 
 class Meta(Spec):
@@ -43,13 +55,14 @@ class Meta(Spec):
         metrics: of its last epoch.
         versions: of the packages that made it.
         data: split -> digest of the images and labels that its run read; empty for a module that was made in Python.
-        sha256: file -> digest.
+        sha256: file -> digest, of the two files of tensors.
+        digest: of all other entries.
     """
 
     net: Net | None = None
-    num_classes: int | None = None
-    in_channels: int | None = None
-    image_size: int | None = None
+    num_classes: int | None = Field(default=None, ge=1)
+    in_channels: int | None = Field(default=None, ge=1)
+    image_size: int | None = Field(default=None, ge=1)
     threat: ThreatModel | None = None
     pruner: str | None = None
     sparsity: float = 0.0
@@ -61,6 +74,7 @@ class Meta(Spec):
     versions: dict[str, str] = {}
     data: dict[str, str] = {}
     sha256: dict[str, str] = {}
+    digest: str = ""
 
     def facts(self) -> dict[str, Any]:
         """What a record says of the network itself."""
@@ -76,25 +90,36 @@ def save(folder: Path | str, model: nn.Module, meta: Meta | None = None) -> Meta
     """Write `model` into `folder`, masks applied; `checkpoint.json` comes last, so a folder that has it is whole.
 
     `model.safetensors` holds the masked weights under the names of the plain network, whose `load_state_dict` takes
-    them. Counts are measured here, over masks.
+    them, also those of a compiled model. Counts are measured here, over masks.
+
+    Raises:
+        SpecError: for arguments in another order.
+        CheckpointError: for a model on the meta device, or with lazy layers.
+        PruningError: for a model without prunable weights.
     """
-    folder, view = Path(folder), MaskView(model)
-    counts, whole = view.counts(), view.count()
+    folder = _folder(folder, "save(folder, model)")
+    if not isinstance(model, nn.Module):
+        raise SpecError(f"save(folder, model) takes a network second, got {type(model).__name__}")
+    with_memory(model)
+    view = MaskView(model)
     save_tensors(folder / MODEL, tensors(model), {})
     masks = view.masks()
     shapes = {name: list(mask.shape) for name, mask in masks.items()}
     save_tensors(folder / MASKS, {name: pack_mask(mask) for name, mask in masks.items()}, {"shapes": shapes})
-    measured = {
-        "sparsity": 1 - whole.kept / whole.total,
-        "kept": whole.kept,
-        "total": whole.total,
-        "layers": {name: (count.kept, count.total) for name, count in counts.items()},
+    measured = _measured(view.counts()) | {
         "versions": versions(),
         "sha256": {name: _sha256(folder / name) for name in (MODEL, MASKS)},
     }
     meta = (meta or Meta()).model_copy(update=measured)
+    meta = meta.model_copy(update={"digest": seal(meta.plain())})
     write_json(folder / META, meta.plain())
     return meta
+
+
+def seal(entries: Mapping[str, Any]) -> str:
+    """The digest of the entries of `checkpoint.json`, JSON-ready, but for that of `digest` itself."""
+    rest = {name: value for name, value in entries.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -106,75 +131,112 @@ class Checkpoint:
         meta: what it is.
         values: canonical name -> tensor, masks applied.
         masks: canonical name -> mask (bool).
+        trusted: whether the factory that it names may be imported and called.
     """
 
     folder: Path
     meta: Meta
     values: dict[str, Tensor]
     masks: dict[str, Tensor]
+    trusted: bool = False
 
     @property
     def digest(self) -> str:
         """Of the network's weights."""
         return self.meta.sha256[MODEL]
 
+    def calls(self) -> str | None:
+        """The code outside of the package that `network` imports and calls, in words; None if there is none.
+
+        Raises:
+            CheckpointError: if there is, and the checkpoint was not opened with `trust_code`.
+        """
+        calls = None if self.meta.net is None else self.meta.net.calls
+        if calls is not None and not self.trusted:
+            raise CheckpointError(
+                f"{self.folder} would import and call {calls}; if you trust whoever made it, say so: "
+                "--trust-code, or trust_code=True in Python"
+            )
+        return calls
+
     def network(self, model: nn.Module | None = None) -> nn.Module:
         """The network with its masks attached, on the CPU; made anew at each call unless `model` is given to be filled.
 
         Raises:
-            CheckpointError: if the checkpoint does not say which network it holds, or does not fit it.
+            CheckpointError: if the checkpoint does not say which network it holds, would call code that is not trusted,
+                or does not fit its network; a `model` that was given is then unchanged.
+            PruningError: if something else than masks computes a weight of `model`.
         """
-        if model is None:
-            meta, where = self.meta, self.folder
-            if meta.net is None or meta.num_classes is None:
-                raise CheckpointError(f"{where} does not say which network it holds; pass it: load(folder, model)")
-            net = meta.net.model_copy(update={"weights": None})
-            model = net.build(meta.num_classes, meta.in_channels or 3, meta.image_size or 32)
-        try:
-            model.load_state_dict(self.values)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-            raise CheckpointError(f"{self.folder} does not fit {type(model).__name__}: {reason}") from None
-        MaskView(model).attach({name: FixedMask(mask) for name, mask in self.masks.items()})
+        model = self._made() if model is None else model
+        fill(model, self.values, self.masks, self.meta.layers, str(self.folder))
         return model
 
+    def _made(self) -> nn.Module:
+        """The plain network; one that does not fit is found out before it takes memory."""
+        meta, where = self.meta, self.folder
+        if meta.net is None or meta.num_classes is None:
+            raise CheckpointError(f"{where} does not say which network it holds; pass it: load(folder, model)")
+        net = meta.net.model_copy(update={"weights": None, "init": None})
+        shape = meta.num_classes, meta.in_channels or 3, meta.image_size or 32
+        if self.calls() is None:
+            try:
+                sketch = net.sketch(*shape, parts=PARTS * len(self.values) + SPARE[0])
+            except SpecError as error:
+                raise CheckpointError(f"{where} names a network that cannot be made: {error}") from None
+            if problem := misfit(sketch.state_dict(), self.values):
+                raise CheckpointError(f"{where} does not fit {net.kind}: {problem}")
+            held = sum(value.nbytes for value in self.values.values())
+            if sum(tensor.nbytes for tensor in (*sketch.parameters(), *sketch.buffers())) > ROOM * held + SPARE[1]:
+                raise CheckpointError(f"{where} does not fit {net.kind}: that takes far more memory than its file")
+        return net.build(*shape)
 
-def open_checkpoint(folder: Path | str) -> Checkpoint:
+
+def open_checkpoint(folder: Path | str, trust_code: bool | Net = False) -> Checkpoint:
     """Read and check the checkpoint in `folder`.
 
     Args:
         folder: of a finished stage, or of `save`.
+        trust_code: whether a factory that it names, `package.module:factory`, may be imported and called to make its
+            network; a `Net` trusts that one alone. What is built in or comes from timm needs no trust.
 
     Raises:
-        CheckpointError: if a file is missing, truncated or altered.
+        CheckpointError: if a file is missing, truncated, altered, or lies elsewhere.
     """
-    folder = Path(folder)
-    if not (folder / META).is_file():
+    folder = _folder(folder, "load(folder, model)")
+    if folder.name in ("", ".."):
+        folder = folder.resolve()  # which has a name
+    if not finished(folder):
         raise CheckpointError(f"{folder} holds no finished checkpoint (no {META}); give a folder such as RUN/finetune")
-    try:
-        meta = Meta.parse(read_json(folder / META), str(folder / META))
-    except SpecError as error:
-        raise CheckpointError(f"{error}; the file has been altered: restore it or train again") from None
-    for name, digest in meta.sha256.items():
-        if (folder / name).is_file() and _sha256(folder / name) != digest:
-            raise CheckpointError(f"{folder / name} is corrupt: its checksum is not the one in {META}; restore it")
+    meta = _read_meta(inside(folder, folder / META))
+    for name in (MODEL, MASKS):
+        file = inside(folder, folder / name)
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing; give the folder of a finished stage, such as RUN/finetune")
+        if _sha256(file) != meta.sha256[name]:
+            raise CheckpointError(f"{file} is corrupt: its checksum is not the one in {META}; restore it")
     values, _ = load_tensors(folder / MODEL)
     packed, header = load_tensors(folder / MASKS)
-    masks = {name: unpack_mask(bits, tuple(header["shapes"][name])) for name, bits in packed.items()}
-    return Checkpoint(folder, meta, values, masks)
+    masks = unpacked(packed, header)
+    _agree(folder, meta, values, masks)
+    trusted = trust_code == meta.net if isinstance(trust_code, Net) else trust_code
+    return Checkpoint(folder, meta, values, masks, trusted)
 
 
-def load(folder: Path | str, model: nn.Module | None = None) -> tuple[nn.Module, Meta]:
+def load(folder: Path | str, model: nn.Module | None = None, *, trust_code: bool = False) -> tuple[nn.Module, Meta]:
     """The network of a checkpoint folder, with its masks attached, on the CPU; and what it is.
 
     Args:
         folder: of a finished stage, or of `save`.
-        model: the plain network to fill, for a checkpoint that names none.
+        model: the network to fill in place, for a checkpoint that names none: plain, masked or compiled.
+        trust_code: import and call the factory, `package.module:factory`, that a checkpoint may name. It runs whatever
+            whoever wrote the checkpoint chose.
 
     Raises:
-        CheckpointError: if a file is missing, truncated or altered, or does not fit the network.
+        SpecError: for arguments in another order.
+        CheckpointError: if a file is missing, truncated or altered, does not fit the network, or names a factory and
+            `trust_code` is False. `model` is then unchanged.
     """
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, trust_code)
     return checkpoint.network(model), checkpoint.meta
 
 
@@ -194,6 +256,75 @@ def read_digests(path: Path) -> dict[str, str]:
 def finished(folder: Path) -> bool:
     """Whether the folder holds a whole checkpoint."""
     return (folder / META).is_file()
+
+
+def unpacked(packed: Mapping[str, Tensor], header: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Canonical name -> mask, of the content of `masks.safetensors`.
+
+    Raises:
+        CheckpointError: if the shapes in its header are not those of its bits.
+    """
+    shapes = header.get("shapes")
+    if not isinstance(shapes, dict) or shapes.keys() != packed.keys() or not all(map(_is_list, shapes.values())):
+        raise CheckpointError(f"{MASKS} does not give a shape for each of its masks; restore it or train again")
+    return {name: unpack_mask(bits, tuple(shapes[name])) for name, bits in packed.items()}
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _folder(folder: Path | str, usage: str) -> Path:
+    if not isinstance(folder, Path | str):
+        raise SpecError(f"{usage} takes a folder first, got {type(folder).__name__}")
+    return Path(folder)
+
+
+def _measured(counts: Mapping[str, LayerCount]) -> dict[str, Any]:
+    """What `checkpoint.json` says of these counts."""
+    kept, total = (sum(values) for values in zip(*((n.kept, n.total) for n in counts.values()), strict=True))
+    layers = {name: (count.kept, count.total) for name, count in counts.items()}
+    return {"sparsity": 1 - kept / total, "kept": kept, "total": total, "layers": layers}
+
+
+def _read_meta(path: Path) -> Meta:
+    entries = read_json(path)
+    if not isinstance(entries, dict):
+        raise _altered(path, "it holds no mapping")
+    if "digest" not in entries:
+        raise CheckpointError(f"{path} has no digest: it is of an earlier version, or was altered; run again")
+    if entries["digest"] != seal(entries):
+        raise _altered(path, "its digest is not that of its entries")
+    try:
+        meta = Meta.parse(entries, str(path))
+    except SpecError as error:
+        raise _altered(path, str(error)) from None
+    if meta.sha256.keys() != {MODEL, MASKS}:
+        raise _altered(path, f"sha256 must name {MODEL} and {MASKS}, and nothing else")
+    return meta
+
+
+def _agree(folder: Path, meta: Meta, values: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    """See that what is said of the tensors is true."""
+    for name, mask in masks.items():
+        if name not in meta.layers or name not in values or values[name].shape != mask.shape:
+            raise _altered(folder, f"its mask for {name!r} is not that of a weight")
+        if bool(values[name][~mask].any()):
+            raise _altered(folder, f"weights of {name!r} that its mask removes are not zero")
+    counts = {}
+    for name in meta.layers:
+        if name not in values or values[name].dim() < 2:
+            raise _altered(folder, f"{name!r} in its table of layers is no prunable weight")
+        total = values[name].numel()
+        counts[name] = LayerCount(int(masks[name].sum()) if name in masks else total, total)
+    if not any(n.total for n in counts.values()) or any(
+        getattr(meta, key) != value for key, value in _measured(counts).items()
+    ):
+        raise _altered(folder, f"its weights and masks are not as sparse as {META} says")
+
+
+def _altered(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{path} has been altered: {why}; restore it or train again")
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydraprune.core.errors import CheckpointError
-from hydraprune.core.files import read_json
+from hydraprune.core.files import inside, read_json
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
 
@@ -42,7 +42,14 @@ def read_records(run: Path) -> list[Record]:
         CheckpointError: if it has no readable `results.json`.
     """
     path = run / RESULTS
-    return [Record.parse(value, f"{path}[{number}]") for number, value in enumerate(read_json(path))]
+    return [Record.parse(value, f"{path}[{number}]") for number, value in enumerate(_list(inside(run, path)))]
+
+
+def _list(path: Path) -> list[Any]:
+    values = read_json(path)
+    if not isinstance(values, list):
+        raise CheckpointError(f"{path} is unreadable (no list); run the recipe again")
+    return values
 
 
 def joined(records: Iterable[Record]) -> dict[str, Record]:
@@ -62,7 +69,8 @@ def measured(run: Path, told: Callable[[str], None] = lambda why: None) -> dict[
     Raises:
         CheckpointError: if nothing was measured, or a file is unreadable.
     """
-    metas = {file.parent.relative_to(run).as_posix(): read_json(file) for file in sorted(run.rglob(META))}
+    files = {file.parent.relative_to(run).as_posix(): inside(run, file) for file in sorted(run.rglob(META))}
+    metas = {stage: read_json(file) for stage, file in files.items()}
     digests = {stage: digest_of(meta) for stage, meta in metas.items()}
     later = any(file for stage in digests for files in later_files(run / stage) for file in files)
     records = joined(read_records(run)) if (run / RESULTS).exists() or not later else {}
@@ -73,17 +81,17 @@ def measured(run: Path, told: Callable[[str], None] = lambda why: None) -> dict[
             told(f"{run / RESULTS}: {stage} was measured on other weights than its checkpoint's; run the recipe again")
             first = None
         images = images_of(metas.get(stage))
-        whole = gathered(first, run / stage, partial(_unless_stale, run / stage, stage, digest, images, told))
+        whole = gathered(first, run / stage, partial(_unless_stale, run, stage, digest, images, told))
         if whole is not None:
             found[stage] = whole
     return found
 
 
 def _unless_stale(
-    folder: Path, stage: str, digest: str | None, images: str | None, told: Callable[[str], None], file: str
+    run: Path, stage: str, digest: str | None, images: str | None, told: Callable[[str], None], file: str
 ) -> Record | None:
     try:
-        return read_later(folder / file, stage, digest, images)
+        return read_later(inside(run, run / stage / file), stage, digest, images)
     except StaleError as error:
         told(str(error))
         return None

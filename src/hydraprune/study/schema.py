@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +17,14 @@ from pydantic import Field
 
 from hydraprune.core.errors import SpecError
 from hydraprune.core.spec import Spec, nearest
-from hydraprune.recipes.library import changed, parsed
+from hydraprune.recipes.library import changed, parsed, read_settings, whole
 from hydraprune.recipes.schema import Recipe
 
 _FOLDER = files("hydraprune.study") / "files"
 SEED = "seed"
 """The axis over which tables average."""
+CELLS = 10_000
+"""How many a study may have: each is a recipe that is validated before anything runs."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,11 @@ class Study(Spec):
             SpecError: if an axis cannot be read, a cell is no valid recipe (the message names it), or none is left.
         """
         axes = {axis: _options(axis, values) for axis, values in self.grid.items()}
-        base = changed(self.recipe, self.set)
+        if math.prod(map(len, axes.values())) > CELLS:
+            raise SpecError(
+                f"study {self.name}: its grid has more than {CELLS} cells; vary less, or in several studies"
+            )
+        base = changed(whole(self.recipe), self.set)
         left_out = [_labels(where, "exclude", axes) for where in self.exclude]
         cells: dict[str, Cell] = {}
         for labels in product(*axes.values()):
@@ -81,6 +89,8 @@ class Study(Spec):
         for entry in self.include:
             extra = {**entry}
             changes = extra.pop("set", {})
+            if not isinstance(changes, dict):
+                raise SpecError(f"include {entry}: `set` takes path.to.key: value")
             chosen = _labels(extra, "include", axes, named=bool(changes))
             if chosen.keys() != axes.keys():
                 raise SpecError(f"include {entry}: give a label for each of {', '.join(axes)}")
@@ -122,20 +132,31 @@ def load_study(name: str, overrides: Sequence[str] = ()) -> Study:
     Raises:
         SpecError: if there is none, or it has unknown keys.
     """
-    path = Path(name)
-    try:
-        if path.suffix in {".yaml", ".yml"} or path.is_file():
-            values = yaml.safe_load(path.read_text())
-        elif name in names():
-            values = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
-        else:
-            raise SpecError(f"unknown study {name!r}; {nearest(name, names())} (or give a file NAME.yaml)")
-    except OSError as error:
-        raise SpecError(f"cannot read the study {name}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"study {name} is no YAML: {' '.join(str(error).split())}") from None
-    study = Study.parse(values, name)
-    return study.model_copy(update={"recipe": changed(study.recipe, {}), "set": study.set | dict(parsed(overrides))})
+    if Path(name).suffix in {".yaml", ".yml"} or os.path.isfile(name):
+        values = read_settings(Path(name), "study")
+    elif name in names():
+        values = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
+    else:
+        raise SpecError(f"unknown study {name!r}; {nearest(name, names())} (or give a file NAME.yaml)")
+    study = resolved(Study.parse(values, name))
+    return study.model_copy(update={"set": study.set | dict(parsed(overrides))})
+
+
+def resolved(study: Study) -> Study:
+    """The same study with the settings of its recipe in place of a name or file."""
+    return study.model_copy(update={"recipe": whole(study.recipe)})
+
+
+def read_study(path: Path) -> Study:
+    """The study that was written down at `path`: resolved, so it makes no other file be read.
+
+    Raises:
+        SpecError: if it is none, or its recipe stands elsewhere.
+    """
+    study = Study.parse(read_settings(path, "study"), str(path))
+    if isinstance(study.recipe, str) or "extends" in study.recipe:
+        raise SpecError(f"{path}: its recipe stands in another file; give the folder that `hydraprune study` wrote")
+    return study
 
 
 def _options(axis: str, values: Any) -> dict[str, dict[str, Any]]:

@@ -12,13 +12,14 @@ import numpy as np
 from rich.table import Table
 
 from hydraprune.core.errors import DataError, SpecError
+from hydraprune.core.files import inside
 from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.results import Record
 from hydraprune.core.spec import nearest
 from hydraprune.report.summary import averaged
 from hydraprune.runs.checkpoint import DATA, read_digests
 from hydraprune.runs.records import Measured, joined, measured
-from hydraprune.study.schema import SEED, Cell, load_study
+from hydraprune.study.schema import SEED, Cell, read_study
 from hydraprune.study.shared import key, trunk
 from hydraprune.study.work import STUDY, standing
 
@@ -51,7 +52,7 @@ def results(
         SpecError: if nothing is finished, or no cell has such a label.
         DataError: if cells with the same settings of data read other images or labels.
     """
-    cells = load_study(str(folder / STUDY)).cells()
+    cells = read_study(inside(folder, folder / STUDY)).cells()
     for condition in where:
         cells = _with(cells, condition)
     states = standing(cells, folder)
@@ -62,7 +63,7 @@ def results(
     _same_data(done, folder)
     axes = [axis for axis in cells[0].labels if len({cell.labels[axis] for cell in cells}) > 1]
     groups: dict[tuple[Any, ...], list[tuple[dict[str, str], Record]]] = {}
-    found = [(cell, measured(folder / cell.name, told)) for cell in done]
+    found = [(cell, measured(inside(folder, folder / cell.name), told)) for cell in done]
     for labels, record in _common(cells, found) + _own(found):
         kind = (record.stage, *(item for item in labels.items() if item[0] != SEED))
         groups.setdefault(kind, []).append((labels, record))

@@ -15,10 +15,11 @@ from rich.console import Console
 
 from hydraprune.core.errors import HydrapruneError, SpecError
 from hydraprune.core.files import read_json, write_atomically, write_json
+from hydraprune.recipes.library import read_settings
 from hydraprune.recipes.runner import refuse_another, run
 from hydraprune.recipes.schema import Recipe
 from hydraprune.study.claims import claim
-from hydraprune.study.schema import Cell, Study, load_study
+from hydraprune.study.schema import Cell, Study, resolved
 from hydraprune.study.shared import adopt, key, trunk
 
 STUDY, DONE, FAILED, SHARED, CLAIMS = "study.yaml", "cell.json", "failure.json", "shared", ".claims"
@@ -64,13 +65,13 @@ def prepare(study: Study, cells: list[Cell], out: Path) -> None:
     written = out / STUDY
     # First what lies there, then the file: another process may be writing it just now, and cells come after it.
     strangers = out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir())
-    if written.exists() and (other := load_study(str(written)).name) != study.name:
+    if written.exists() and (other := read_settings(written, "study").get("name")) != study.name:
         raise SpecError(f"{out} holds the study {other!r}; choose another --out")
     if strangers and not written.exists():
         raise SpecError(f"{out} holds something else than a study; choose another --out")
     for cell in cells:
         refuse_another(cell.recipe, out / cell.name)
-    write_atomically(written, yaml.safe_dump(study.plain(), sort_keys=False, width=120).encode())
+    write_atomically(written, yaml.safe_dump(resolved(study).plain(), sort_keys=False, width=120).encode())
 
 
 def standing(cells: list[Cell], out: Path) -> dict[str, State]:

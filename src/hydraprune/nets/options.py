@@ -1,0 +1,80 @@
+"""What the factory of a network may be given: settings of the right type, of a size that a machine can hold."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
+from hydraprune.core.errors import SpecError
+from hydraprune.core.spec import nearest, sentence
+
+LARGEST = 2**16
+"""What the numbers among the options of a network may add up to: no width, depth or list of depths is larger."""
+# What timm.create_model reads files or the network for, what it is told anyway, and where it would allocate.
+_NOT_FOR_TIMM = {"model_name", "checkpoint_path", "cache_dir", "device", "dtype", "pruned"}
+
+
+def bounded(kind: str, options: Mapping[str, Any]) -> None:
+    """See that no number among the options makes a network explode.
+
+    Raises:
+        SpecError: if they add up to more than `LARGEST`.
+    """
+    total = _size(options)
+    if not total <= LARGEST:  # not a number, either
+        raise SpecError(f"net {kind!r}: its options hold numbers up to {total:.3g} in all; give at most {LARGEST}")
+
+
+def _size(value: Any) -> float:
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(1 + _size(part) for part in value)
+    if isinstance(value, int | float):
+        return abs(value) if abs(value) < 1e300 else float("inf")
+    return len(value) if isinstance(value, str) else 0
+
+
+def without_files(kind: str, options: Mapping[str, Any]) -> None:
+    """See that no option of a timm network makes it read files, or fetch them.
+
+    Raises:
+        SpecError: naming the option.
+    """
+    for option in options:
+        if option in _NOT_FOR_TIMM or option.startswith("pretrained"):
+            raise SpecError(
+                f"net {kind!r} does not take the option {option!r}; to start from weights that you have, "
+                "give their file as `weights:`"
+            )
+
+
+def typed(kind: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as `factory` annotates them; what it does not annotate stays as it is.
+
+    Raises:
+        SpecError: for an option that it lacks, or of another type.
+    """
+    try:
+        signature = inspect.signature(factory, eval_str=True)
+    except NameError:  # an annotation that only type checkers can read
+        signature = inspect.signature(factory)
+    parameters = signature.parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    values = {}
+    for option, value in options.items():
+        if option not in parameters and not takes_any:
+            raise SpecError(f"net {kind!r} has no option {option!r}; {nearest(option, parameters)}")
+        wanted = parameters[option].annotation if option in parameters else inspect.Parameter.empty
+        try:
+            values[option] = (
+                value if wanted in (inspect.Parameter.empty, Any) else TypeAdapter(wanted).validate_python(value)
+            )
+        except ValidationError as error:
+            raise SpecError(sentence(error, f"net {kind!r}: options.{option}")) from None
+        except (PydanticUserError, NameError):  # a class that pydantic has never heard of
+            values[option] = value
+    return values
