@@ -77,3 +77,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def modes_on_failure(model: nn.Module) -> Iterator[None]:
+    """Inside, modes may change; if it fails, every submodule gets the mode back that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    except BaseException:
+        for module, mode in modes:
+            module.training = mode
+        raise

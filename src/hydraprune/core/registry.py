@@ -53,7 +53,7 @@ class Registry(Generic[S]):
         """Build from `{"kind": name, **settings}` or from a bare name, or pass an instance through.
 
         Raises:
-            SpecError: for an unknown kind or a bad setting; the message quotes the path below `where`.
+            SpecError: for an unknown kind, a bad setting or a bare class; the message quotes the path below `where`.
         """
         try:
             return self._make(values)
@@ -72,6 +72,8 @@ class Registry(Generic[S]):
         # Pydantic takes a ValueError, or a ValidationError with its paths, and puts its own path before it.
         if isinstance(values, self._base):
             return values
+        if isinstance(values, type) and issubclass(values, self._base):
+            raise ValueError(f"{values.__name__} is a class; call it: {values.__name__}(...)")
         if isinstance(values, str):
             values = {"kind": values}
         if not isinstance(values, dict) or "kind" not in values:
