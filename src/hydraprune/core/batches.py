@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hydraprune.core.errors import DataError, HydrapruneError, SpecError
 from hydraprune.core.objective import Batch
+from hydraprune.core.spec import said
 
 AT_ONCE = 500
 """Images of a batch in evaluation, where they come without one."""
@@ -68,7 +69,7 @@ def passes(data: Any) -> Batches:
     elif isinstance(data, Iterator):
         raise DataError(f"a {type(data).__name__} can be read only once, but every epoch reads the data; give {_FORMS}")
     elif not isinstance(data, Iterable) or isinstance(data, str | Mapping | Tensor):
-        raise DataError(f"{_said(data)} holds no batches; give {_FORMS}")
+        raise DataError(f"{said(data)} holds no batches; give {_FORMS}")
     else:
         found = _Loader(data)
     try:
@@ -102,7 +103,7 @@ def one_pass(data: Any) -> Iterable[Any]:
         found = data
     else:
         raise DataError(
-            f"{_said(data)} holds no batches; give data.test, one pair of images and labels, or a DataLoader of such"
+            f"{said(data)} holds no batches; give data.test, one pair of images and labels, or a DataLoader of such"
         )
     return found
 
@@ -114,7 +115,7 @@ def checked(batch: Any, device: torch.device, dtype: torch.dtype = torch.float32
         DataError: unless it holds float images (B, C, H, W) in [0, 1] and as many class ids.
     """
     if not _is_pair(batch):
-        raise DataError(f"a batch is a pair of tensors (images, labels), got {_said(batch)}; collate it into one")
+        raise DataError(f"a batch is a pair of tensors (images, labels), got {said(batch)}; make it one")
     x, y = batch[0].to(device), batch[1].to(device)
     if x.dim() == 3 and y.dim() == 0:
         raise DataError(
@@ -133,7 +134,8 @@ def checked(batch: Any, device: torch.device, dtype: torch.dtype = torch.float32
     lowest, highest = torch.stack(x.aminmax()).tolist()
     if not (lowest >= 0 and highest <= 1):
         raise DataError(
-            f"pixels must lie in [0, 1], found {lowest:g} to {highest:g}; make normalisation a layer of the network"
+            f"pixels must lie in [0, 1], found {lowest:g} to {highest:g}; divide bytes by 255, and make "
+            "normalisation a layer of the network"
         )
     return Batch(x.to(dtype), y.to(torch.int64))
 
@@ -182,12 +184,3 @@ def check_labels(y: Tensor, classes: int) -> None:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(part, Tensor) for part in value)
-
-
-def _said(value: Any) -> str:
-    """What `value` is, in a few words."""
-    if isinstance(value, Mapping):
-        return f"a {type(value).__name__} of {', '.join(map(repr, value))}"
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {', '.join(type(part).__name__ for part in value) or 'nothing'}"
-    return f"{value!r}" if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from hydraprune.core.errors import SpecError
+from hydraprune.core.spec import said
 
 
 def device_of(model: Any) -> torch.device:
@@ -19,8 +20,7 @@ def device_of(model: Any) -> torch.device:
         SpecError: if it is no module, or has tensors without values: on the meta device, or of lazy layers.
     """
     if not isinstance(model, nn.Module):
-        shown = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise SpecError(f"expected a network (torch.nn.Module), got {shown}; give the module itself")
+        raise SpecError(f"expected a network (torch.nn.Module), got {said(model)}; give the module itself")
     device = None
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if is_lazy(tensor):

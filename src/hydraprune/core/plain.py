@@ -89,3 +89,17 @@ def modes_on_failure(model: nn.Module) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
         raise
+
+
+@contextmanager
+def values_on_failure(model: nn.Module) -> Iterator[None]:
+    """Inside, tensors may be given other values; if it fails, each gets back those that it had."""
+    tensors = [*model.parameters(), *model.buffers()]
+    values = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)
+        raise

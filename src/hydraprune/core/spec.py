@@ -28,6 +28,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"
 
 
+def said(value: Any) -> str:
+    """What `value` is, in a few words of an error sentence."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, str | int | float | BaseModel | None):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} of {', '.join(map(repr, value)) or 'nothing'}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {', '.join(type(part).__name__ for part in value) or 'nothing'}"
+    return f"a {type(value).__name__}"
+
+
 def whole(value: Any, name: str, least: int = 0) -> int:
     """`value` as an int, for arguments that are no settings: a seed, a number of epochs.
 
@@ -39,7 +52,7 @@ def whole(value: Any, name: str, least: int = 0) -> int:
     except TypeError:
         number = least - 1
     if number < least or isinstance(value, bool):
-        raise SpecError(f"{name} is {value!r}; give a whole number of at least {least}")
+        raise SpecError(f"{name} is {said(value)}; give a whole number of at least {least}")
     return number
 
 
@@ -120,7 +133,7 @@ class Spec(BaseModel):
             raise SpecError(f"{where} is the class {value.__name__}; call it: {value.__name__}(...)")
         bare = isinstance(value, str | int | float) and not isinstance(value, bool)
         raise SpecError(
-            f"{where} is {value!r}; give {cls.__name__}(...) or its settings by name"
+            f"{where} is {said(value)}; give {cls.__name__}(...) or its settings by name"
             + (cls._such_as(value) if bare else "")
         )
 

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from hydraprune.core.errors import PruningError
 from hydraprune.core.plain import plain_copy
-from hydraprune.core.spec import nearest
+from hydraprune.core.spec import nearest, said
 from hydraprune.masks.names import exempt as exempted
 from hydraprune.masks.source import MaskSource, Over, frozen
 
@@ -51,7 +51,7 @@ class MaskView:
         self._exempt: dict[str, nn.Parameter] = {}
         names: dict[int, str] = {}
         if not isinstance(model, nn.Module):
-            raise PruningError(f"there is nothing to prune in {model!r}; give a network (torch.nn.Module)")
+            raise PruningError(f"there is nothing to prune in {said(model)}; give a network (torch.nn.Module)")
         for path, module in model.named_modules():
             if isinstance(module, PRUNABLE):
                 _own(path, module)
@@ -162,7 +162,7 @@ class MaskView:
 
 def _own(path: str, module: Any) -> None:
     """See that the weight of `module` is a parameter, or masked by us."""
-    if is_lazy(module.weight):
+    if is_lazy(_stored(module)):
         raise PruningError(f"layer {path!r} is lazy and has no weight yet; run the network once on some images")
     masked = parametrize.is_parametrized(module, "weight")
     sources = [*module.parametrizations.weight] if masked else []

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hydraprune.core.errors import PruningError
 from hydraprune.core.hook import Hook
 from hydraprune.core.network import device_of
-from hydraprune.core.plain import tensors
+from hydraprune.core.plain import tensors, values_on_failure
 from hydraprune.core.spec import Spec
 from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.masks.budgets import Budget, Uniform
@@ -166,13 +166,13 @@ def prune(
 
     Raises:
         SpecError: for an argument that cannot be used, such as an unknown pruner.
+        DataError: for images of the probe that the network does not take.
         PruningError: if the pruner or the budget needs what the probe lacks, or budget and structure do not fit.
     """
     from hydraprune.pruners import PRUNERS  # which is a table of the pruners that are made of this file
 
-    if not isinstance(view, MaskView):
-        device_of(view)
-        view = MaskView(view)
+    view = view if isinstance(view, MaskView) else MaskView(view)
+    device = device_of(view.model)
     pruner = PRUNERS.make(pruner, "pruner")
     structure = Weight() if structure is None else STRUCTURES.make(structure, "structure")
     if isinstance(budget, int | float) and not isinstance(budget, bool):
@@ -182,8 +182,11 @@ def prune(
     if reason := pruner.unfit(budget, structure):
         raise PruningError(reason)
     budget = budget or Uniform(sparsity=structure.sparsity)
-    probe = probe or Probe(torch.Generator(device_of(view.model)).manual_seed(0))
+    probe = probe or Probe(torch.Generator(device).manual_seed(0))
+    probe.try_on(view.model)
     macs = macs_per_weight(view, probe.images()) if budget.counts == "macs" else None
     selection = Selection(view, budget, structure, macs)
-    view.attach(pruner.sources(selection, probe))
+    with values_on_failure(view.model):  # some methods draw new weights first
+        sources = pruner.sources(selection, probe)
+    view.attach(sources)
     return pruner.process(selection, probe)

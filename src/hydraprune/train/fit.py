@@ -22,7 +22,7 @@ from hydraprune.core.hook import Hook
 from hydraprune.core.network import device_of, dtype_of
 from hydraprune.core.objective import Batch, Clock, Context, Objective
 from hydraprune.core.plain import evaluating, modes_on_failure, once
-from hydraprune.core.spec import whole
+from hydraprune.core.spec import said, whole
 from hydraprune.core.threat import ThreatModel
 from hydraprune.train.optim import Average, Optim
 from hydraprune.train.params import named
@@ -81,8 +81,10 @@ def fit(
         CheckpointError: if `state` is damaged or belongs to other settings; it says which.
     """
     device_of(model)
+    if teacher is not None:
+        device_of(teacher)
     if not isinstance(objective, Objective):
-        raise SpecError(f"objective is {objective!r}; give the objective itself, such as hydraprune.TRADES()")
+        raise SpecError(f"objective is {said(objective)}; give the objective itself, such as hydraprune.TRADES()")
     if dtype_of(model) in (torch.float16, torch.bfloat16):
         raise SpecError(
             f"the network is in {dtype_of(model)}, where small steps are lost; call model.float(), and for speed give "
@@ -103,6 +105,8 @@ def fit(
     settings: dict[str, str] = {}
     if state is not None:
         state = Path(state)
+        if state.is_dir():
+            raise SpecError(f"state {str(state)!r} is a folder; name a file in it, such as state.safetensors")
         settings = _settings(model, moving, data, objective, optim, threat, teacher, epochs, seed, key)
         if state.exists():
             done, history = load_state(state, model, loop.optimizer, loop.average, hooks, settings)
