@@ -13,15 +13,15 @@ THREAT = {"norm": "linf", "eps": "2/255"}
 
 CALLS = {
     "a number": (lambda m: hp.logit_bounds(m, X, 0.1), "threat is 0.1; give ThreatModel(...) or its settings by name"),
-    "a norm": (lambda m: hp.logit_bounds(m, X, {"norm": "l2", "eps": 1}), "bounds hold for boxes, not for the norm 'l2'"),
+    "a norm": (lambda m: hp.logit_bounds(m, X, {"norm": "l2", "eps": 1}), "bounds hold for boxes, not for the norm"),
     "a bool": (lambda m: hp.logit_bounds(m, X, {"eps": True}), "threat.eps: True is not a number"),
-    "a method": (lambda m: hp.logit_bounds(m, X, THREAT, "crwn"), "method: unknown bound 'crwn'; did you mean 'crown'?"),
-    "float64": (lambda m: hp.logit_bounds(m, X.double(), THREAT), "network and images are in torch.float32, torch.float64"),
+    "a method": (lambda m: hp.logit_bounds(m, X, THREAT, "crwn"), "method: unknown bound 'crwn'; did you mean"),
+    "float64": (lambda m: hp.logit_bounds(m, X.double(), THREAT), "images are in torch.float32, torch.float64"),
     "half images": (lambda m: hp.logit_bounds(m, X.half(), THREAT), "bounds need both in float32, or both in float64"),
-    "bytes": (lambda m: hp.logit_bounds(m, (X * 255).byte(), THREAT), "network and images are in torch.float32, torch.uint8"),
+    "bytes": (lambda m: hp.logit_bounds(m, (X * 255).byte(), THREAT), "images are in torch.float32, torch.uint8"),
     "0 to 255": (lambda m: hp.logit_bounds(m, X * 255, THREAT), "images are floats in [0, 1]; divide bytes by 255"),
     "colour": (lambda m: hp.margin_bounds(m, X.expand(-1, 3, -1, -1), Y, THREAT), "does not take images (4, 3, 8, 8)"),
-    "labels": (lambda m: hp.margin_bounds(m, X, Y.float(), THREAT), "labels are torch.float32 of shape (4,); give one class"),
+    "labels": (lambda m: hp.margin_bounds(m, X, Y.float(), THREAT), "labels are torch.float32 of shape (4,)"),
     "labels beyond": (lambda m: hp.margin_bounds(m, X, Y + 7, THREAT), "label 10 is none of the 10 classes"),
 }  # fmt: skip
 
