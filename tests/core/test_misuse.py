@@ -4,6 +4,7 @@ from inspect import isabstract
 
 import numpy as np
 import pytest
+import torch
 
 import hydraprune as hp
 from hydraprune.core.spec import Spec, said, whole
@@ -27,6 +28,7 @@ VALUES = {
     "eps True": (lambda: hp.ThreatModel(eps=True), "ThreatModel.eps: True is not a number"),
     "eps False": (lambda: hp.ThreatModel(eps=False), "ThreatModel.eps: False is not a number"),
     "eps list": (lambda: hp.ThreatModel(eps=[0.1]), "ThreatModel.eps: Input should be a valid number"),
+    "eps tensor": (lambda: hp.ThreatModel(eps=torch.ones(3, 3)), "Input should be a valid number (got a Tensor)"),
     "eps word": (lambda: hp.ThreatModel(eps="large"), "'large' is not a number or a fraction such as 8/255"),
     "eps -1": (lambda: hp.ThreatModel(eps=-1), "ThreatModel.eps: Input should be greater than or equal to 0 (got -1)"),
     "norm": (lambda: hp.ThreatModel(norm="L2", eps=1), "ThreatModel.norm: Input should be 'linf' or 'l2' (got 'L2')"),

@@ -41,6 +41,7 @@ CALLS = {
     "a class": (lambda m: hp.prune(m, hp.Hydra, 0.9), "pruner: Hydra is a class; call it: Hydra(...)"),
     "a setting": (lambda m: hp.prune(m, {"kind": "hydra", "inti": "scaled"}, 0.9), "unknown key 'inti'; did you mean"),
     "an objective": (lambda m: hp.prune(m, hp.TRADES(), 0.9), "pruner: expected {kind: ...}, got TRADES("),
+    "the model": (lambda m: hp.prune(m, m, 0.9), "pruner: expected {kind: ...}, got a Sequential; kinds: hydra"),
     "None": (lambda m: hp.prune(m, None, 0.9), "pruner: expected {kind: ...}, got None"),
     "swapped": (lambda m: hp.prune(m, hp.Uniform(sparsity=0.9), hp.Hydra()), "expected {kind: ...}, got Uniform("),
     "a structure": (lambda m: hp.prune(m, "hydra", 0.9, "filtr"), "unknown structure 'filtr'; did you mean 'filter'?"),

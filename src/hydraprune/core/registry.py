@@ -10,7 +10,7 @@ from pydantic import GetCoreSchemaHandler, ValidationError
 from pydantic_core import core_schema
 
 from hydraprune.core.errors import SpecError
-from hydraprune.core.spec import Spec, nearest, sentence
+from hydraprune.core.spec import Spec, nearest, said, sentence
 
 S = TypeVar("S", bound=Spec)
 
@@ -77,7 +77,8 @@ class Registry(Generic[S]):
         if isinstance(values, str):
             values = {"kind": values}
         if not isinstance(values, dict) or "kind" not in values:
-            raise ValueError(f"expected {{kind: ...}}, got {values!r}; kinds: {', '.join(self._table)}")
+            shown = repr(values) if isinstance(values, dict) else said(values)
+            raise ValueError(f"expected {{kind: ...}}, got {shown}; kinds: {', '.join(self._table)}")
         try:
             found = self.get(str(values["kind"]))
         except SpecError as error:

@@ -163,6 +163,6 @@ def sentence(error: ValidationError, where: str) -> str:
         path = ".".join([where, *(str(part) for part in item["loc"])])
         message = item["msg"].removeprefix("Value error, ")
         value = item["input"]
-        shown = "" if isinstance(value, dict | list | BaseModel) or repr(value) in message else f" (got {value!r})"
+        shown = "" if isinstance(value, dict | list | BaseModel) or repr(value) in message else f" (got {said(value)})"
         lines.append(f"{path}: {message}{shown}")
     return "; ".join(dict.fromkeys(lines))

@@ -38,7 +38,7 @@ def named(model: nn.Module, params: Any) -> list[tuple[str, nn.Parameter]]:
             )
         if id(tensor) in found:
             raise SpecError(f"params: {shown} comes twice; give each tensor once")
-        found[id(tensor)] = (name, tensor)
+        found[id(tensor)] = (str(name), tensor)
     if not found:
         raise SpecError("params holds no tensors, so there is nothing to train; a generator can be read only once")
     return list(found.values())
