@@ -162,8 +162,6 @@ class MaskView:
 
 def _own(path: str, module: Any) -> None:
     """See that the weight of `module` is a parameter, or masked by us."""
-    if is_lazy(_stored(module)):
-        raise PruningError(f"layer {path!r} is lazy and has no weight yet; run the network once on some images")
     masked = parametrize.is_parametrized(module, "weight")
     sources = [*module.parametrizations.weight] if masked else []
     if not all(isinstance(source, MaskSource) for source in sources) or not isinstance(_stored(module), nn.Parameter):
@@ -172,6 +170,8 @@ def _own(path: str, module: Any) -> None:
             f"the weight of layer {path!r} is computed by {by}, such as spectral or weight normalisation, so a mask on "
             "it would not hold; remove that first (torch.nn.utils.parametrize.remove_parametrizations)"
         )
+    if is_lazy(_stored(module)):
+        raise PruningError(f"layer {path!r} is lazy and has no weight yet; run the network once on some images")
 
 
 def _stored(module: Any) -> nn.Parameter:
