@@ -1,5 +1,7 @@
 """Networks that are both compact and robust: prune with the robust training objective itself."""
 
+import sys
+
 from torch import Tensor, nn
 
 from hydraprune.attacks.autoattack import AutoAttack
@@ -28,6 +30,10 @@ from hydraprune.recipes.library import load_recipe
 from hydraprune.recipes.runner import run
 from hydraprune.runs.checkpoint import load, save
 from hydraprune.train import Optim, fit
+
+# The function stands before the package of its name, so it leads on to what is in there: for Python,
+# `import hydraprune.evaluate.smoothing as s` asks `hydraprune.evaluate` for `smoothing`.
+evaluate.__dict__ = vars(sys.modules["hydraprune.evaluate"])
 
 
 def load_data(kind: str, **settings: object) -> Dataset:

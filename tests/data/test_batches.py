@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hydraprune.core.errors import DataError
+from hydraprune.core.errors import HydrapruneError
 from hydraprune.data import Batches, Resident
 
 
@@ -95,12 +95,12 @@ def test_an_empty_split_has_no_batches():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, "batch size 0"),
-        ({"batch_size": 4, "seed": -1}, "seed -1"),
+        ({"batch_size": 0}, "batch size is 0; give a whole number of at least 1"),
+        ({"batch_size": 4, "seed": -1}, "seed is -1; give a whole number of at least 0"),
         ({"batch_size": 4, "rank": 2, "world": 2}, "rank 2 of 2"),
         ({"batch_size": 11, "drop_last": True}, "10 images over 1 processes fill no batch; lower batch size 11"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(HydrapruneError, match=message):
         numbered(10).batches(**{"seed": 0, **settings})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hydraprune.core.errors import DataError, EvaluationError
+from hydraprune.core.errors import DataError, EvaluationError, SpecError
 from hydraprune.core.objective import Batch
 from hydraprune.evaluate import clean_accuracy
 
@@ -42,7 +42,7 @@ def test_refuses_logits_that_are_not_finite():
 def test_refuses_a_model_without_logits_per_image():
     model = Labels()
     model.forward = lambda x: model.bias
-    with pytest.raises(EvaluationError, match=r"expected logits \(5, classes\), the network returns \(3,\)"):
+    with pytest.raises(SpecError, match=r"expected logits \(5, classes\), the network returns torch\.float32 \(3,\)"):
         clean_accuracy(model, [Batch(X, Y)])
 
 
@@ -59,9 +59,9 @@ def test_refuses_nothing_to_do():
         (X * 255, Y, r"pixels must lie in \[0, 1\]"),
         (X - 0.5, Y, r"pixels must lie in \[0, 1\]"),
         (X * float("nan"), Y, r"pixels must lie in \[0, 1\]"),
-        ((X * 255).byte(), Y, "float images and int64 labels, got torch.uint8"),
-        (X, Y.float(), "int64 labels, got torch.float32 and torch.float32"),
-        (X, Y[:3], r"got \(5, 1, 4, 4\) and \(3,\)"),
+        ((X * 255).byte(), Y, r"expected float images in \[0, 1\], got torch\.uint8; write x\.float\(\) / 255"),
+        (X, Y.float(), r"labels are torch\.float32 \(5,\); give one integer class id for each of 5 images"),
+        (X, Y[:3], r"labels are torch\.int64 \(3,\); give one integer class id for each of 5 images"),
         (X[0], Y[:1], r"expected images \(B, C, H, W\)"),
         (X[:0], Y[:0], r"expected images \(B, C, H, W\)"),
     ],

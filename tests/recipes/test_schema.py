@@ -38,6 +38,7 @@ BUDGET = {"kind": "uniform", "sparsity": 0.5}
         (SCORES | {"pruner": "harp", "structure": "n:m"}, r"'harp' learns how many groups each layer keeps"),
         (SCORES | {"pruner": "magnitude", "budget": BUDGET}, r"pruner 'magnitude' has no scores to train; use `ep"),
         (SCORES | {"pruner": "random", "budget": BUDGET}, r"pruner 'random' has no scores to train"),
+        (FIT | {"name": "more", "pruner": "hydra", "budget": BUDGET}, r"'hydra' learns its scores, and over weights"),
         (FIT | {"name": "prune"}, r"two stages are called 'prune'; give each its own name"),
         (FIT | {"name": "../up"}, r"tiny\.stages\.4\.name: .*pattern"),
         (FIT | {"name": ""}, r"tiny\.stages\.4\.name: .*pattern"),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from hydraprune.attacks.gradient import pgd
 from hydraprune.core.attack import Attack
 from hydraprune.core.threat import ThreatModel
-from hydraprune.core.twin import Twin
+from hydraprune.core.twin import judged
 
 
 def transferred(origin: str, steps: int = 50) -> str:
@@ -51,7 +51,7 @@ class Transfer(Attack):
         return transferred(self.origin, self.steps)
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
-        surrogate = Twin(self.surrogate).refresh(0).to(x.device)
+        surrogate = judged(self.surrogate).to(x.device)
         loss = partial(F.cross_entropy, target=y, reduction="none")
         size = 2.5 * threat.eps / self.steps
         return pgd(surrogate, x, threat, loss, steps=self.steps, step_size=size, start="uniform", rng=rng)

@@ -82,3 +82,29 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def modes_on_failure(model: nn.Module) -> Iterator[None]:
+    """Inside, modes may change; if it fails, every submodule gets the mode back that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    except BaseException:
+        for module, mode in modes:
+            module.training = mode
+        raise
+
+
+@contextmanager
+def values_on_failure(model: nn.Module) -> Iterator[None]:
+    """Inside, tensors may be given other values; if it fails, each gets back those that it had."""
+    tensors = [*model.parameters(), *model.buffers()]
+    values = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)
+        raise

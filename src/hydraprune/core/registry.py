@@ -9,7 +9,7 @@ from pydantic import GetCoreSchemaHandler, ValidationError
 from pydantic_core import core_schema
 
 from hydraprune.core.errors import SpecError
-from hydraprune.core.spec import Spec, nearest, sentence
+from hydraprune.core.spec import Spec, nearest, said, sentence
 
 S = TypeVar("S", bound=Spec)
 
@@ -61,7 +61,7 @@ class Registry(Generic[S]):
         """Build from `{"kind": name, **settings}` or from a bare name, or pass an instance through.
 
         Raises:
-            SpecError: for an unknown kind or a bad setting; the message quotes the path below `where`.
+            SpecError: for an unknown kind, a bad setting or a bare class; the message quotes the path below `where`.
         """
         try:
             return self._make(values)
@@ -80,10 +80,13 @@ class Registry(Generic[S]):
         # Pydantic takes a ValueError, or a ValidationError with its paths, and puts its own path before it.
         if isinstance(values, self._base):
             return values
+        if isinstance(values, type) and issubclass(values, self._base):
+            raise ValueError(f"{values.__name__} is a class; call it: {values.__name__}(...)")
         if isinstance(values, str):
             values = {"kind": values}
         if not isinstance(values, dict) or "kind" not in values:
-            raise ValueError(f"expected {{kind: ...}}, got {values!r}; kinds: {', '.join(self._table)}")
+            shown = repr(values) if isinstance(values, dict) else said(values)
+            raise ValueError(f"expected {{kind: ...}}, got {shown}; kinds: {', '.join(self._table)}")
         try:
             found = self.get(str(values["kind"]))
         except SpecError as error:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from hydraprune.core.errors import SpecError
 
@@ -19,7 +28,37 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"
 
 
+def said(value: Any) -> str:
+    """What `value` is, in a few words of an error sentence."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, str | int | float | BaseModel | None):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} of {', '.join(map(repr, value)) or 'nothing'}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {', '.join(type(part).__name__ for part in value) or 'nothing'}"
+    return f"a {type(value).__name__}"
+
+
+def whole(value: Any, name: str, least: int = 0) -> int:
+    """`value` as an int, for arguments that are no settings: a seed, a number of epochs.
+
+    Raises:
+        SpecError: unless it is a whole number of at least `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise SpecError(f"{name} is {said(value)}; give a whole number of at least {least}")
+    return number
+
+
 def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is not a number")
     if not isinstance(value, str):
         return value
     try:
@@ -40,7 +79,9 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, *positional: Any, **values: Any) -> None:
+        if positional:
+            raise SpecError(f"{type(self).__name__} takes its settings by name{self._such_as(positional[0])}")
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -57,6 +98,44 @@ class Spec(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown key {str(key)!r}; {nearest(str(key), cls.model_fields)}")
         return values
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool):
+            annotation = cls.model_fields[str(info.field_name)].annotation
+            kinds = {annotation, *get_args(annotation)}
+            if kinds & {int, float} and bool not in kinds:
+                raise ValueError(f"{value} is not a number")
+        return value
+
+    @classmethod
+    def _such_as(cls, value: Any) -> str:
+        """The end of an error sentence: how a bare `value` may have been meant."""
+        if isinstance(value, Mapping):
+            return f", such as {cls.__name__}(**{value!r})"
+        needed = [name for name, field in cls.model_fields.items() if field.is_required()]
+        names = needed or [name for name in cls.model_fields if (name == "kind") == isinstance(value, str)]
+        return f", such as {cls.__name__}({names[0]}={value!r})" if names else f": {cls.__name__}()"
+
+    @classmethod
+    def make(cls, value: Any, where: str) -> Self:
+        """`value` if it has this type already, or made of a mapping of settings; `where` is what it was given for.
+
+        Raises:
+            SpecError: for anything else; the message says how to write it.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, Mapping):
+            return cls.parse(dict(value), where)
+        if isinstance(value, type):
+            raise SpecError(f"{where} is the class {value.__name__}; call it: {value.__name__}(...)")
+        bare = isinstance(value, str | int | float) and not isinstance(value, bool)
+        raise SpecError(
+            f"{where} is {said(value)}; give {cls.__name__}(...) or its settings by name"
+            + (cls._such_as(value) if bare else "")
+        )
 
     @classmethod
     def parse(cls, values: Any, where: str) -> Self:
@@ -84,6 +163,6 @@ def sentence(error: ValidationError, where: str) -> str:
         path = ".".join([where, *(str(part) for part in item["loc"])])
         message = item["msg"].removeprefix("Value error, ")
         value = item["input"]
-        shown = "" if isinstance(value, dict | list | BaseModel) or repr(value) in message else f" (got {value!r})"
+        shown = "" if isinstance(value, dict | list | BaseModel) or repr(value) in message else f" (got {said(value)})"
         lines.append(f"{path}: {message}{shown}")
     return "; ".join(dict.fromkeys(lines))

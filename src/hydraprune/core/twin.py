@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hydraprune.core.network import device_of
 from hydraprune.core.packed import Packed, packable
 from hydraprune.core.plain import plain_copy
 
@@ -73,7 +74,7 @@ class Twin:
         for norm in pairs:
             owner, _, name = norm.rpartition(".")
             setattr(self._copy.get_submodule(owner), name, nn.Identity())
-        device = next(self._copy.parameters()).device
+        device = device_of(self._copy)
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
         self._followers: list[tuple[nn.Module, Any, nn.Module | None]] = []
         for path, module in self._copy.named_modules():
@@ -109,3 +110,13 @@ class Twin:
                         value.copy_(getattr(live, name))
             self._step = step
         return self._copy
+
+
+def judged(model: nn.Module) -> nn.Module:
+    """The network that evaluation sees: a plain, frozen copy in evaluation mode and float32, norm layers folded.
+
+    Float32 holds every value of half precision, so such a network is judged by its own weights.
+    """
+    if any(p.is_floating_point() and p.dtype != torch.float32 for p in model.parameters()):
+        model = plain_copy(model).float()
+    return Twin(model).refresh(0)

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from hydraprune.core.errors import DataError
 from hydraprune.core.objective import Batch
+from hydraprune.core.spec import whole
 
 Fetch = Callable[[int, Tensor, int], Iterator[Batch]]
 """(epoch, indices in order, batch size) -> the batches of these images."""
 
 
 def seeded(*key: int) -> torch.Generator:
-    """Random numbers on the CPU that depend on `key` (integers of at least 0) alone."""
+    """Random numbers on the CPU that depend on `key` (integers of at least 0) alone; SpecError for others."""
+    key = tuple(whole(part, "seed") for part in key)
     mixed = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(mixed[0]))
 
@@ -56,11 +58,10 @@ class Batches:
     world: int
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.seed < 0 or not 0 <= self.rank < self.world:
-            raise DataError(
-                f"batch size {self.batch_size}, seed {self.seed}, rank {self.rank} of {self.world}: "
-                "need a batch size of at least 1, a seed of at least 0 and 0 <= rank < world"
-            )
+        whole(self.batch_size, "batch size", 1)
+        whole(self.seed, "seed")
+        if not 0 <= self.rank < self.world:
+            raise DataError(f"rank {self.rank} of {self.world}: ranks run from 0 to world - 1")
         if self.total and not len(self):
             raise DataError(
                 f"{self.total} images over {self.world} processes fill no batch; lower batch size {self.batch_size}"
@@ -109,8 +110,12 @@ class Images(ABC):
     def _fetcher(self, seed: int, augment: bool, device: torch.device) -> Fetch: ...
 
     def take(self, count: int) -> Images:
-        """The first `count` images, or all where there are fewer."""
-        return self.subset(torch.arange(min(count, len(self))))
+        """The first `count` images, or all where there are fewer.
+
+        Raises:
+            SpecError: for a count below 0.
+        """
+        return self.subset(torch.arange(min(whole(count, "count"), len(self))))
 
     def batches(
         self,
@@ -134,6 +139,7 @@ class Images(ABC):
             rank, world: this process among those that share the images.
 
         Raises:
+            SpecError: for a batch size below 1 or a seed below 0.
             DataError: if no batch can be made of these settings.
         """
         fetch = self._fetcher(seed, augment, torch.device(device))

@@ -17,12 +17,14 @@ from hydraprune.attacks.gradient import pgd, slope
 from hydraprune.attacks.pgd import PGD, cross_entropy
 from hydraprune.attacks.square import Square
 from hydraprune.core.attack import Attack
+from hydraprune.core.batches import checked
 from hydraprune.core.errors import EvaluationError
+from hydraprune.core.network import device_of
 from hydraprune.core.objective import Batch
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import PIXELS, ThreatModel
-from hydraprune.core.twin import Twin
-from hydraprune.evaluate.accuracy import checked, classify, share
+from hydraprune.core.twin import judged
+from hydraprune.evaluate.accuracy import classify, share
 from hydraprune.evaluate.verdicts import Evaluation
 from hydraprune.evaluate.worst_case import evaluate
 
@@ -71,10 +73,10 @@ def check(
     Raises:
         EvaluationError: if no image is classified correctly, or logits are not finite.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     x, y = checked(batch, device)
     with torch.autocast(device.type, enabled=False):
-        net = Twin(model).refresh(0)
+        net = judged(model)
         logits = classify(net, x, y)
         right = logits.argmax(1) == y
         if not right.any():

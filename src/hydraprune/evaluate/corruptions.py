@@ -20,13 +20,15 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
+from hydraprune.core.batches import checked
 from hydraprune.core.errors import DataError, EvaluationError, SpecError
+from hydraprune.core.network import device_of
 from hydraprune.core.objective import Batch
 from hydraprune.core.results import Corrupted
 from hydraprune.core.spec import nearest
-from hydraprune.core.twin import Twin
+from hydraprune.core.twin import judged
 from hydraprune.data.images import Batches, seeded
-from hydraprune.evaluate.accuracy import checked, gathered, judge, share
+from hydraprune.evaluate.accuracy import gathered, judge, share
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -291,10 +293,10 @@ def corruption_accuracy(
         DataError: for labels that the network has no class for.
         EvaluationError: without images, or for logits that are not finite.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     verdicts: dict[str, list[list[Tensor]]] = {}
     with torch.autocast(device.type, enabled=False):
-        net = Twin(model).refresh(0)
+        net = judged(model)
         for name, severity, batch in parts:
             x, y = checked(batch, device)
             verdicts.setdefault(name, [[] for _ in SEVERITIES])[severity - 1].append(judge(net, x, y))

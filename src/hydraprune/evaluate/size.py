@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from hydraprune.core.network import device_of, dtype_of
 from hydraprune.core.plain import evaluating, plain_copy
 from hydraprune.masks.macs import macs_per_weight
 from hydraprune.masks.view import MaskView
@@ -25,7 +26,7 @@ def macs(model: nn.Module, shape: tuple[int, ...]) -> tuple[Macs, dict[str, Macs
 
     What is not masked (attention, say) counts in full, as torch counts it; norms and activations are not counted.
     """
-    x = torch.zeros(1, *shape, device=next(model.parameters()).device)
+    x = torch.zeros(1, *shape, device=device_of(model), dtype=dtype_of(model))
     plain = plain_copy(model)
     with evaluating(plain), torch.no_grad(), FlopCounterMode(display=False) as counter:
         plain(x)

@@ -20,13 +20,15 @@ from pydantic import Field
 from scipy.special import bdtr, betaincinv, ndtri
 from torch import Tensor, nn
 
-from hydraprune.core.errors import EvaluationError
+from hydraprune.core.batches import checked, one_pass
+from hydraprune.core.errors import DataError, EvaluationError
 from hydraprune.core.fingerprint import fingerprint
+from hydraprune.core.network import device_of
 from hydraprune.core.objective import Batch
 from hydraprune.core.precision import exact
-from hydraprune.core.spec import Number, Spec
-from hydraprune.core.twin import Twin
-from hydraprune.evaluate.accuracy import checked, judge
+from hydraprune.core.spec import Number, Spec, whole
+from hydraprune.core.twin import judged
+from hydraprune.evaluate.accuracy import judge
 from hydraprune.evaluate.records import ImageRecord, Ledger, network_key
 from hydraprune.evaluate.worst_case import _channels_last
 
@@ -112,7 +114,7 @@ def certify(model: nn.Module, x: Tensor, smoothing: Smoothing, *, seed: int = 0)
         DataError: for images outside [0, 1].
         EvaluationError: for logits that are not finite.
     """
-    batch = _unlabelled(model, x)
+    batch, seed = _unlabelled(model, x), whole(seed, "seed")
     with _deployed(model, batch, smoothing.precision) as net:
         found = [_certified(net, image, smoothing, _generator(seed, i, image)) for i, image in enumerate(batch.x)]
     labels, radii, counts = zip(*found, strict=True)
@@ -124,7 +126,7 @@ def predict(model: nn.Module, x: Tensor, smoothing: Smoothing, *, seed: int = 0)
 
     It is wrong with probability `alpha` at most. Noise and errors are those of `certify`.
     """
-    batch = _unlabelled(model, x)
+    batch, seed = _unlabelled(model, x), whole(seed, "seed")
     with _deployed(model, batch, smoothing.precision) as net:
         counts = [_votes(net, x, smoothing.n, smoothing, _generator(seed, i, x)) for i, x in enumerate(batch.x)]
     return torch.tensor([decision(votes, smoothing.alpha)[0] for votes in counts])
@@ -132,9 +134,9 @@ def predict(model: nn.Module, x: Tensor, smoothing: Smoothing, *, seed: int = 0)
 
 def certify_dataset(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Any,
     smoothing: Smoothing,
-    path: Path,
+    path: Path | str,
     *,
     seed: int = 0,
     progress: Callable[[CertifiedImage], None] | None = None,
@@ -146,7 +148,7 @@ def certify_dataset(
 
     Args:
         model: as for `certify`.
-        batches: the data set in its order, images in [0, 1] with labels.
+        batches: the data set in its order, images in [0, 1] with labels, in any form that `evaluate` takes.
         path: the file to write, or to continue.
         progress: called with every record, those found in the file included.
 
@@ -158,12 +160,12 @@ def certify_dataset(
         DataError: for images outside [0, 1] or labels that the network has no class for.
         EvaluationError: without images, for logits that are not finite, or if the disk refuses.
     """
-    device = next(model.parameters()).device
-    ledger = Ledger(CertifiedImage, path, network_key(model), certified_how(smoothing, seed))
+    device, seed = device_of(model), whole(seed, "seed")
+    ledger = Ledger(CertifiedImage, Path(path), network_key(model), certified_how(smoothing, seed))
     records: list[CertifiedImage] = []
     first = 0
-    for batch in batches:
-        batch = checked(batch, device)
+    for pair in one_pass(batches):
+        batch = checked(pair, device)
         with _deployed(model, batch, smoothing.precision) as net:
             for i in range(-first % smoothing.every, len(batch.x), smoothing.every):
                 image, label = batch.x[i], int(batch.y[i])
@@ -270,7 +272,10 @@ def _generator(seed: int, index: int, image: Tensor) -> torch.Generator:
 
 
 def _unlabelled(model: nn.Module, x: Tensor) -> Batch:
-    return checked(Batch(x, torch.zeros(len(x), dtype=torch.int64)), next(model.parameters()).device)
+    device = device_of(model)
+    if not isinstance(x, Tensor) or not x.dim():
+        raise DataError(f"expected images (B, C, H, W), got a {type(x).__name__}; give a tensor, without labels")
+    return checked(Batch(x, torch.zeros(len(x), dtype=torch.int64)), device)
 
 
 @contextmanager
@@ -278,7 +283,7 @@ def _deployed(model: nn.Module, batch: Batch, precision: str) -> Iterator[nn.Mod
     """A folded copy of `model` that has been tried on `batch`, to be used inside in the precision asked for."""
     device = batch.x.device
     with exact(), torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        net = Twin(model).refresh(0)
+        net = judged(model)
         _channels_last(net, batch.x[:1])
         judge(net, *batch)  # refuses bad labels and logits before anything is written
         yield net

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from hydraprune.bounds import BOUNDS, Bounds, margin_bounds
 from hydraprune.bounds.best import Best
 from hydraprune.bounds.certify import Method, check_norm
-from hydraprune.core.errors import EvaluationError
+from hydraprune.core.batches import checked, one_pass
+from hydraprune.core.errors import EvaluationError, SpecError
 from hydraprune.core.fingerprint import fingerprint
-from hydraprune.core.objective import Batch
+from hydraprune.core.network import device_of
 from hydraprune.core.plain import plain_copy
 from hydraprune.core.precision import exact
 from hydraprune.core.results import Verified
 from hydraprune.core.threat import ThreatModel
-from hydraprune.evaluate.accuracy import checked, classify
+from hydraprune.evaluate.accuracy import classify
 from hydraprune.evaluate.records import ImageRecord, Ledger, network_key
 
 Precision = Literal["float64", "float32"]
@@ -55,12 +56,12 @@ class Verification(NamedTuple):
 
 def verify(
     model: nn.Module,
-    data: Batch | Iterable[Batch],
-    threat: ThreatModel,
+    data: Any,
+    threat: ThreatModel | Mapping[str, Any],
     method: Method = "best",
     *,
     precision: Precision = "float64",
-    path: Path | None = None,
+    path: Path | str | None = None,
     progress: Callable[[VerifiedImage], None] | None = None,
 ) -> Verification:
     """Prove for each image that every admissible one near it is classified as its label.
@@ -71,8 +72,8 @@ def verify(
 
     Args:
         model: returns logits (B, K); traceable; may be parametrized, in any mode, on any device.
-        data: images in [0, 1] and labels; a batch is bounded at once.
-        threat: of norm linf.
+        data: images in [0, 1] and labels, in any form that `evaluate` takes; a batch is bounded at once.
+        threat: of norm linf, or its settings.
         method: a bound, its name, or its name and settings. `best` takes the best of several, the dearer ones only for
             images that are still undecided.
         precision: of the copy and its bounds. They are not rounded outward, which matters below some 1e-13 in float64.
@@ -80,19 +81,24 @@ def verify(
         progress: called with every record, those found in the file included.
 
     Raises:
-        SpecError: for another norm, or a model that has no bounds: it cannot be traced, or has an unknown operation.
-        DataError: for images outside [0, 1] or labels that the network has no class for.
+        SpecError: for another norm or precision, or a model that has no bounds: it cannot be traced, or has an unknown
+            operation.
+        DataError: for images outside [0, 1] or that do not fit, or labels that the network has no class for.
         EvaluationError: without images, for logits that are not finite, or if the disk refuses.
         CheckpointError: if `path` holds records of another network, other images, threat or method, or no records.
     """
+    threat = ThreatModel.make(threat, "threat")
     check_norm(threat)
+    if precision not in get_args(Precision):
+        raise SpecError(f"precision is {precision!r}; proofs are made in {' or '.join(get_args(Precision))}")
     bound = BOUNDS.make(method, "method")
-    device = next(model.parameters()).device
-    net = plain_copy(model).eval().requires_grad_(False).to(getattr(torch, precision))
+    device, dtype = device_of(model), getattr(torch, precision)
+    net = plain_copy(model).eval().requires_grad_(False).to(dtype)
+    path = None if path is None else Path(path)
     ledger = Ledger(VerifiedImage, path, network_key(model), verified_how(bound, threat, precision))
     records: list[VerifiedImage] = []
-    for batch in [data] if isinstance(data, Batch) else data:
-        x, y = checked(batch, device)
+    for batch in one_pass(data):
+        x, y = checked(batch, device, dtype)
         first, labels = len(records), y.tolist()
         keys = [ledger.keys(image, label) for image, label in zip(x, labels, strict=True)]
         found = {i: record for i, key in enumerate(keys) if (record := ledger.find(first + i, key))}
@@ -134,7 +140,6 @@ def _verdicts(
 ) -> list[dict[str, Any]]:
     """What has to be computed for the record of each image."""
     began = time.perf_counter()
-    x = x.to(getattr(torch, precision))
     with exact(), torch.autocast(x.device.type, enabled=False):
         logits = classify(net, x, y)
     prediction = logits.argmax(1)

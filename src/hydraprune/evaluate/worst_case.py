@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import length_hint
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hydraprune.attacks import ATTACKS
 from hydraprune.core.attack import Attack, MinimumNorm
+from hydraprune.core.batches import checked, one_pass
 from hydraprune.core.errors import EvaluationError, SpecError
-from hydraprune.core.objective import Batch
-from hydraprune.core.spec import nearest
+from hydraprune.core.network import device_of
+from hydraprune.core.spec import nearest, whole
 from hydraprune.core.threat import PIXELS, ThreatModel
-from hydraprune.core.twin import Twin
-from hydraprune.evaluate.accuracy import checked, classify
+from hydraprune.core.twin import judged
+from hydraprune.evaluate.accuracy import classify
 from hydraprune.evaluate.verdicts import Evaluation
 
 Progress = Callable[[str, int, int], None]
 """What is done ("clean" or an attack's name), in how many batches, of how many (0 where unknown)."""
+
+Named = Attack | str | Mapping[str, Any]
+"""An attack, its name, or its name and settings: `{"kind": "pgd", "steps": 50}`."""
 
 EXAMPLES = 12
 """Broken images of each attack that are kept."""
@@ -28,10 +34,10 @@ EXAMPLES = 12
 
 def evaluate(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Any,
     *,
-    threat: ThreatModel | None = None,
-    attacks: Sequence[Attack] = (),
+    threat: ThreatModel | Mapping[str, Any] | None = None,
+    attacks: Named | Sequence[Named] = (),
     seed: int,
     attack_samples: Mapping[str, int] | None = None,
     known: Evaluation | None = None,
@@ -49,11 +55,12 @@ def evaluate(
     figures are estimates.
 
     Args:
-        model: returns logits (B, K); may be parametrized, in any mode, on any device.
-        batches: images in [0, 1] and labels. Large batches (500 or more) are faster: attacks pool what stands in one.
-        threat: the adversary; needed if there are attacks.
-        attacks: any number, with different names.
-        seed: of the random numbers of every attack.
+        model: returns logits (B, K); may be parametrized, in any mode, on any device, in any precision.
+        batches: images in [0, 1] and labels: a split such as `data.test`, batches of it, a DataLoader or another
+            iterable of pairs, or one pair. Large batches (500 or more) are faster: attacks pool what stands in one.
+        threat: the adversary, or its settings; needed if there are attacks.
+        attacks: any number, with different names; each an attack, its name, or its name and settings.
+        seed: of the random numbers of every attack, at least 0.
         attack_samples: attack name -> number of first images to run it on; all by default.
         known: verdicts on the same network, images and threat, of other attacks, or of the first batches of these
             attacks; they are taken over.
@@ -61,17 +68,21 @@ def evaluate(
         keep: called after each batch of each attack with what is known so far; from there a killed call can go on.
 
     Raises:
-        SpecError: for attacks without a threat, for another norm than theirs, or names that do not fit.
-        DataError: for images outside [0, 1] or labels that the network has no class for.
+        SpecError: for attacks without a threat, for another norm than theirs, names that do not fit, or a model that
+            does not return logits or has tensors without values.
+        DataError: for images outside [0, 1] or that do not fit, or labels that the network has no class for.
         EvaluationError: without images, for logits that are not finite, or when an attack fails; it names the attack.
     """
-    limits = _limits(attacks, threat, attack_samples or {})
-    device = next(model.parameters()).device
+    device, seed = device_of(model), whole(seed, "seed")
+    threat = None if threat is None else ThreatModel.make(threat, "threat")
+    tried = _made(attacks)
+    limits = _limits(tried, threat, attack_samples or {})
     ledger = _Ledger(known, threat)
-    total = length_hint(batches)
+    parts = one_pass(batches)
+    total = length_hint(parts)
     with torch.autocast(device.type, enabled=False), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        net = Twin(model).refresh(0)
-        for number, batch in enumerate(batches):
+        net = judged(model)
+        for number, batch in enumerate(parts):
             torch.manual_seed(seed + number)
             x, y = checked(batch, device)
             if number == 0:
@@ -80,7 +91,7 @@ def evaluate(
             first = ledger.clean(y, logits)
             if progress:
                 progress("clean", number + 1, total)
-            for attack in attacks:
+            for attack in tried:
                 assert threat is not None  # _limits has refused attacks without one
                 some = slice(max(0, limits[attack.name] - first))
                 if not ledger.has(attack.name, min(limits[attack.name], first + len(x))):
@@ -93,6 +104,11 @@ def evaluate(
                 if progress:
                     progress(attack.name, number + 1, total)
     return ledger.evaluation()
+
+
+def _made(attacks: Named | Sequence[Named]) -> list[Attack]:
+    several = attacks if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks]
+    return [ATTACKS.make(attack, f"attacks[{number}]") for number, attack in enumerate(several)]
 
 
 class _Ledger:
@@ -177,7 +193,7 @@ def _channels_last(net: nn.Module, x: Tensor) -> None:
     try:
         with torch.no_grad():
             net(x)
-    except RuntimeError:
+    except Exception:  # images that do not fit fail here as well, and are told of where they are classified
         net.to(memory_format=torch.contiguous_format)
 
 

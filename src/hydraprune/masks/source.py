@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from hydraprune.core.errors import PruningError
 from hydraprune.masks.structures import Structure
 from hydraprune.masks.topk import Passing, SharedRate, StraightThrough, top_mask
 
@@ -76,6 +77,11 @@ class LearnedMask(MaskSource):
         return self.structure.expand(kept, tuple(self.score.shape))
 
     def forward(self, weight: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            raise PruningError(
+                "a mask that is still learned cannot be exported, as it is selected anew in each pass; call "
+                "MaskView(model).freeze() first, or export MaskView(model).bake()"
+            )
         return StraightThrough.apply(weight, self.score, self.current())
 
 

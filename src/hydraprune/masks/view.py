@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from hydraprune.core.errors import PruningError
 from hydraprune.core.plain import canonical, plain_copy
+from hydraprune.core.spec import nearest, said
 from hydraprune.masks.names import exempt as exempted
 from hydraprune.masks.source import MaskSource, Over, frozen
 
@@ -39,8 +41,8 @@ class MaskView:
             counts cover them.
 
     Raises:
-        PruningError: if the model has no such layer, if something else already computes the weight of one (spectral
-            or weight normalisation), or if an exempt layer is unknown.
+        PruningError: if the model has no such layer, or one without a weight yet (lazy layers), if something else
+            already computes the weight of one (spectral or weight normalisation), or if an exempt layer is unknown.
     """
 
     def __init__(self, model: nn.Module, exempt: Iterable[str] = ()) -> None:
@@ -48,6 +50,8 @@ class MaskView:
         self.modules: dict[str, list[Any]] = {}
         self._exempt: dict[str, nn.Parameter] = {}
         names: dict[int, str] = {}
+        if not isinstance(model, nn.Module):
+            raise PruningError(f"there is nothing to prune in {said(model)}; give a network (torch.nn.Module)")
         for path, module in model.named_modules():
             if isinstance(module, PRUNABLE):
                 _own(path, module)
@@ -86,10 +90,13 @@ class MaskView:
         weights = self.weights()
         for name, source in sources.items():
             if name not in weights:
-                raise PruningError(f"{name!r} is no prunable weight of {type(self.model).__name__}")
+                raise PruningError(
+                    f"{name!r} is no prunable weight of {type(self.model).__name__}; {nearest(name, weights)}"
+                )
             here, there = tuple(source.current().shape), tuple(weights[name].shape)
             if here != there:
                 raise PruningError(f"the mask of {name!r} has shape {here}, but the weight has {there}")
+        for name, source in sources.items():
             for module in self.modules[name]:
                 if parametrize.is_parametrized(module, "weight"):
                     # Not `remove_parametrizations`: it deletes from the class, which a deep copy of the model shares.
@@ -113,8 +120,10 @@ class MaskView:
         the norm layers; all other weights and biases are frozen. What else a mask learns moves when it says so.
 
         Raises:
-            PruningError: if there are no scores to train.
+            PruningError: if there are no scores to train, or `over` is another word; nothing has changed then.
         """
+        if over not in get_args(Over):
+            raise PruningError(f"cannot train over {over!r}; {nearest(str(over), get_args(Over))}")
         of_masks = {
             id(parameter): (source.over, f"{kind}:{name}")
             for name, source in self.sources.items()
@@ -161,6 +170,8 @@ def _own(path: str, module: Any) -> None:
             f"the weight of layer {path!r} is computed by {by}, such as spectral or weight normalisation, so a mask on "
             "it would not hold; remove that first (torch.nn.utils.parametrize.remove_parametrizations)"
         )
+    if is_lazy(_stored(module)):
+        raise PruningError(f"layer {path!r} is lazy and has no weight yet; run the network once on some images")
 
 
 def _stored(module: Any) -> nn.Parameter:

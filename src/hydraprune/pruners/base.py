@@ -6,15 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hydraprune.core.errors import PruningError
 from hydraprune.core.hook import Hook
-from hydraprune.core.plain import tensors
+from hydraprune.core.network import device_of
+from hydraprune.core.plain import tensors, values_on_failure
 from hydraprune.core.spec import Spec
+from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.masks.budgets import Budget, Uniform
 from hydraprune.masks.macs import macs_per_weight
 from hydraprune.masks.source import FixedMask, MaskSource, Over, selected
@@ -137,19 +139,24 @@ class Pruner(Spec, ABC):
         return None
 
 
+Named = str | Mapping[str, Any]
+"""The name of a method, or its name and settings: `{"kind": "hydra", "gradual": 2}`."""
+
+
 def prune(
-    view: MaskView,
-    pruner: Pruner,
-    budget: Budget | None,
-    structure: Structure | None = None,
+    view: MaskView | nn.Module,
+    pruner: Pruner | Named,
+    budget: Budget | Named | float | None = None,
+    structure: Structure | Named | None = None,
     probe: Probe | None = None,
 ) -> Process | None:
     """Score, pool, allocate, and attach a mask to every prunable weight of the view's model, in place.
 
     Args:
-        view: the model's prunable weights.
-        pruner: how important they are.
-        budget: how many groups each layer keeps; None for a structure that says so itself.
+        view: the model's prunable weights, or the model, of which none is exempt then.
+        pruner: how important they are; a method, its name, or its name and settings, as for the next two.
+        budget: how many groups each layer keeps; a number is the sparsity of every layer, in [0, 1); None for a
+            structure that says so itself.
         structure: what a group is; single weights by default.
         probe: random numbers, and images for pruners that look at some; without images, seeded with 0 by default.
 
@@ -158,14 +165,28 @@ def prune(
         after the last step. None for all others.
 
     Raises:
+        SpecError: for an argument that cannot be used, such as an unknown pruner.
+        DataError: for images of the probe that the network does not take.
         PruningError: if the pruner or the budget needs what the probe lacks, or budget and structure do not fit.
     """
-    structure = structure or Weight()
+    from hydraprune.pruners import PRUNERS  # which is a table of the pruners that are made of this file
+
+    view = view if isinstance(view, MaskView) else MaskView(view)
+    device = device_of(view.model)
+    pruner = PRUNERS.make(pruner, "pruner")
+    structure = Weight() if structure is None else STRUCTURES.make(structure, "structure")
+    if isinstance(budget, int | float) and not isinstance(budget, bool):
+        budget = Uniform(sparsity=budget)
+    elif budget is not None:
+        budget = BUDGETS.make(budget, "budget")
     if reason := pruner.unfit(budget, structure):
         raise PruningError(reason)
     budget = budget or Uniform(sparsity=structure.sparsity)
-    probe = probe or Probe(torch.Generator(next(view.model.parameters()).device).manual_seed(0))
+    probe = probe or Probe(torch.Generator(device).manual_seed(0))
+    probe.try_on(view.model)
     macs = macs_per_weight(view, probe.images()) if budget.counts == "macs" else None
     selection = Selection(view, budget, structure, macs)
-    view.attach(pruner.sources(selection, probe))
+    with values_on_failure(view.model):  # some methods draw new weights first
+        sources = pruner.sources(selection, probe)
+    view.attach(sources)
     return pruner.process(selection, probe)

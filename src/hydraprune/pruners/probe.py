@@ -10,9 +10,11 @@ from itertools import islice, repeat
 import torch
 from torch import Tensor, nn
 
+from hydraprune.core.batches import checked, logits_of
 from hydraprune.core.errors import PruningError
+from hydraprune.core.network import device_of, dtype_of
 from hydraprune.core.objective import Batch, Clock, Context, Objective
-from hydraprune.core.plain import plain_copy
+from hydraprune.core.plain import evaluating, plain_copy
 from hydraprune.core.threat import ThreatModel
 
 
@@ -33,6 +35,13 @@ class Probe:
     threat: ThreatModel | None = None
     batches: Callable[[], Iterable[Batch]] | None = None
     teacher: nn.Module | None = None
+
+    def try_on(self, model: nn.Module) -> None:
+        """See that `model` takes the images, if there are any; DataError if it does not."""
+        if self.batches is not None:
+            x, y = checked(next(iter(self._first(1))), device_of(model), dtype_of(model))
+            with evaluating(model), torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+                logits_of(model, x, y)
 
     def images(self) -> Tensor:
         """The first batch of images (B, C, H, W).

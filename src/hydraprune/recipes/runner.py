@@ -28,7 +28,7 @@ from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
 from hydraprune.pruners.probe import Probe
 from hydraprune.recipes.certify import certify
-from hydraprune.recipes.library import dump_recipe, read_recipe
+from hydraprune.recipes.library import dump_recipe, load_recipe, read_recipe
 from hydraprune.recipes.measure import measure, subject_of
 from hydraprune.recipes.plan import Job, plan
 from hydraprune.recipes.schema import Recipe, Trainer
@@ -69,22 +69,25 @@ def fabric_for(trainer: Trainer) -> Fabric:
     )
 
 
-def run(recipe: Recipe, out: Path | str, console: Console | None = None) -> list[Record]:
+def run(recipe: Recipe | str, out: Path | str, console: Console | None = None) -> list[Record]:
     """Run every stage of `recipe` into the folder `out` and return the records of its evaluations.
 
     Finished stages are skipped, an unfinished one goes on after its last epoch. The folder gets `recipe.yaml`,
     `environment.json`, `metrics.jsonl`, `tensorboard/`, a checkpoint folder per stage, and `results.json`.
 
     Args:
-        recipe: what to run.
+        recipe: what to run, or what `load_recipe` takes: its name, or a YAML file.
         out: a new folder, or one of an earlier run of the same recipe; only machine and evaluations may differ, and
             what is already measured with the attacks asked for is not measured again.
         console: where progress is shown; None shows nothing.
 
     Raises:
-        SpecError: if `out` holds a run of another recipe.
+        SpecError: for no recipe, or if `out` holds a run of another one.
         HydrapruneError: whatever a stage raises; finished stages and saved epochs are kept.
     """
+    if isinstance(recipe, str):
+        recipe = load_recipe(recipe)
+    recipe = Recipe.make(recipe, "recipe")
     fabric = fabric_for(recipe.trainer)
     fabric.launch()
     here = _Run(recipe, Path(out), fabric, console or Console(quiet=True))

@@ -106,6 +106,11 @@ class Fit(Stage):
         if self.over == "scores" and self.epochs and self.pruner is not None and self.pruner.over != "scores":
             cure = "`over: weights`" if self.pruner.over else "`epochs: 0`"
             raise ValueError(f"pruner {self.pruner.kind!r} has no scores to train; use {cure}, or pruner hydra")
+        if self.over == "weights" and self.epochs and self.pruner is not None and self.pruner.over == "scores":
+            raise ValueError(
+                f"pruner {self.pruner.kind!r} learns its scores, and over weights none would move; use `over: scores`, "
+                "or pruner magnitude"
+            )
         if self.select == "best" and self.pruner is not None and (self.pruner.over == "weights" or self.pruner.dynamic):
             raise ValueError(f"masks of pruner {self.pruner.kind!r} are found by the last epoch; use `select: last`")
         if self.select == "best" and not self.validation.samples:

@@ -1,7 +1,8 @@
 """The training loop and what it is made of."""
 
+from hydraprune.core.batches import Batches
 from hydraprune.core.hook import Hook
-from hydraprune.train.fit import Batches, fit
+from hydraprune.train.fit import fit
 from hydraprune.train.optim import Optim
 
 __all__ = ["Batches", "Hook", "Optim", "fit"]

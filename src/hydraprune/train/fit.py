@@ -4,88 +4,113 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from hydraprune.core.errors import TrainingError
+from hydraprune.core.batches import Batches, check_labels, checked, logits_of, passes
+from hydraprune.core.errors import SpecError, TrainingError
+from hydraprune.core.fingerprint import content, fingerprint
 from hydraprune.core.hook import Hook
+from hydraprune.core.network import device_of, dtype_of
 from hydraprune.core.objective import Batch, Clock, Context, Objective
-from hydraprune.core.plain import once
+from hydraprune.core.plain import evaluating, modes_on_failure, once
+from hydraprune.core.spec import said, whole
 from hydraprune.core.threat import ThreatModel
 from hydraprune.train.optim import Average, Optim
+from hydraprune.train.params import named
 from hydraprune.train.state import load_state, save_state
-
-
-class Batches(Protocol):
-    """Training data: `epoch(n)` must be a pure function of `n`, so that an epoch can be run again."""
-
-    def __len__(self) -> int:
-        """Batches per epoch."""
-
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of epoch `number`, shuffled and augmented."""
 
 
 def fit(
     model: nn.Module,
-    params: Sequence[tuple[str, nn.Parameter]],
-    batches: Batches,
+    params: Iterable[tuple[str, nn.Parameter]] | Iterable[nn.Parameter],
+    batches: Batches | Iterable[Any],
     objective: Objective,
     *,
     epochs: int,
-    optim: Optim | None = None,
-    threat: ThreatModel | None = None,
+    optim: Optim | Mapping[str, Any] | None = None,
+    threat: ThreatModel | Mapping[str, Any] | None = None,
     teacher: nn.Module | None = None,
     seed: int = 0,
     fabric: Fabric | None = None,
     channels_last: bool = True,
     compile: bool = False,
-    state: Path | None = None,
+    state: Path | str | None = None,
     key: str = "",
     hooks: Sequence[Hook] = (),
 ) -> list[dict[str, Any]]:
     """Minimise `objective` over `params`, in place, and return the metrics of every epoch.
 
+    An epoch of a DataLoader, too, follows from `seed` and its number alone, as torch's random numbers, and the loader's
+    own, are seeded before it. So are those of its workers, unless they live on (`persistent_workers`): these go on
+    from where they were, and a resumed run draws other numbers in them. Nothing seeds numpy and `random` in a loader
+    without workers.
+
     Args:
         model: returns logits (B, K) for images (B, C, H, W); moved to the device of `fabric`.
-        params: (name, tensor) pairs to move; everything else stays, but for the statistics of norm layers.
-        batches: the training data; the same on every run with the same seed.
+        params: (name, tensor) pairs to move, or tensors of the model; everything else stays, but for the statistics of
+            norm layers.
+        batches: the training data, images in [0, 1] and class ids, the same on every run with the same seed: batches of
+            ours, a DataLoader, or another iterable of pairs that can be read again and has a length.
         objective: what to minimise.
         epochs: passes over the data; 0 does nothing.
-        optim: optimizer, schedule, clipping and averaging; SGD with a cosine schedule if None.
-        threat: the adversary that the objective trains against.
+        optim: optimizer, schedule, clipping and averaging, or their settings; SGD with a cosine schedule if None.
+        threat: the adversary that the objective trains against, or its settings.
         teacher: the network that the objective distils from, plain, in evaluation mode and without gradient.
         seed: every random number of epoch `e` follows from `seed`, at least 0, and `e` alone.
         fabric: device, number of processes and precision; one process on the CPU in float32 if None.
         channels_last: hold image batches in that memory format.
         compile: compile the network that attacks see (pays on a GPU, costs seconds at the start).
-        state: where to save after every epoch, and to resume from if it is there.
-        key: names the settings, so that a state of other settings is not resumed.
+        state: the file to save to after every epoch, and to resume from if it is there.
+        key: names the settings that `fit` does not know, such as the data, so that a state of others is not resumed.
         hooks: what goes along.
 
     Raises:
+        SpecError: for an argument that cannot be used, such as `params` of another model; nothing has changed then.
+        DataError: for images or labels that do not fit each other, [0, 1] or the network; before the first step, if
+            the first batch shows it.
         TrainingError: if the loss is not finite, with the step; the state of the last epoch is kept.
-        CheckpointError: if `state` is damaged or belongs to other settings.
+        CheckpointError: if `state` is damaged or belongs to other settings; it says which.
     """
+    device_of(model)
+    if teacher is not None:
+        device_of(teacher)
+    if not isinstance(objective, Objective):
+        raise SpecError(f"objective is {said(objective)}; give the objective itself, such as hydraprune.TRADES()")
+    if dtype_of(model) in (torch.float16, torch.bfloat16):
+        raise SpecError(
+            f"the network is in {dtype_of(model)}, where small steps are lost; call model.float(), and for speed give "
+            "Fabric(precision='bf16-mixed')"
+        )
+    optim = Optim() if optim is None else Optim.make(optim, "optim")
+    threat = None if threat is None else ThreatModel.make(threat, "threat")
+    seed, epochs = whole(seed, "seed"), whole(epochs, "epochs")
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
-    model = fabric.to_device(model)
-    tensors = [tensor for _, tensor in params]
-    if epochs == 0 or not tensors:
+    if epochs == 0:
+        fabric.to_device(model)
         return []
-    loop = _Loop(model, tensors, objective, optim or Optim(), fabric, hooks)
+    moving, data = named(model, params), passes(batches)
+    model = fabric.to_device(model)
+    loop = _Loop(model, [tensor for _, tensor in moving], objective, optim, fabric, hooks, channels_last)
     done = 0
     history: list[dict[str, Any]] = []
-    if state is not None and state.exists():
-        done, history = load_state(state, model, loop.optimizer, loop.average, hooks, key)
-    steps_per_epoch = len(batches) * objective.steps_per_batch()
+    settings: dict[str, str] = {}
+    if state is not None:
+        state = Path(state)
+        if state.is_dir():
+            raise SpecError(f"state {str(state)!r} is a folder; name a file in it, such as state.safetensors")
+        settings = _settings(model, moving, data, objective, optim, threat, teacher, epochs, seed, key)
+        if state.exists():
+            done, history = load_state(state, model, loop.optimizer, loop.average, hooks, settings)
+    steps_per_epoch = len(data) * objective.steps_per_batch()
     loop.ctx = Context(
         threat,
         torch.Generator(fabric.device),
@@ -94,15 +119,15 @@ def fit(
         teacher=None if teacher is None else fabric.to_device(teacher),
     )
     with ExitStack() as ended:
+        ended.enter_context(modes_on_failure(model))
         for hook in hooks:
             hook.on_start(epochs, steps_per_epoch, done)
             ended.callback(hook.on_end)
         for epoch in range(done, epochs):
             started = time.perf_counter()
             loop.begin(_mixed(seed, epoch, fabric.global_rank))
-            for batch in batches.epoch(epoch):
-                if channels_last and batch.x.dim() == 4:
-                    batch = Batch(batch.x.contiguous(memory_format=torch.channels_last), batch.y)
+            for pair in data.epoch(epoch):
+                batch = loop.taken(pair)
                 for _ in range(objective.steps_per_batch()):
                     loop.step(batch)
             _share_statistics(model, fabric)
@@ -112,10 +137,39 @@ def fit(
                     hook.on_epoch(epoch + 1, model, metrics)
             history.append({"epoch": epoch + 1, **metrics})
             if state is not None and fabric.is_global_zero:
-                save_state(state, model, loop.optimizer, loop.average, hooks, epoch + 1, history, key)
+                save_state(state, model, loop.optimizer, loop.average, hooks, epoch + 1, history, settings)
     if loop.average is not None:
         loop.average.settle()
     return history
+
+
+def _settings(
+    model: nn.Module,
+    params: Sequence[tuple[str, nn.Parameter]],
+    batches: Batches,
+    objective: Objective,
+    optim: Optim,
+    threat: ThreatModel | None,
+    teacher: nn.Module | None,
+    epochs: int,
+    seed: int,
+    key: str,
+) -> dict[str, str]:
+    """What a state must have been saved under to be resumed: the name of each setting -> its fingerprint."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    parts = {
+        "model": [[name, list(tensor.shape)] for name, tensor in tensors],
+        "params": [name for name, _ in params],
+        "number of batches": len(batches),
+        "objective": [type(objective).__name__, objective.plain()],
+        "optim": optim.plain(),
+        "threat": threat and threat.plain(),
+        "teacher": teacher and content(*teacher.parameters(), *teacher.buffers()),
+        "epochs": epochs,
+        "seed": seed,
+        "key": key,
+    }
+    return {name: fingerprint(value=part) for name, part in parts.items()}
 
 
 def _mixed(seed: int, epoch: int, rank: int) -> int:
@@ -136,9 +190,11 @@ class _Loop:
         optim: Optim,
         fabric: Fabric,
         hooks: Sequence[Hook],
+        channels_last: bool,
     ) -> None:
         self.model, self.tensors, self.objective = model, tensors, objective
-        self.optim, self.fabric, self.hooks = optim, fabric, hooks
+        self.optim, self.fabric, self.hooks, self.channels_last = optim, fabric, hooks, channels_last
+        self.classes: int | None = None
         self.optimizer = optim.build(tensors)
         self.average = None if optim.ema is None else Average(tensors, optim.ema)
         self.totals: dict[str, Tensor] = {}
@@ -150,6 +206,20 @@ class _Loop:
         self.ctx.state.clear()
         self.totals.clear()
         self.model.train()
+
+    def taken(self, pair: Any) -> Batch:
+        """A batch of the caller's, checked, on the device; the first is tried on the model before anything moves."""
+        device = self.fabric.device
+        x, y = checked(pair, device, dtype_of(self.model))
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if self.classes is None:
+            forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+            with forked, self.fabric.autocast(), evaluating(self.model):
+                self.classes = logits_of(self.model, x, y).shape[1]
+        else:
+            check_labels(y, self.classes)
+        return Batch(x, y)
 
     def step(self, batch: Batch) -> None:
         """One optimizer step."""

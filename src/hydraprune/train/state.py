@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ def save_state(
     hooks: Sequence[Hook],
     epoch: int,
     history: Sequence[dict[str, Any]],
-    key: str,
+    key: Mapping[str, str],
 ) -> None:
-    """Write model, optimizer, average, hooks and history after `epoch` epochs; `key` names the settings they belong to.
+    """Write model, optimizer, average, hooks and history after `epoch` epochs.
+
+    `key` says which settings they belong to, one by one.
 
     Random numbers and data order need no saving: each epoch derives them from the seed and its number.
     """
@@ -43,7 +45,7 @@ def save_state(
         tensors |= {f"average/{index}": value for index, value in enumerate(values)}
     for index, hook in enumerate(hooks):
         tensors |= {f"hooks/{index}/{name}": value for name, value in hook.state().items()}
-    meta = {"epoch": epoch, "history": list(history), "key": key, "optimizer": scalars, "average_steps": steps}
+    meta = {"epoch": epoch, "history": list(history), "key": dict(key), "optimizer": scalars, "average_steps": steps}
     save_tensors(path, tensors, meta)
 
 
@@ -53,7 +55,7 @@ def load_state(
     optimizer: torch.optim.Optimizer,
     average: Average | None,
     hooks: Sequence[Hook],
-    key: str,
+    key: Mapping[str, str],
 ) -> tuple[int, list[dict[str, Any]]]:
     """Take up a saved state; returns the epochs done and their history.
 
@@ -61,8 +63,10 @@ def load_state(
         CheckpointError: if the file is damaged, or was written under other settings.
     """
     tensors, meta = load_tensors(path)
-    if meta["key"] != key:
-        raise CheckpointError(f"{path} belongs to other settings than these; use a new folder, or remove this one")
+    if other := _differing(meta["key"], key):
+        raise CheckpointError(
+            f"{path} belongs to other settings than these ({', '.join(other)}); use a new folder, or remove this one"
+        )
     model.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
     slots: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
@@ -79,3 +83,8 @@ def load_state(
         mine = f"hooks/{position}/"
         hook.restore({name.removeprefix(mine): value for name, value in tensors.items() if name.startswith(mine)})
     return meta["epoch"], meta["history"]
+
+
+def _differing(saved: Any, key: Mapping[str, str]) -> list[str]:
+    """The settings that are not those of a saved state."""
+    return [name for name, value in key.items() if not isinstance(saved, dict) or saved.get(name) != value]

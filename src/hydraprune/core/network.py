@@ -1,0 +1,36 @@
+"""Where the tensors of a network are, and of which type."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from hydraprune.core.errors import SpecError
+from hydraprune.core.spec import said
+
+
+def device_of(model: Any) -> torch.device:
+    """Where the tensors of `model` are; the CPU if it has none.
+
+    Raises:
+        SpecError: if it is no module, or has tensors without values: on the meta device, or of lazy layers.
+    """
+    if not isinstance(model, nn.Module):
+        raise SpecError(f"expected a network (torch.nn.Module), got {said(model)}; give the module itself")
+    device = None
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(tensor):
+            raise SpecError(f"{name!r} has no shape yet, as its layer is lazy; run the network once on some images")
+        if tensor.is_meta:
+            raise SpecError(f"{name!r} is on the meta device and has no values; call model.to_empty and load weights")
+        device = device or tensor.device
+    return device or torch.device("cpu")
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The type of its first floating-point parameter; float32 if it has none."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

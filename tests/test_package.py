@@ -1,0 +1,84 @@
+"""The package as users meet it: its imports, its front door, and the example of the README."""
+
+import inspect
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import hydraprune as hp
+from misuse import refused
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_modules_behind_the_function_evaluate_are_imported_as_any():
+    import hydraprune.evaluate.corruptions as corruptions
+    import hydraprune.evaluate.smoothing as smoothing
+    from hydraprune.evaluate import evaluate
+
+    assert (smoothing, corruptions) == (hp.evaluate.smoothing, sys.modules["hydraprune.evaluate.corruptions"])
+    assert evaluate is hp.evaluate
+    assert pickle.loads(pickle.dumps(evaluate)) is evaluate
+    assert next(iter(inspect.signature(evaluate).parameters)) == "model"
+    assert evaluate.__doc__.startswith("Clean accuracy")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("digits-dmo", "unknown recipe 'digits-dmo'; did you mean 'digits-demo'?"),
+        (3, "recipe is 3; give Recipe(...) or its settings by name"),
+        (None, "recipe is None; give Recipe(...)"),
+        ({"name": "mine"}, "recipe.data: Field required"),
+    ],
+)
+def test_what_is_no_recipe_is_not_run(tmp_path, recipe, message):
+    with refused(message):
+        hp.run(recipe, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_is_run_by_its_name(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr("hydraprune.recipes.runner.plan", lambda recipe: ran.append(recipe) or [])
+    assert hp.run("digits-demo", tmp_path) == []
+    assert ran == [hp.load_recipe("digits-demo")]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda split: split.take(-1), "count is -1; give a whole number of at least 0"),
+        (lambda split: split.take(2.5), "count is 2.5; give a whole number of at least 0"),
+        (lambda split: split.batches(0, seed=0), "batch size is 0; give a whole number of at least 1"),
+        (lambda split: split.batches(True, seed=0), "batch size is True; give a whole number of at least 1"),
+        (lambda split: split.batches("all", seed=0), "batch size is 'all'; give a whole number of at least 1"),
+        (lambda split: split.batches(8, seed=-1), "seed is -1; give a whole number of at least 0"),
+        (lambda split: split.batches(8, seed=None), "seed is None; give a whole number of at least 0"),
+        (lambda split: hp.Dataset.from_tensors(*PAIRS, seed=-1), "seed is -1; give a whole number of at least 0"),
+        (lambda split: hp.Dataset.hold_out(split, split, "0123456789", validation=0.1, seed=None), "seed is None"),
+    ],
+)
+def test_splits_refuse_what_is_no_number(call, message):
+    with refused(message):
+        call(SPLIT)
+
+
+DATA = hp.load_data("digits", samples=100)
+SPLIT = DATA.test
+PAIRS = [tuple(next(iter(part.batches(20, seed=0).epoch(0)))) for part in (DATA.train, DATA.test)]
+
+
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert 5 <= len(example.strip().splitlines()) <= 16
+    quick = re.sub(r"epochs=\d+", "epochs=1", example).replace('"digits")', '"digits", samples=200)')
+    quick = quick.replace('attacks=["pgd"]', 'attacks=[{"kind": "pgd", "steps": 1, "restarts": 1}]')
+    assert quick.count("epochs=1") == 3
+    exec(compile(quick, "README.md", "exec"), {})
+    assert "LayerCount(kept=" in capsys.readouterr().out
+    assert (tmp_path / "pruned" / "checkpoint.json").is_file()
