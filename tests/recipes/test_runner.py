@@ -160,14 +160,14 @@ def test_a_kill_between_any_two_changes_of_the_folder_changes_nothing(whole):
     expected = contents(out)
     assert len(copies) > 30
     seen = {name for copy in copies for name in contents(copy)}
-    assert {"pretrain/state.safetensors", "finetune/best.safetensors", "prune/model.safetensors"} <= seen
+    assert {"pretrain/state.safetensors", "finetune/state.previous.safetensors", "prune/model.safetensors"} <= seen
     for copy in copies:
         again = run(tiny(), copy)
         assert [r.model_copy(update={"seconds": 0}) for r in again] == [
             r.model_copy(update={"seconds": 0}) for r in records
         ]
         found = contents(copy)
-        finished = {name for name in found if not name.endswith(("state.safetensors", "best.safetensors"))}
+        finished = {name for name in found if not name.partition("/")[2].startswith("state.")}
         assert {name: found[name] for name in finished} == expected
 
 
@@ -479,4 +479,4 @@ def test_two_processes_share_a_run(tmp_path):
     ]  # fmt: skip
     epochs = [(line["stage"], line["epoch"]) for line in written["metrics.jsonl"]]
     assert len(epochs) == len(set(epochs)) == 5
-    assert not [name for name in written if name.endswith(("state.safetensors", "best.safetensors"))]
+    assert not [name for name in written if name.partition("/")[2].startswith("state.")]

@@ -17,8 +17,9 @@ from hydraprune.cli import checkpoint
 from hydraprune.cli import study as studies
 from hydraprune.cli.build import prune_recipe
 from hydraprune.cli.console import console
-from hydraprune.cli.options import Settings
+from hydraprune.cli.options import Out, Settings
 from hydraprune.core.errors import HydrapruneError
+from hydraprune.core.files import output_file
 from hydraprune.data import SOURCES
 from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.nets import names as net_names
@@ -37,8 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Prune networks with the robust training objective itself, and measure what is left of their robustness.",
 )
-
-Out = Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished one is resumed")]
 
 
 @app.command("list")
@@ -109,7 +108,9 @@ for command in (
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders such as a study")],
-    out: Annotated[Path, typer.Option(help="The page, an HTML file")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE", parser=output_file, help="The page, of HTML")] = Path(
+        "report.html"
+    ),
 ) -> None:
     """One page about runs that opens from disk: figures, curves, checks, masks, examples, recipes."""
     write_page(runs, out)

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from hydraprune.attacks.pgd import PGD
 from hydraprune.core.errors import SpecError
-from hydraprune.core.files import load_tensors, read_json, save_tensors, write_atomically, write_json
+from hydraprune.core.files import output_folder, read_json, sweep, write_atomically, write_json
+from hydraprune.core.hook import alike
 from hydraprune.core.objective import Batch
 from hydraprune.core.plain import evaluating, plain_copy
 from hydraprune.core.results import Record
@@ -36,6 +37,10 @@ from hydraprune.recipes.stages import Evaluate, Fit, Measure
 from hydraprune.runs.checkpoint import Meta, finished, load, open_checkpoint, save, versions
 from hydraprune.train import Hook, fit
 from hydraprune.train.hooks import Log, ProgressBar
+from hydraprune.train.state import both
+
+STATE = "state.safetensors"
+"""The newest state of an unfinished stage, in its folder."""
 
 
 def fabric_for(trainer: Trainer) -> Fabric:
@@ -73,12 +78,12 @@ def run(recipe: Recipe, out: Path | str, console: Console | None = None) -> list
         console: where progress is shown; None shows nothing.
 
     Raises:
-        SpecError: if `out` holds a run of another recipe.
+        SpecError: if `out` holds a run of another recipe, or cannot be a folder to write into.
         HydrapruneError: whatever a stage raises; finished stages and saved epochs are kept.
     """
     fabric = fabric_for(recipe.trainer)
     fabric.launch()
-    here = _Run(recipe, Path(out), fabric, console or Console(quiet=True))
+    here = _Run(recipe, output_folder(out), fabric, console or Console(quiet=True))
     here.claim()
     for job in plan(recipe):
         if isinstance(job.stage, Fit):
@@ -104,6 +109,7 @@ class _Run:
         """Write the recipe down, or see that the one that is there is the same."""
         refuse_another(self.recipe, self.out)
         if self.fabric.is_global_zero:
+            sweep(self.out)
             write_atomically(self.out / "recipe.yaml", dump_recipe(self.recipe).encode())
             write_json(self.out / "environment.json", _environment(self.fabric))
         self.fabric.barrier()
@@ -119,16 +125,20 @@ class _Run:
         folder = self.out / job.path
         # The first process decides: the others may look only after it has finished the stage.
         if self.fabric.broadcast(finished(folder)):
+            if self.fabric.is_global_zero:
+                _clear(folder)
             self.console.print(f"{job.path}: done before")
             return
         recipe, fabric = self.recipe, self.fabric
+        if fabric.is_global_zero:
+            sweep(folder)
         model, before = self._start(job)
         view = MaskView(fabric.to_device(model), stage.exempt)
         teacher = self._teacher(job)
         process = None
         if stage.pruner is not None:
             process = prune(view, stage.pruner, stage.budget, stage.structure, self._probe(stage, teacher))
-        state, best = folder / "state.safetensors", folder / "best.safetensors"
+        validate = _Validate(self, stage, model)
         seed = _seed(recipe.seed, stage.name)
         batches = self.data.train.batches(
             stage.batch_size,
@@ -140,12 +150,12 @@ class _Run:
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
-        hooks: list[Hook] = [_Validate(self, stage, best)]
+        hooks: list[Hook] = [validate]
         if process is not None:
             hooks.insert(0, process)
         if fabric.is_global_zero:
-            hooks.append(Log(job.path, self.out / "metrics.jsonl", self.out / "tensorboard"))
-            hooks.append(ProgressBar(job.path, self.console))
+            bar = ProgressBar(job.path, self.console)
+            hooks += [Log(job.path, self.out / "metrics.jsonl", self.out / "tensorboard", bar.on_note), bar]
         history = fit(
             model,
             view.parameters(stage.over, train_norm=stage.train_norm) if stage.epochs else [],
@@ -159,15 +169,15 @@ class _Run:
             fabric=fabric,
             channels_last=recipe.trainer.channels_last,
             compile=recipe.trainer.compile,
-            state=state,
+            state=folder / STATE,
             key=_key(recipe, job, stage),
             hooks=hooks,
         )
         if process is not None:
             process.finish()
         if fabric.is_global_zero:
-            if stage.select == "best" and best.exists():
-                model.load_state_dict(load_tensors(best)[0])
+            if validate.best:
+                model.load_state_dict(validate.best)
             view.freeze()
             channels, side, _ = self.data.shape
             meta = Meta(
@@ -181,8 +191,7 @@ class _Run:
                 metrics=history[-1] if history else {},
             )
             save(folder, model, meta)
-            for leftover in (state, best):
-                leftover.unlink(missing_ok=True)
+            _clear(folder)
         fabric.barrier()
 
     def _probe(self, stage: Fit, teacher: nn.Module | None) -> Probe:
@@ -243,9 +252,11 @@ class _Run:
 class _Validate(Hook):
     """Measures held-out images after an epoch, and keeps the best network if the stage asks for it."""
 
-    def __init__(self, here: _Run, stage: Fit, best: Path) -> None:
-        self._here, self._stage, self._best = here, stage, best
+    def __init__(self, here: _Run, stage: Fit, model: nn.Module) -> None:
+        self._here, self._stage, self._model = here, stage, model
         self._epochs = stage.epochs
+        self._value = -1.0
+        self.best: dict[str, Tensor] = {}
 
     def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
         settings, images = self._stage.validation, self._here.data.validation
@@ -259,10 +270,30 @@ class _Validate(Hook):
         metrics["validation_accuracy"] = value = result.clean_accuracy
         for value in result.robust_accuracy.values():
             metrics["validation_robust_accuracy"] = value
-        if self._stage.select == "best" and self._here.fabric.is_global_zero:
-            before = load_tensors(self._best)[1]["value"] if self._best.exists() else -1.0
-            if value > before:
-                save_tensors(self._best, model.state_dict(), {"value": value, "epoch": epoch})
+        if self._stage.select == "best" and value > self._value:
+            self._value, self.best = value, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def state(self) -> dict[str, Tensor]:
+        if not self.best:
+            return {}
+        value = torch.tensor(self._value, dtype=torch.float64)
+        return {"value": value, **{f"best/{name}": tensor for name, tensor in self.best.items()}}
+
+    def fits(self, state: Mapping[str, Tensor]) -> bool:
+        network = {f"best/{name}": tensor for name, tensor in self._model.state_dict().items()}
+        best = {"value": torch.zeros((), dtype=torch.float64), **network}
+        return not state or (self._stage.select == "best" and alike(state, best))
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        if state:
+            self._value = float(state["value"])
+            self.best = {name.removeprefix("best/"): t for name, t in state.items() if name != "value"}
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a finished stage does not need any more."""
+    for leftover in both(folder / STATE):
+        leftover.unlink(missing_ok=True)
 
 
 def _try(model: nn.Module, name: str, data: Dataset) -> None:

@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from hydraprune.core.errors import HydrapruneError, SpecError
-from hydraprune.core.files import read_json, write_atomically, write_json
+from hydraprune.core.files import output_folder, read_json, write_atomically, write_json
 from hydraprune.recipes.runner import refuse_another, run
 from hydraprune.recipes.schema import Recipe
 from hydraprune.study.claims import claim
@@ -50,7 +50,7 @@ def run_study(
     Raises:
         SpecError: before anything runs: if a cell is no valid recipe, or `out` holds another study.
     """
-    out, cells = Path(out), study.cells()
+    out, cells = output_folder(out), study.cells()
     prepare(study, cells, out)
     worker = _Worker(cells, out, console or Console(quiet=True))
     with ThreadPoolExecutor(jobs) as threads:

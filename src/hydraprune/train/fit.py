@@ -21,7 +21,7 @@ from hydraprune.core.objective import Batch, Clock, Context, Objective
 from hydraprune.core.plain import once
 from hydraprune.core.threat import ThreatModel
 from hydraprune.train.optim import Average, Optim
-from hydraprune.train.state import load_state, save_state
+from hydraprune.train.state import States
 
 
 class Batches(Protocol):
@@ -67,13 +67,14 @@ def fit(
         fabric: device, number of processes and precision; one process on the CPU in float32 if None.
         channels_last: hold image batches in that memory format.
         compile: compile the network that attacks see (pays on a GPU, costs seconds at the start).
-        state: where to save after every epoch, and to resume from if it is there.
+        state: where to save after every epoch, and to resume from if it is there; the state before it is kept beside
+            it, and taken up if the newest one is damaged.
         key: names the settings, so that a state of other settings is not resumed.
         hooks: what goes along.
 
     Raises:
         TrainingError: if the loss is not finite, with the step; the state of the last epoch is kept.
-        CheckpointError: if `state` is damaged or belongs to other settings.
+        CheckpointError: if `state` and the one before it are damaged, or it belongs to other settings.
     """
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
     model = fabric.to_device(model)
@@ -83,8 +84,10 @@ def fit(
     loop = _Loop(model, tensors, objective, optim or Optim(), fabric, hooks)
     done = 0
     history: list[dict[str, Any]] = []
-    if state is not None and state.exists():
-        done, history = load_state(state, model, loop.optimizer, loop.average, hooks, key)
+    states = None
+    if state is not None:
+        states = States(state, key, model, loop.optim, loop.optimizer, loop.average, hooks)
+        done, history = states.load(epochs, loop.tell)
     steps_per_epoch = len(batches) * objective.steps_per_batch()
     loop.ctx = Context(
         threat,
@@ -111,8 +114,8 @@ def fit(
                 for hook in hooks:
                     hook.on_epoch(epoch + 1, model, metrics)
             history.append({"epoch": epoch + 1, **metrics})
-            if state is not None and fabric.is_global_zero:
-                save_state(state, model, loop.optimizer, loop.average, hooks, epoch + 1, history, key)
+            if states is not None and fabric.is_global_zero:
+                states.save(epoch + 1, history)
     if loop.average is not None:
         loop.average.settle()
     return history
@@ -142,6 +145,11 @@ class _Loop:
         self.optimizer = optim.build(tensors)
         self.average = None if optim.ema is None else Average(tensors, optim.ema)
         self.totals: dict[str, Tensor] = {}
+
+    def tell(self, text: str) -> None:
+        """Something that the user should know."""
+        for hook in self.hooks:
+            hook.on_note(text)
 
     def begin(self, seed: int) -> None:
         """Start an epoch: everything random in it follows from `seed`."""
