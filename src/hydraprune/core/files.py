@@ -10,7 +10,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -188,15 +188,36 @@ def read_lines(path: Path, remedy: str = REMEDY) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: if the file is missing, or another line is no JSON mapping; it names the line and the `remedy`.
     """
-    records = []
-    for number, line in enumerate(read_text(path, remedy).split("\n")[:-1], start=1):
+    return list(whole_lines(path, remedy).values())
+
+
+def whole_lines(
+    path: Path, remedy: str = REMEDY, told: Callable[[str], None] | None = None
+) -> dict[int, dict[str, Any]]:
+    """What `read_lines` reads, by the number of the line, from 1.
+
+    Args:
+        told: gets a sentence about each damaged line, which is then left out and raises nothing.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except OSError as error:
+        raise _unreadable(path, error, remedy) from None
+    records = {}
+    for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = json.loads(line.decode())
+            if not isinstance(record, dict):
+                raise ValueError("no mapping")
         except (ValueError, RecursionError) as error:
-            raise _unreadable(f"{path}:{number}", error, remedy) from None
-        if not isinstance(record, dict):
-            raise _unreadable(f"{path}:{number}", TypeError("no mapping"), remedy)
-        records.append(record)
+            damage = _unreadable(f"{path}:{number}", error, remedy)
+            if told is None:
+                raise damage from None
+            told(str(damage))
+        else:
+            records[number] = record
     return records
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hydraprune.core.errors import CheckpointError
 from hydraprune.core.files import load_tensors, save_tensors
 from hydraprune.core.results import WORST, Record
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluate.accuracy import share
 
 GROUPS = ("survived", "distance", "example")
+IMAGES = ("label", "prediction", "confidence")
+CLASSES = 2**20
+"""More than any data set has: a class beyond is damage."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,23 @@ def load(path: Path) -> tuple[Evaluation, dict[str, Any]]:
             groups[group].setdefault(name, {})[part] = value
         elif group in groups:
             groups[group][name] = value
-    threat = ThreatModel.parse(meta["threat"], str(path)) if meta["threat"] else None
-    label, prediction, confidence = (tensors[key] for key in ("label", "prediction", "confidence"))
     survived, distance, example = (groups[group] for group in GROUPS)
-    return Evaluation(label, prediction, confidence, survived, distance, example, threat, meta["seconds"]), meta
+    seconds, threat = meta.get("seconds"), meta.get("threat")
+    if not (_whole(tensors, survived, distance) and isinstance(seconds, int | float)):
+        raise CheckpointError(f"{path} holds no verdicts on images; remove it, and measure again")
+    label, prediction, confidence = (tensors[key] for key in IMAGES)
+    adversary = ThreatModel.parse(threat, str(path)) if threat else None
+    return Evaluation(label, prediction, confidence, survived, distance, example, adversary, seconds), meta
+
+
+def _whole(tensors: Mapping[str, Tensor], survived: Mapping[str, Tensor], distance: Mapping[str, Tensor]) -> bool:
+    """Whether they are verdicts on the same images."""
+    if not tensors.keys() >= set(IMAGES):
+        return False
+    label, prediction, confidence = (tensors[key] for key in IMAGES)
+    count, kinds = label.numel(), {"label": torch.int64, "prediction": torch.int64, "confidence": torch.float32}
+    every = all(tensors[key].dtype == kind and tensors[key].shape == (count,) for key, kind in kinds.items())
+    some = [(v, torch.bool) for v in survived.values()] + [(v, torch.float32) for v in distance.values()]
+    fitting = all(v.dtype == kind and v.dim() == 1 and 0 < len(v) <= count for v, kind in some)
+    classes = count > 0 and 0 <= min(label.min(), prediction.min()) and max(label.max(), prediction.max()) < CLASSES
+    return every and fitting and classes and bool(((0 <= confidence) & (confidence <= 1)).all())

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from hydraprune.core.errors import SpecError
+from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.results import Record
 from hydraprune.core.spec import nearest
 from hydraprune.report.summary import averaged
+from hydraprune.runs.cells import read_done
+from hydraprune.runs.entries import Told
 from hydraprune.runs.records import Measured, joined, measured
 from hydraprune.study.schema import SEED, Cell, load_study
 from hydraprune.study.shared import key, trunk
@@ -33,7 +35,7 @@ def study_in(folder: Path) -> bool:
 
 
 def results(
-    folder: Path, where: Sequence[str] = (), told: Callable[[str], None] = lambda why: None
+    folder: Path, where: Sequence[str] = (), told: Told | None = None
 ) -> list[dict[str, Any]]:
     """One row for every network of the finished cells, averaged over cells that differ in the seed only.
 
@@ -53,6 +55,13 @@ def results(
         cells = _with(cells, condition)
     states = standing(cells, folder)
     done = [cell for cell in cells if states[cell.name] == "done"]
+    for cell in cells:
+        try:
+            read_done(folder / cell.name)
+        except CheckpointError as error:
+            if told is None:
+                raise
+            told(str(error))
     if not done:
         of = f" with {' and '.join(where)}" if where else ""
         raise SpecError(f"no cell{of} of the study in {folder} is finished; run `hydraprune study` first")

@@ -17,7 +17,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignor
 from torch import nn
 
 from hydraprune.core.errors import TrainingError
-from hydraprune.core.files import write_atomically
+from hydraprune.core.files import whole_lines, write_atomically
 from hydraprune.core.hook import Hook
 from hydraprune.core.objective import Clock
 
@@ -102,38 +102,25 @@ class Log(Hook):
 
     def _mend(self, done: int) -> None:
         """Leave whole lines only, of epochs that were saved: a killed run may have logged one that is taken again."""
-        try:
-            content = self._file.read_bytes() if self._file.exists() else b""
-        except OSError as error:
-            raise TrainingError(f"cannot read {self._file}: {error.strerror}; mend that or remove it") from None
-        *lines, rest = content.split(b"\n")
-        places = [_place(line) for line in lines]
-        kept = [
-            line
-            for line, place in zip(lines, places, strict=True)
-            if place is not None and (place[0] != self._stage or place[1] <= done)
-        ]
-        damaged = [str(number) for number, place in enumerate(places, start=1) if place is None]
+        damaged: list[str] = []
+        lines = whole_lines(self._file, "it is dropped", damaged.append) if self._file.exists() else {}
+        kept = []
+        for number, line in lines.items():
+            stage, epoch = line.get("stage"), line.get("epoch")
+            if not isinstance(stage, str) or type(epoch) is not int:
+                damaged.append(f"{self._file}:{number} names no stage and epoch; it is dropped")
+            elif stage != self._stage or epoch <= done:
+                kept.append(line)
         if damaged:
-            self._told(f"{self._file}: damaged lines are dropped ({', '.join(damaged[:8])}); the others are kept")
-        if rest or len(kept) < len(lines):  # what follows the last newline was being written by a killed process
-            write_atomically(self._file, b"".join(line + b"\n" for line in kept))
+            more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+            self._told(f"{damaged[0]}{more}")
+        write_atomically(self._file, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def _event(self, **content: Any) -> None:
         """Add an event to the curves, at once: TensorBoard's own writer is a thread that a full disk kills loudly."""
         record = io.BytesIO()
         RecordWriter(record).write(Event(wall_time=time.time(), **content).SerializeToString())
         _append(self._events, record.getvalue())
-
-
-def _place(line: bytes) -> tuple[str, int] | None:
-    """Stage and epoch of a line of the log; None if it is damaged."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    stage, epoch = (record.get(key) for key in ("stage", "epoch")) if isinstance(record, dict) else (None, None)
-    return (stage, epoch) if isinstance(stage, str) and type(epoch) is int else None
 
 
 def _append(file: Path, content: bytes) -> None:
