@@ -6,9 +6,29 @@ import math
 
 from hypothesis import settings, strategies
 
+from hydraprune.core.errors import HydrapruneError
+
 QUICK = settings(derandomize=True, deadline=None, database=None)
 """The same examples every time."""
-ODD = [None, True, -1, 0, 10**400, 1e308, math.nan, math.inf, -math.inf, "0.5", "", "\ud800", "\0", [], {}, [[]], "../x"]
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    10**400,
+    1e308,
+    math.nan,
+    math.inf,
+    -math.inf,
+    "0.5",
+    "",
+    "\ud800",
+    "\0",
+    [],
+    {},
+    [[]],
+    "../x",
+]
 """Values that stand where others are expected."""
 
 
@@ -71,6 +91,19 @@ def _changed(value: object, path: tuple, how: str, new: object = None) -> object
     else:
         place[f"{key} "] = copy.deepcopy(place[key])
     return value
+
+
+def complaint(call, *arguments):
+    """The error of one line that a call ends in; None if it ends well."""
+    try:
+        call(*arguments)
+    except HydrapruneError as error:
+        text = str(error)
+    else:
+        return None
+    assert text
+    assert "\n" not in text
+    return text
 
 
 def as_json(value: object) -> bytes:

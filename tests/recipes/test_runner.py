@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from hydraprune import MaskView, Record, load
@@ -19,6 +20,7 @@ from hydraprune.evaluate import Evaluation
 from hydraprune.recipes.library import load_recipe
 from hydraprune.recipes.runner import run
 from hydraprune.train.hooks import ProgressBar
+from hydraprune.train.state import both
 from recipes.tiny import contents, kept, tiny
 
 
@@ -258,6 +260,51 @@ def test_a_damaged_checkpoint_stops_the_run_with_one_error(whole, tmp_path):
     with pytest.raises(CheckpointError, match=r"prune/model\.safetensors is corrupt") as caught:
         run(tiny(), out)
     assert "\n" not in str(caught.value)
+
+
+def test_damaged_states_of_a_stage_are_passed_over(whole, tmp_path, monkeypatch, capsys):
+    """The best network so far is part of them, so nothing of it is lost."""
+
+    class Bomb(ProgressBar):
+        def on_epoch(self, epoch, model, metrics):
+            if self._label == "finetune" and epoch == 2:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hydraprune.recipes.runner.ProgressBar", Bomb)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(), tmp_path)
+    state = tmp_path / "finetune" / "state.safetensors"
+    tensors = load_file(state)
+    assert {name for name in tensors if name.startswith("hooks/0/best/")}
+    state.replace(both(state)[1])
+    state.write_bytes(b"damaged")
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b"\xff\n")
+    (tmp_path / ".recipe.yaml.nowhere.1.abcdefgh.tmp").write_text("")
+    os.utime(tmp_path / ".recipe.yaml.nowhere.1.abcdefgh.tmp", (0, 0))
+    run(tiny(), tmp_path, Console(width=20))
+    assert contents(tmp_path) == contents(whole[0])
+    assert not [file for file in tmp_path.rglob("*") if file.name.startswith((".", "state."))]
+    said = capsys.readouterr().out
+    assert f"finetune: {state} is corrupt or truncated" in said
+    assert "training goes on after epoch 1, from state.previous.safetensors" in said
+    assert "metrics.jsonl:6 is unreadable" in said
+
+
+def test_what_a_finished_stage_left_behind_is_removed(whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    for file in both(out / "prune" / "state.safetensors"):
+        file.write_bytes(b"")
+    run(tiny(), out)
+    assert not list(out.rglob("state.*"))
+
+
+@pytest.mark.parametrize("out", ["", "x" * 300])
+def test_a_folder_that_cannot_be_is_one_error(out):
+    with pytest.raises(SpecError, match=r"has no name; give one|File name too long; choose another"):
+        run(tiny(), out)
 
 
 SELECTED = {

@@ -14,6 +14,11 @@ Settings = Annotated[
 ]
 Out = Annotated[
     Path,
-    typer.Option("--out", metavar="FOLDER", parser=output_folder, help="New, or that of an unfinished run or study, which goes on"),
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        parser=output_folder,
+        help="New, or that of an unfinished run or study, which goes on",
+    ),
 ]
 """A folder to write into."""

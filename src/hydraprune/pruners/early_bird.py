@@ -95,7 +95,8 @@ class Waiting(Moving):
         self.caught = int(state["caught"])
         present = self.view.masks()
         self.recent = [
-            {name: state[f"{age}/{name}"].to(mask.device) for name, mask in present.items()} for age in range(_ages(state))
+            {name: state[f"{age}/{name}"].to(mask.device) for name, mask in present.items()}
+            for age in range(_ages(state))
         ]
 
 

@@ -78,7 +78,9 @@ def efforts(found: Sequence[Check], palette: Palette) -> Figure | None:
     first = {(check.entry.title, check.name): check for check in reversed(found)}
     plots = []
     for name, key in (("radius", "eps"), ("steps", "steps"), ("restarts", "restarts")):
-        curves = [check for (_, other), check in reversed(first.items()) if other == name and getattr(check.figures, key)]
+        curves = [
+            check for (_, other), check in reversed(first.items()) if other == name and getattr(check.figures, key)
+        ]
         rates = sorted({round(check.entry.sparsity, 3) for check in curves if not check.entry.dense})
         series = []
         for check in curves:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+
 from hydraprune.core.results import Corrupted
 from hydraprune.report.experiment import Entry
 from hydraprune.report.folder import Network

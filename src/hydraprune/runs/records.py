@@ -93,7 +93,9 @@ def measured(run: Path, told: Told | None = None) -> dict[str, Measured]:
         first, digest = records.get(stage), digests.get(stage)
         if first is not None and not fits(first.network, digest):
             if told is not None:
-                told(f"{run / RESULTS}: {stage} was measured on other weights than its checkpoint's; run the recipe again")
+                told(
+                    f"{run / RESULTS}: {stage} was measured on other weights than its checkpoint's; run the recipe again"
+                )
             first = None
         whole = gathered(first, run / stage, partial(_unless_stale, run / stage, stage, digest, told))
         if whole is not None:
@@ -101,9 +103,7 @@ def measured(run: Path, told: Told | None = None) -> dict[str, Measured]:
     return found
 
 
-def _unless_stale(
-    folder: Path, stage: str, digest: str | None, told: Told | None, file: str
-) -> Record | None:
+def _unless_stale(folder: Path, stage: str, digest: str | None, told: Told | None, file: str) -> Record | None:
     try:
         return read_later(folder / file, stage, digest)
     except CheckpointError as error:

@@ -34,9 +34,7 @@ def study_in(folder: Path) -> bool:
     return (folder / STUDY).is_file()
 
 
-def results(
-    folder: Path, where: Sequence[str] = (), told: Told | None = None
-) -> list[dict[str, Any]]:
+def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -> list[dict[str, Any]]:
     """One row for every network of the finished cells, averaged over cells that differ in the seed only.
 
     Rows are those of `hydraprune.report.rows`, and have `labels` (axis -> label) and `seeds`, in the order of their

@@ -139,7 +139,7 @@ class States:
             "average": not alike(averages, {str(number): value for number, value in enumerate(present)}),
             "hooks": sum(map(len, hooks)) != len(kept)
             or not all(hook.fits(state) for hook, state in zip(self.hooks, hooks, strict=True)),
-            **{group: True for group in groups},
+            **dict.fromkeys(groups, True),
         }
         for group, bad in wrong.items():
             if bad:
