@@ -198,7 +198,7 @@ def refuse(*arguments, **settings):
 def test_a_finished_run_is_not_run_again(whole, monkeypatch):
     out, records, _ = whole
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")}
-    for name in ("fit", "evaluate", "save", "prune"):
+    for name in ("fit", "save", "prune"):
         monkeypatch.setattr(f"hydraprune.recipes.runner.{name}", refuse)
     monkeypatch.setattr("hydraprune.data.digits.Digits.read", refuse)
     assert run(tiny(), out) == records
@@ -350,7 +350,7 @@ def test_the_best_epoch_is_handed_on(tmp_path, monkeypatch, accuracies, interrup
     values = recipe.plain()
     values["stages"] = values["stages"][:1]
     alone = type(recipe).parse(values, "alone")
-    monkeypatch.setattr("hydraprune.recipes.runner.evaluate", judged)
+    monkeypatch.setattr("hydraprune.recipes.validation.evaluate", judged)
     monkeypatch.setattr("hydraprune.recipes.runner.ProgressBar", Counting)
     for _ in range(2 if interrupted else 0):
         with pytest.raises(KeyboardInterrupt):

@@ -149,5 +149,5 @@ def _whole(tensors: Mapping[str, Tensor], survived: Mapping[str, Tensor], distan
     every = all(tensors[key].dtype == kind and tensors[key].shape == (count,) for key, kind in kinds.items())
     some = [(v, torch.bool) for v in survived.values()] + [(v, torch.float32) for v in distance.values()]
     fitting = all(v.dtype == kind and v.dim() == 1 and 0 < len(v) <= count for v, kind in some)
-    classes = count > 0 and min(label.min(), prediction.min()) >= 0 and max(label.max(), prediction.max()) < CLASSES
+    classes = count > 0 and all(int(v.min()) >= 0 and int(v.max()) < CLASSES for v in (label, prediction))
     return every and fitting and classes and bool(((confidence >= 0) & (confidence <= 1)).all())

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,14 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
-from hydraprune.attacks.pgd import PGD
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import output_folder, read_json, sweep, write_atomically, write_json
-from hydraprune.core.hook import alike
 from hydraprune.core.objective import Batch
 from hydraprune.core.plain import evaluating, plain_copy
 from hydraprune.core.results import Record
-from hydraprune.data import Batches, Dataset
-from hydraprune.evaluate import evaluate
+from hydraprune.data import Dataset
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
 from hydraprune.pruners.probe import Probe
@@ -34,6 +31,7 @@ from hydraprune.recipes.measure import measure
 from hydraprune.recipes.plan import Job, plan
 from hydraprune.recipes.schema import Recipe, Trainer
 from hydraprune.recipes.stages import Evaluate, Fit, Measure
+from hydraprune.recipes.validation import Validate
 from hydraprune.runs.checkpoint import Meta, finished, load, open_checkpoint, save, versions
 from hydraprune.train import Hook, fit
 from hydraprune.train.hooks import Log, ProgressBar
@@ -138,7 +136,7 @@ class _Run:
         process = None
         if stage.pruner is not None:
             process = prune(view, stage.pruner, stage.budget, stage.structure, self._probe(stage, teacher))
-        validate = _Validate(self, stage, model)
+        validate = Validate(recipe, stage, self.data.validation, fabric, model)
         seed = _seed(recipe.seed, stage.name)
         batches = self.data.train.batches(
             stage.batch_size,
@@ -247,47 +245,6 @@ class _Run:
         """Where the network of a stage lies, seen from a job: in its own branch, or before the branches."""
         branch = (self.out / job.path).parent / stage
         return branch if finished(branch) else self.out / stage
-
-
-class _Validate(Hook):
-    """Measures held-out images after an epoch, and keeps the best network if the stage asks for it."""
-
-    def __init__(self, here: _Run, stage: Fit, model: nn.Module) -> None:
-        self._here, self._stage, self._model = here, stage, model
-        self._epochs = stage.epochs
-        self._value = -1.0
-        self.best: dict[str, Tensor] = {}
-
-    def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
-        settings, images = self._stage.validation, self._here.data.validation
-        due = epoch % settings.every == 0 or epoch == self._epochs
-        if not due or not settings.samples or not len(images):
-            return
-        threat = self._here.recipe.threat
-        attacks = [PGD(steps=settings.steps, restarts=1)] if threat is not None and settings.steps else []
-        batches: Batches = images.take(settings.samples).batches(500, seed=0, device=self._here.fabric.device)
-        result = evaluate(model, batches.epoch(0), threat=threat, attacks=attacks, seed=self._here.recipe.seed)
-        metrics["validation_accuracy"] = value = result.clean_accuracy
-        for value in result.robust_accuracy.values():
-            metrics["validation_robust_accuracy"] = value
-        if self._stage.select == "best" and value > self._value:
-            self._value, self.best = value, {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-    def state(self) -> dict[str, Tensor]:
-        if not self.best:
-            return {}
-        value = torch.tensor(self._value, dtype=torch.float64)
-        return {"value": value, **{f"best/{name}": tensor for name, tensor in self.best.items()}}
-
-    def fits(self, state: Mapping[str, Tensor]) -> bool:
-        network = {f"best/{name}": tensor for name, tensor in self._model.state_dict().items()}
-        best = {"value": torch.zeros((), dtype=torch.float64), **network}
-        return not state or (self._stage.select == "best" and alike(state, best))
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        if state:
-            self._value = float(state["value"])
-            self.best = {name.removeprefix("best/"): t for name, t in state.items() if name != "value"}
 
 
 def _clear(folder: Path) -> None:

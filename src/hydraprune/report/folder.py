@@ -13,6 +13,7 @@ from torch import Tensor
 from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
 from hydraprune.core.files import load_tensors, read_json, read_yaml, unpack_mask, whole_lines
 from hydraprune.core.results import Record
+from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
 from hydraprune.report import contents
 from hydraprune.runs import entries
@@ -30,7 +31,7 @@ from hydraprune.runs.records import (
 )
 
 T = TypeVar("T")
-S = TypeVar("S", bound=entries.Entry)
+S = TypeVar("S", bound=Spec)
 MARKERS = ("recipe.yaml", RESULTS, FAILED)
 
 

@@ -12,7 +12,7 @@ from hydraprune.core.errors import CheckpointError
 from hydraprune.core.files import read_json
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
-from hydraprune.runs.entries import REMEDY, Told, each, inside, mapping, parsed
+from hydraprune.runs.entries import REMEDY, Told, each, inside, parsed
 
 RESULTS, META, MODEL = "results.json", "checkpoint.json", "model.safetensors"
 LATER = ("evaluation.json", "verification.json", "certification.json")
@@ -80,7 +80,7 @@ def measured(run: Path, told: Told | None = None) -> dict[str, Measured]:
     digests = {}
     for file in sorted(run.rglob(META)):
         with _left_out(told):
-            digests[file.parent.relative_to(run).as_posix()] = digest_of(mapping(read_json(file), str(file)))
+            digests[file.parent.relative_to(run).as_posix()] = digest_of(read_json(file))
     later = any(file for stage in digests for files in later_files(run / stage) for file in files)
     records: dict[str, Record] = {}
     if (run / RESULTS).exists():
@@ -92,10 +92,9 @@ def measured(run: Path, told: Told | None = None) -> dict[str, Measured]:
     for stage in dict.fromkeys([*records, *digests]):
         first, digest = records.get(stage), digests.get(stage)
         if first is not None and not fits(first.network, digest):
+            why = f"{stage} was measured on other weights than its checkpoint's; run the recipe again"
             if told is not None:
-                told(
-                    f"{run / RESULTS}: {stage} was measured on other weights than its checkpoint's; run the recipe again"
-                )
+                told(f"{run / RESULTS}: {why}")
             first = None
         whole = gathered(first, run / stage, partial(_unless_stale, run / stage, stage, digest, told))
         if whole is not None:
