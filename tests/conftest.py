@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+GOLDEN = Path(__file__).parent / "golden"
+"""Reference numbers of other implementations."""
 REFERENCE = Path(__file__).resolve().parents[2] / "shared"
 
 # Tests run side by side; with more threads they would wait for each other.
@@ -18,9 +20,15 @@ def _begin() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of reference numbers; its README says how they were made."""
+    return GOLDEN
+
+
 @pytest.fixture
 def reference() -> Path:
-    """The folder of reference numbers and images beside the project."""
+    """The folder of reference images beside the project."""
     if not REFERENCE.is_dir():
         pytest.skip("the reference folder is not beside this checkout")
     return REFERENCE

@@ -25,8 +25,8 @@ PRECISIONS = {"f64": torch.float64, "f32": torch.float32}
 
 
 @pytest.fixture
-def folder(reference: Path) -> Path:
-    return reference / "golden" / "bounds"
+def folder(golden: Path) -> Path:
+    return golden / "bounds"
 
 
 def wrong_classes(margins: Tensor, y: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ def test_it_is_the_same_after_yaml(registry, name):
 def test_it_is_documented(registry, name):
     kind = registry.get(name)
     first = (kind.__doc__ or "").strip().splitlines()[0]
-    assert first.endswith((".", ":")) or len(first) > 40
+    assert len(first) > 15
+    assert first.endswith((".", ":", ","))
     described = "".join(base.__doc__ or "" for base in kind.__mro__)
     for field in kind.model_fields:
         line = rf"^ *(\w+, )*{field}(, \w+)*:"

@@ -1,5 +1,6 @@
 """Image folders read by workers: against Pillow, the same with any number of workers, and what is refused."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +149,17 @@ def test_photographs_stream_alike_with_and_without_workers():
     first = [[next(each) for _ in range(2)] for each in batches]
     assert same(*first)
     assert first[0][0].x.shape == (8, 3, 64, 64)
+
+
+def test_digests_follow_the_files_and_not_where_they_lie(folder, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("HYDRAPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    first = load(folder).digests()
+    moved = tmp_path_factory.mktemp("moved") / "copy"
+    shutil.copytree(folder, moved)
+    assert load(moved).digests() == load(folder).digests() == first
+    file = moved / "val" / "cat" / "0.png"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    changed = load(moved).digests()
+    assert [name for name in first if changed[name] != first[name]] == ["test"]
+    monkeypatch.setattr("hydraprune.data.cache.digest_of", lambda _: pytest.fail("read twice"))
+    assert load(moved).digests() == changed

@@ -199,3 +199,13 @@ def test_real_cifar10_images_load(tmp_path):
     assert (len(data.train), len(data.validation), len(data.test)) == (450, 50, 200)
     file = io.BytesIO(rows["img"][600]["bytes"].as_py())
     assert torch.equal(images(data.test)[0], torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255)
+
+
+def test_a_flipped_byte_in_the_cache_is_found(folder, cache):
+    first = images(svhn(folder).load().train)
+    (file,) = cache.glob("svhn-train-*")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert torch.equal(images(svhn(folder).load().train), first)
+    assert file.read_bytes() != content

@@ -32,11 +32,6 @@ from hydraprune.evaluate.smoothing import (
 SHORT = Smoothing(sigma=0.25, n0=20, n=200)
 
 
-@pytest.fixture
-def golden(reference):
-    return reference / "golden" / "bounds"
-
-
 def plane(inputs: int = 12) -> nn.Module:
     """Class 1 on one side of a plane through the middle of the pixel range, class 0 on the other."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 2))
@@ -53,7 +48,17 @@ def distance(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def record(**changes) -> CertifiedImage:
-    base = {"index": 0, "label": 1, "prediction": 1, "radius": 0.5, "counts": (1, 9), "seconds": 0.1, "key": "k"}
+    base = {
+        "index": 0,
+        "label": 1,
+        "prediction": 1,
+        "radius": 0.5,
+        "counts": (1, 9),
+        "seconds": 0.1,
+        "network": "n",
+        "made": "m",
+        "image": "i",
+    }
     return CertifiedImage(**base | changes)
 
 
@@ -61,7 +66,7 @@ def record(**changes) -> CertifiedImage:
 
 
 def test_bounds_and_radii_are_those_of_the_table(golden):
-    rows = list(csv.DictReader((golden / "smoothing_certify.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((golden / "bounds" / "smoothing_certify.csv").read_text().splitlines()))
     assert len(rows) > 800
     for row in rows:
         hits, n, alpha, sigma = int(row["n_a"]), int(row["n"]), float(row["alpha"]), float(row["sigma"])
@@ -72,7 +77,7 @@ def test_bounds_and_radii_are_those_of_the_table(golden):
 
 
 def test_decisions_are_those_of_the_cases(golden):
-    cases = json.loads((golden / "smoothing_cases.json").read_text())
+    cases = json.loads((golden / "bounds" / "smoothing_cases.json").read_text())
     for case in cases["certify"]:
         counts = torch.tensor(case["selection"]), torch.tensor(case["estimation"])
         label, radius = certificate(*counts, case["sigma"], case["alpha"])
@@ -86,7 +91,7 @@ def test_decisions_are_those_of_the_cases(golden):
 
 
 def test_figures_are_those_of_the_cases(golden):
-    case = json.loads((golden / "smoothing_cases.json").read_text())["aggregate"]
+    case = json.loads((golden / "bounds" / "smoothing_cases.json").read_text())["aggregate"]
     records = [record(label=r["label"], prediction=r["predict"], radius=r["radius"]) for r in case["records"]]
     found = summary(records, SHORT, [float(r) for r in case["certified_accuracy"]])
     assert found["certified_accuracy"] == {float(r): v for r, v in case["certified_accuracy"].items()}
@@ -289,7 +294,7 @@ def test_records_are_the_certificates_and_the_lines_of_the_file(tmp_path):
     assert [r.prediction for r in records] == found.label.tolist()
     assert [r.radius for r in records] == found.radius.tolist()
     assert [list(r.counts) for r in records] == found.counts.tolist()
-    assert len({r.key for r in records}) == 5
+    assert len({r.image for r in records}) == 5
 
 
 def test_every_kth_image_keeps_its_index_and_its_noise(tmp_path):
@@ -353,7 +358,7 @@ def test_never_mixes_records_of_different_runs(tmp_path):
         lambda: certify_dataset(net, [Batch(x.flip(3), y)], SHORT, path),
         lambda: certify_dataset(net, [Batch(x, (y + 1) % 10)], SHORT, path),
     ):
-        with pytest.raises(CheckpointError, match="image 0 was certified for another network"):
+        with pytest.raises(CheckpointError, match="image 0 was certified for another"):
             change()
     assert path.read_bytes() == content
 

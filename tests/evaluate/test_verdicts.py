@@ -7,11 +7,12 @@ from attacks.trained import THREAT, digits
 from hydraprune.attacks.fgsm import FGSM
 from hydraprune.attacks.fmn import FMN
 from hydraprune.attacks.pgd import PGD
-from hydraprune.core.errors import SpecError
+from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.core.files import load_tensors, save_tensors
 from hydraprune.core.objective import Batch
 from hydraprune.core.results import Record, Verified
 from hydraprune.evaluate import evaluate
-from hydraprune.evaluate.verdicts import load, save
+from hydraprune.evaluate.verdicts import Origin, load, save
 
 ATTACKS = [FGSM(), PGD(steps=3, restarts=2), FMN(steps=5)]
 NAMES = [attack.name for attack in ATTACKS]
@@ -42,12 +43,13 @@ def whole():
 
 
 def test_the_file_gives_back_what_was_written(whole, tmp_path):
-    save(tmp_path / "v", whole, {"seed": 4}, examples=True)
-    found, meta = load(tmp_path / "v")
+    made_from = Origin(network="n", images="i", made={"fgsm": "f"})
+    save(tmp_path / "v", whole, made_from, examples=True)
+    found, origin = load(tmp_path / "v")
     assert same(found, whole)
     assert (found.threat, found.seconds) == (THREAT, whole.seconds)
-    assert meta == {"seed": 4, "threat": THREAT.plain(), "samples": 50, "seconds": whole.seconds}
-    save(tmp_path / "w", whole, {})
+    assert origin == made_from
+    save(tmp_path / "w", whole, Origin())
     assert load(tmp_path / "w")[0].example == {}
 
 
@@ -82,7 +84,7 @@ def test_a_killed_evaluation_goes_on(whole, tmp_path, step):
     left, calls = [step], []
 
     def keep(found):
-        save(tmp_path / "state", found, {}, examples=True)
+        save(tmp_path / "state", found, Origin(), examples=True)
         left[0] -= 1
         if left[0] == 0:
             raise KeyboardInterrupt
@@ -164,3 +166,31 @@ def test_joined_proofs_prefer_more_images_and_the_threat_that_is_known():
         assert found.verified["ibp"].verified_accuracy == 0.5
         assert found.verified.keys() == {"ibp", "of 9", "of 3"}
     assert record({}).joined(proof(0.5, 9)).threat == THREAT
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"label": torch.zeros(49, dtype=torch.int64)}, "label is no torch.int64 for 50 images"),
+        ({"prediction": torch.zeros(50)}, "prediction is no torch.int64"),
+        ({"confidence": None}, "confidence is no torch.float32"),
+        ({"survived/fgsm": torch.ones(51, dtype=torch.bool)}, "fgsm is no torch.bool for 50 images"),
+        ({"survived/fgsm": torch.ones(50)}, "fgsm is no torch.bool"),
+        ({"example/fgsm/image": None}, "the examples of fgsm are not"),
+        ({"example/fgsm/label": torch.tensor(1)}, "the examples of fgsm are not"),
+        ({"samples": "many"}, "samples"),
+        ({"threat": {"norm": "l7", "eps": 1}}, "threat.norm"),
+        ({"made": ["fgsm"]}, "made"),
+        ({"seconds": None}, "seconds"),
+    ],
+)
+def test_a_signed_file_with_odd_content_is_refused(whole, tmp_path, change, reason):
+    path = tmp_path / "verdicts.safetensors"
+    save(path, whole, Origin(made={"fgsm": "f"}), examples=True)
+    tensors, meta = load_tensors(path)
+    for key, value in change.items():
+        place = meta if key in meta else tensors
+        place[key] = value
+    save_tensors(path, {name: value for name, value in tensors.items() if value is not None}, meta)
+    with pytest.raises(CheckpointError, match=rf"verdicts.safetensors holds no verdicts \(.*{reason}.*found again"):
+        load(path)

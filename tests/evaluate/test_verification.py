@@ -140,7 +140,7 @@ def test_a_bound_that_overflows_proves_nothing():
 
 
 def test_a_summary_by_hand():
-    base = {"label": 1, "seconds": 0.1, "key": "k"}
+    base = {"label": 1, "seconds": 0.1, "network": "n", "made": "m", "image": "i"}
     records = [
         VerifiedImage(index=0, prediction=1, verified=True, margin=2.0, tolerance=0.5, **base),
         VerifiedImage(index=1, prediction=1, verified=False, margin=-0.25, tolerance=0.25, **base),
@@ -265,7 +265,7 @@ def test_the_lines_of_the_file_are_the_records(tmp_path):
     found = verify(net, iter(data(20, 8)), THREAT, path=path, progress=seen.append)
     assert seen == found.records
     assert [VerifiedImage.model_validate_json(line) for line in path.read_text().splitlines()] == found.records
-    assert len({r.key for r in seen}) == 20
+    assert len({r.image for r in seen}) == 20
 
 
 def refuse(*arguments):
@@ -307,7 +307,7 @@ def test_never_mixes_records_of_different_runs(tmp_path):
         {"data": Batch(x.flip(3), y)},
         {"data": Batch(x, (y + 1) % 10)},
     ):
-        with pytest.raises(CheckpointError, match="image 0 was certified for another network"):
+        with pytest.raises(CheckpointError, match="image 0 was certified for another"):
             verify(**settings | change)
     assert path.read_bytes() == content
     verify(**settings | {"method": {"kind": "crown", "chunk": 7}})  # memory is no setting of a proof

@@ -62,8 +62,8 @@ def same(net: nn.Module, loss: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("method", ["ibp", "crown_ibp"])
 @pytest.mark.parametrize("name", NETS)
-def test_reference_losses_and_gradients(reference, name, method):
-    net, arrays = load(reference / "golden" / "bounds", name, torch.float64)
+def test_reference_losses_and_gradients(golden, name, method):
+    net, arrays = load(golden / "bounds", name, torch.float64)
     batch = Batch(torch.from_numpy(arrays["x"]).double(), torch.from_numpy(arrays["y"]))
     objective = IBP() if method == "ibp" else CrownIBP(beta_final=1)
     loss = objective(net, batch, context(ThreatModel(eps="2/255")))

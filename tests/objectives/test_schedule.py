@@ -15,8 +15,8 @@ SHAPES = {"linear": "linear", "smoothed": "smooth"}
 
 
 @pytest.fixture
-def schedules(reference):
-    return json.loads((reference / "golden" / "bounds" / "schedules.json").read_text())
+def schedules(golden):
+    return json.loads((golden / "bounds" / "schedules.json").read_text())
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -91,9 +91,29 @@ def test_a_ramp_never_falls_and_has_no_corner_or_jump_but_at_its_ends(shape):
     assert max(slopes) == pytest.approx(1 if shape == "linear" else 16 / 13, rel=1e-3)
 
 
+@pytest.mark.parametrize(("middle", "power"), [(0.25, 4), (0.5, 2), (0.1, 1), (1, 3), ("1/3", 2.5)])
+def test_a_smooth_ramp_is_a_power_and_then_its_tangent(middle, power):
+    """Of any middle and power: the line touches the power where it leaves it, and ends at 1."""
+    ramp = Ramp(length=1, shape="smooth", middle=middle, power=power)
+    at, h = ramp.middle, 1e-6
+    scale = ramp.share(at / 2) / (at / 2) ** power
+    assert ramp.share(at / 4) == pytest.approx(scale * (at / 4) ** power)
+    assert ramp.share(1 - h) == pytest.approx(1, abs=1e-5)
+    tangent = scale * power * at ** (power - 1)
+    for time in (at, (1 + at) / 2):
+        assert time == 1 or ramp.share(time) == pytest.approx(scale * at**power + tangent * (time - at))
+
+
 @pytest.mark.parametrize(
     ("settings", "path"),
-    [({"start": -1}, "start"), ({"length": -1}, "length"), ({"shape": "cosine"}, "shape"), ({"initial": 2}, "initial")],
+    [
+        ({"middle": 0}, "middle"),
+        ({"power": 0.5}, "power"),
+        ({"start": -1}, "start"),
+        ({"length": -1}, "length"),
+        ({"shape": "cosine"}, "shape"),
+        ({"initial": 2}, "initial"),
+    ],
 )
 def test_settings_without_sense_are_refused(settings, path):
     with pytest.raises(SpecError, match=rf"^ramp\.{path}: "):

@@ -74,8 +74,8 @@ class Same:
 
 
 @pytest.mark.parametrize("arch", ["cifar_model", "vgg4_bn"])
-def test_pruning_follows_the_authors_trajectory(reference: Path, arch: str) -> None:
-    trajectories = json.loads((reference / "golden" / "hydra_reference.json").read_text())["prune_trajectories"]
+def test_pruning_follows_the_authors_trajectory(golden: Path, arch: str) -> None:
+    trajectories = json.loads((golden / "hydra_reference.json").read_text())["prune_trajectories"]
     expected = next(t for t in trajectories if t["arch"] == arch)
     net = Net(kind=NAMES[arch]).build(10)
     view = MaskView(net)

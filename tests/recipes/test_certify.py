@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.core.errors import SpecError
 from hydraprune.evaluate import smoothing, verification
 from hydraprune.recipes.library import load_recipe
 from hydraprune.recipes.runner import run
@@ -85,7 +85,6 @@ def test_a_finished_run_is_not_certified_again(whole, monkeypatch):
     out, records = whole
     for name in ("fit", "certify", "measure"):
         monkeypatch.setattr(f"hydraprune.recipes.runner.{name}", refuse)
-    monkeypatch.setattr("hydraprune.data.digits.Digits.read", refuse)
     assert run(certified(), out) == records
 
 
@@ -156,10 +155,17 @@ def test_what_is_added_later_is_all_that_is_measured(tmp_path, monkeypatch):
     assert last.verified == longer.verified
 
 
-def test_other_settings_of_the_noise_are_not_mixed(tmp_path):
-    run(certified({**STAGE, "of": None, "bounds": []}), tmp_path)
-    with pytest.raises(CheckpointError, match=r"certified-sigma=0\.25,n=60\.jsonl: image 0 was certified for another"):
-        run(certified({**STAGE, "of": None, "bounds": [], "radii": [1], "smoothing": SMOOTHING | {"n0": 20}}), tmp_path)
+def test_other_settings_of_the_noise_are_certified_anew(tmp_path):
+    """The name of the figure is the same: sigma and n. The record and the file must be of the new settings alone."""
+    (before,) = run(certified({**STAGE, "of": None, "bounds": []}), tmp_path / "run")
+    path = tmp_path / "run" / "finetune" / "certified-sigma=0.25,n=60.jsonl"
+    assert len(path.read_text().splitlines()) == 10
+    other = certified({**STAGE, "of": None, "bounds": [], "samples": 6, "smoothing": SMOOTHING | {"n0": 20}})
+    (after,) = run(other, tmp_path / "run")
+    (fresh,) = run(other, tmp_path / "fresh")
+    assert (after.certified, after.made) == (fresh.certified, fresh.made)
+    assert [after.certified["sigma=0.25,n=60"].n0, len(path.read_text().splitlines())] == [20, 6]
+    assert before.certified["sigma=0.25,n=60"].n0 == 10
 
 
 def test_branches_share_the_certificates_of_their_pretraining(tmp_path):

@@ -71,7 +71,8 @@ def test_records_and_files_agree(ran):
         assert (found.samples, record.robust_accuracy) == (40, {})
         file = read_json(out / record.stage / "corruptions.json")
         assert file["corrupted"] == {"built-in": found.plain()}
-        assert (file["network"], file["seed"]) == (record.network, 0)
+        assert (file["network"], file["images"]) == (record.network, record.images)
+        assert file["made"] == record.made
     assert records[0].corrupted != records[1].corrupted
 
 
@@ -91,8 +92,8 @@ def test_later_evaluations_take_over_what_is_known(ran, measured, monkeypatch):
     assert measured(corruptions=True, samples=30).corrupted == found.corrupted
 
 
-@pytest.mark.parametrize("change", [{"network": "another"}, {"seed": 1}])
-def test_figures_of_another_network_or_seed_are_not_taken_over(ran, measured, change, tmp_path):
+@pytest.mark.parametrize("change", [{"network": "another"}, {"images": "others"}])
+def test_figures_of_another_network_or_other_images_are_not_taken_over(ran, measured, change, tmp_path):
     path = tmp_path / "run" / "pretrain" / "corruptions.json"
     before = read_json(path)
     write_json(path, before | change)

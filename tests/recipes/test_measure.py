@@ -9,7 +9,9 @@ from rich.console import Console
 from hydraprune.attacks.pgd import PGD
 from hydraprune.core.files import load_tensors, read_json, write_json
 from hydraprune.core.threat import ThreatModel
+from hydraprune.evaluate.records import network_key
 from hydraprune.evaluate.verdicts import load
+from hydraprune.evaluate.verification import VerifiedImage
 from hydraprune.recipes import measure as measuring
 from hydraprune.recipes.runner import fabric_for, run
 from hydraprune.recipes.stages import Evaluate
@@ -54,7 +56,7 @@ def measured(trained, tmp_path):
 def test_the_files_agree_with_the_record(measured, trained, tmp_path):
     record = measured()
     folder, recipe = tmp_path / "run" / "pretrain", trained[1]
-    found, meta = load(folder / "verdicts.safetensors")
+    found, origin = load(folder / "verdicts.safetensors")
     tensors, header = load_tensors(folder / "verdicts.safetensors")
     data = recipe.data.load().test
     assert torch.equal(found.label, data.labels[:60])
@@ -63,8 +65,10 @@ def test_the_files_agree_with_the_record(measured, trained, tmp_path):
         "survived/fgsm": (torch.bool, 60), "survived/pgd-2x1": (torch.bool, 60), "survived/fmn-5": (torch.bool, 60),
         "distance/fmn-5": (torch.float32, 60),
     }  # fmt: skip
-    assert (header["threat"], header["seed"], header["samples"]) == (recipe.threat.plain(), 0, 60)
-    assert meta["attacks"].keys() == {"fgsm", "pgd-2x1", "fmn-5"}
+    assert (header["threat"], header["samples"]) == (recipe.threat.plain(), 60)
+    assert origin.made == record.made
+    assert (origin.network, origin.images) == (record.network, record.images)
+    assert origin.made.keys() == {"fgsm", "pgd-2x1", "fmn-5"}
     assert record.clean_accuracy == found.clean_accuracy > 0.5
     assert record.robust_accuracy == {**found.robust_accuracy, "worst-case": found.worst_case.double().mean()}
     assert record.macs == record.macs_dense > 0
@@ -180,8 +184,12 @@ def test_checks_use_verdicts_and_proofs_that_are_there(measured, trained, tmp_pa
     measured(attacks=ATTACKS[1:2])
     folder, (_, recipe) = tmp_path / "run" / "pretrain", trained
     broken = load(folder / "verdicts.safetensors")[0].survived["pgd-2x1"].logical_not().nonzero()[0].item()
-    lines = [f'{{"index": {index}, "verified": {"true" if index == broken else "false"}}}\n' for index in range(60)]
-    (folder / f"verified-ibp,eps={recipe.threat.eps:g}.jsonl").write_text("".join(lines) + '{"index": 60, "ver')
+    key = network_key(open_checkpoint(folder).network())
+    base = {"label": 0, "prediction": 0, "seconds": 0.0, "made": "", "image": "", "network": key}
+    lines = [VerifiedImage(index=index, verified=index == broken, **base) for index in range(60)]
+    lines.append(VerifiedImage(index=60, verified=True, **base | {"network": "an earlier one"}))
+    text = "".join(f"{line.model_dump_json()}\n" for line in lines)
+    (folder / f"verified-ibp,eps={recipe.threat.eps:g}.jsonl").write_text(text + '{"index": 61, "ver')
     seen = {}
 
     def noted(model, batch, threat, *, seed, verdicts, verified):

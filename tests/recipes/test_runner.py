@@ -51,7 +51,7 @@ def test_the_files_of_a_run(whole):
     files = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
     stages = {f"{stage}/{name}" for stage in ("pretrain", "prune", "finetune") for name in os.listdir(out / stage)}
     curves = {file for file in files if file.startswith("tensorboard/")}
-    assert files - curves - stages == {"recipe.yaml", "environment.json", "metrics.jsonl", "results.json"}
+    assert files - curves - stages == {"recipe.yaml", "environment.json", "data.json", "metrics.jsonl", "results.json"}
     assert set(os.listdir(out / "prune")) == {"model.safetensors", "masks.safetensors", "checkpoint.json"}
     for stage in ("pretrain", "finetune"):
         more = set(os.listdir(out / stage)) - set(os.listdir(out / "prune"))
@@ -200,7 +200,6 @@ def test_a_finished_run_is_not_run_again(whole, monkeypatch):
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")}
     for name in ("fit", "save", "prune"):
         monkeypatch.setattr(f"hydraprune.recipes.runner.{name}", refuse)
-    monkeypatch.setattr("hydraprune.data.digits.Digits.read", refuse)
     assert run(tiny(), out) == records
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")} == before
 

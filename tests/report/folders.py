@@ -101,7 +101,8 @@ def _beside(place, clean, robust, rng):
     prediction = torch.where(right, label, (label + 1) % CLASSES)
     verdicts = {"label": label, "prediction": prediction, "confidence": torch.full((IMAGES,), 0.75),
                 "survived/pgd-50x10": torch.arange(IMAGES) < robust * IMAGES}  # fmt: skip
-    save_tensors(place / "verdicts.safetensors", verdicts, {"threat": {"norm": "linf", "eps": 8 / 255}, "seconds": 1.0})
+    header = {"threat": {"norm": "linf", "eps": 8 / 255}, "seconds": 1.0, "samples": IMAGES}
+    save_tensors(place / "verdicts.safetensors", verdicts, header)
     image = torch.rand(3, 1, 8, 8, generator=rng)
     changed = (image + 0.1 * torch.randn(image.shape, generator=rng).sign()).clamp(0, 1)
     examples = {"image": image, "adversarial": changed, "label": label[:3], "prediction": label[:3],

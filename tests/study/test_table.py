@@ -3,13 +3,14 @@
 import csv
 import io
 import json
+import shutil
 import sys
 
 import numpy as np
 import pytest
 
 from hydraprune.cli import main
-from hydraprune.core.errors import SpecError
+from hydraprune.core.errors import DataError, SpecError
 from hydraprune.core.files import write_json
 from hydraprune.report import as_markdown
 from hydraprune.study import differences, results, run_study, study_in, work
@@ -215,3 +216,14 @@ def test_a_failed_cell_shows_in_the_exit_code(command, tmp_path, monkeypatch):
     assert code == 1
     assert "exceeds the" in text
     assert "failure.json" in text
+
+
+def test_cells_that_were_run_on_different_data_make_no_table(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "out")
+    cells = [cell.name for cell in SEEDS.cells()]
+    for name in cells[:3]:
+        write_json(tmp_path / "out" / name / "data.json", {"train": "a", "test": "b"})
+    assert len(results(tmp_path / "out")) == 5
+    write_json(tmp_path / "out" / cells[2] / "data.json", {"train": "a", "test": "c"})
+    with pytest.raises(DataError, match=f"the cells {cells[0]} and {cells[2]} were run on different images or labels"):
+        results(tmp_path / "out")

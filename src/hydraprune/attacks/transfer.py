@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -19,6 +19,11 @@ from hydraprune.core.twin import Twin
 def transferred(origin: str, steps: int = 50) -> str:
     """What tables call the attack with images found on `origin`."""
     return f"transfer-{steps}-from-{origin}"
+
+
+def described(origin: str, digest: str) -> dict[str, Any]:
+    """The settings of the attack from the network `origin`, whose weights have that digest."""
+    return Transfer(surrogate=nn.Identity(), origin=origin, digest=digest).plain()
 
 
 class Transfer(Attack):

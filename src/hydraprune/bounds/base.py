@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,10 @@ class Bounds(Spec, ABC):
         """What tables call it, its lower lines included unless they are those of CROWN: `crown-ibp`, `crown-zero`."""
         slope = getattr(self, "slope", "adaptive")
         return self.kind if slope == "adaptive" else f"{self.kind}-{slope}"
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that its bounds depend on, JSON-ready: all but those of memory."""
+        return {name: value for name, value in self.plain().items() if name != "chunk"}
 
     @abstractmethod
     def analyse(self, model: nn.Module, box: Box, statistics: Statistics | None = None) -> Analysis:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -56,6 +56,9 @@ class Best(Bounds):
     def name(self) -> str:
         default = type(self).model_fields["methods"].default
         return "best" if self.methods == default else "+".join(method.name for method in self.methods)
+
+    def deciding(self) -> dict[str, Any]:
+        return {"kind": self.kind, "methods": [method.deciding() for method in self.methods]}
 
     def analyse(self, model: nn.Module, box: Box, statistics: Statistics | None = None) -> Analysis:
         parts = tuple(method.analyse(model, box, statistics) for method in self.methods)

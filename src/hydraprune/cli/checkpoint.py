@@ -11,6 +11,7 @@ from hydraprune.cli.console import console
 from hydraprune.cli.options import Settings
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import write_json
+from hydraprune.data import Dataset
 from hydraprune.recipes import benchmark as benchmarks
 from hydraprune.recipes import certify as certificates
 from hydraprune.recipes import library
@@ -45,12 +46,10 @@ def evaluate(
         attacks = "pgd"
     names = attacks.split(",") if attacks else []
     stage = Evaluate.parse({"attacks": names, "samples": samples, "corruptions": corruptions or False}, "evaluate")
-    fabric = fabric_for(recipe.trainer)
+    fabric, data = fabric_for(recipe.trainer), _data(opened, recipe)
     others = {} if transfer_from is None else {transfer_from.name: open_checkpoint(transfer_from)}
-    record = measuring.measure(
-        opened, recipe, stage, data=recipe.data.load(), fabric=fabric, console=console, surrogates=others
-    )
-    path = measuring.place(opened, recipe.threat) / "evaluation.json"
+    record = measuring.measure(opened, recipe, stage, data=data, fabric=fabric, console=console, surrogates=others)
+    path = measuring.place(opened, measuring.subject_of(opened, recipe, data)) / "evaluation.json"
     write_json(path, record.plain())
     console.print(f"written to {path}")
 
@@ -63,7 +62,8 @@ def check(
     """Sanity checks against false security: is the robustness real? Exit code 1 if one fails."""
     opened = open_checkpoint(checkpoint)
     recipe = _recipe_of(opened, set_)
-    found, path = measuring.check(opened, recipe, samples, data=recipe.data.load(), fabric=fabric_for(recipe.trainer))
+    data, fabric = _data(opened, recipe), fabric_for(recipe.trainer)
+    found, path = measuring.check(opened, recipe, samples, data=data, fabric=fabric)
     for one in found:
         verdict = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "[dim]none[/]"}[one.passed]
         console.print(f"{verdict} {one.name}: {one.found}", highlight=False)
@@ -86,7 +86,7 @@ def benchmark(
     claim, path = benchmarks.benchmark(
         opened,
         recipe,
-        data=recipe.data.load(),
+        data=_data(opened, recipe),
         fabric=fabric_for(recipe.trainer),
         console=console,
         name=name,
@@ -136,10 +136,18 @@ def _recipe_of(checkpoint: Checkpoint, overrides: list[str] | None) -> Recipe:
     return library.resolve(checkpoint.meta.recipe, overrides or [], "recipe")
 
 
+def _data(checkpoint: Checkpoint, recipe: Recipe) -> Dataset:
+    """The images of the recipe; with the settings of the checkpoint's own they must be those that it was made from."""
+    data, own = recipe.data.load(), checkpoint.meta.recipe or {}
+    if recipe.data.plain() == own.get("data"):
+        data.refuse_unless(checkpoint.meta.data, str(checkpoint.folder))
+    return data
+
+
 def _certify(checkpoint: Checkpoint, recipe: Recipe, what: str, settings: dict[str, Any]) -> None:
     stage = certificates.Certify.parse(settings, what)
-    fabric = fabric_for(recipe.trainer)
-    record = certificates.certify(checkpoint, recipe, stage, data=recipe.data.load(), fabric=fabric, console=console)
-    path = measuring.place(checkpoint, recipe.threat) / f"{what}.json"
+    fabric, data = fabric_for(recipe.trainer), _data(checkpoint, recipe)
+    record = certificates.certify(checkpoint, recipe, stage, data=data, fabric=fabric, console=console)
+    path = measuring.place(checkpoint, measuring.subject_of(checkpoint, recipe, data)) / f"{what}.json"
     write_json(path, record.plain())
     console.print(f"written to {path}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
+from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.spec import Count, Real, Share, Spec
 from hydraprune.core.threat import ThreatModel
 
@@ -75,6 +78,30 @@ class Corrupted(Spec):
     mean_accuracy: Share
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        network: digest of the weights.
+        images: digest of the test split, of which the first images are taken.
+        total: number of images in that split.
+        threat: the adversary.
+        seed: of attacks, noise and corruptions.
+    """
+
+    network: str
+    images: str
+    total: int
+    threat: ThreatModel | None
+    seed: int
+
+    def made(self, **how: Any) -> str:
+        """The fingerprint of a figure that is measured so, whatever the number of images."""
+        threat = None if self.threat is None else self.threat.plain()
+        return fingerprint(network=self.network, images=self.images, threat=threat, seed=self.seed, **how)
+
+
 Counted = TypeVar("Counted", Verified, Corrupted)
 
 
@@ -84,6 +111,9 @@ class Record(Spec):
     Args:
         stage: the checkpoint that was evaluated, as a path inside its run.
         network: digest of its weights, `sha256` of `model.safetensors`; None if the record does not say.
+        images: digest of the test split; None if the record does not say.
+        made: attack, bound, smoothing or source of corruptions -> fingerprint of all that its figures depend on, the
+            number of images apart; a figure is taken over only where this is the same.
         pruner: how its connections were chosen; None for a dense network.
         sparsity: removed / total, counted over prunable weights.
         kept: prunable weights that are left.
@@ -104,6 +134,8 @@ class Record(Spec):
 
     stage: str
     network: str | None = None
+    images: str | None = None
+    made: dict[str, str] = {}
     pruner: str | None = None
     sparsity: Share
     kept: Count
@@ -121,32 +153,53 @@ class Record(Spec):
     seed: int
     seconds: Annotated[Real, Field(ge=0)]
 
-    def images(self, attack: str) -> int:
+    def tried(self, attack: str) -> int:
         """On how many images an attack was run."""
         return self.robust_samples.get(attack, self.samples)
+
+    def figures(self) -> set[str]:
+        """What it has figures of: attacks but for their union, bounds, smoothing and corruptions."""
+        return {*self.robust_accuracy, *self.verified, *self.certified, *self.corrupted} - {WORST}
+
+    def differing(self, other: Record) -> set[str]:
+        """The figures that both have, and that were made in different ways."""
+        return {name for name in self.figures() & other.figures() if self.made.get(name) != other.made.get(name)}
+
+    def without(self, names: Collection[str]) -> Record:
+        """The same without these figures, and without the union of the attacks if one of them goes."""
+        gone = {*names, *([WORST] if self.robust_accuracy.keys() & names else [])}
+        groups = ("robust_accuracy", "robust_samples", "verified", "certified", "corrupted", "made")
+        return self.model_copy(
+            update={g: {name: value for name, value in getattr(self, g).items() if name not in gone} for g in groups}
+        )
 
     def joined(self, other: Record) -> Record:
         """This record with what `other` found of the same network by further attacks, certificates and corruptions.
 
-        What attacks and bounds of both found counts as on more images, or else as `other` has it. The union
-        `worst-case` of several attacks is only known image by image: it comes from a record of all attacks of both.
+        A figure that was made otherwise by `other` counts as that has it; one that was made alike as on more images.
+        The union `worst-case` of several attacks is only known image by image: it comes from a record of all attacks of
+        both.
         """
+        if differing := self.differing(other):
+            return self.without(differing).joined(other)
         larger = other if other.samples > self.samples else self
         sides: dict[str, Record] = {}
         for side in (self, other):
             for name in side.robust_accuracy:
-                if name not in sides or side.images(name) >= sides[name].images(name):
+                if name not in sides or side.tried(name) >= sides[name].tried(name):
                     sides[name] = side
         if WORST in sides:
             del sides[WORST]
             whole = [side for side in (other, self) if side.robust_accuracy.keys() >= {WORST, *sides}]
-            sides |= {WORST: max(whole, key=lambda side: side.images(WORST))} if whole else {}
-        counts = {name: side.images(name) for name, side in sides.items()}
+            sides |= {WORST: max(whole, key=lambda side: side.tried(WORST))} if whole else {}
+        counts = {name: side.tried(name) for name, side in sides.items()}
         return self.model_copy(
             update={
                 "clean_accuracy": larger.clean_accuracy,
                 "samples": larger.samples,
                 "network": self.network or other.network,
+                "images": self.images or other.images,
+                "made": self.made | other.made,
                 "threat": self.threat or other.threat,
                 "robust_accuracy": {name: side.robust_accuracy[name] for name, side in sides.items()},
                 "robust_samples": {name: count for name, count in counts.items() if count < larger.samples},

@@ -1,28 +1,63 @@
-"""Tensors that are costly to make, kept on disk; `$HYDRAPRUNE_CACHE` or `~/.cache/hydraprune` holds them."""
+"""What is costly to make, kept on disk; `$HYDRAPRUNE_CACHE` or `~/.cache/hydraprune` holds it."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
 from torch import Tensor
+
+from hydraprune.core.errors import DataError, HydrapruneError
+from hydraprune.core.files import load_tensors, save_tensors
+from hydraprune.core.fingerprint import fingerprint
 
 
 def cached(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors stored as `name`, or those of `make()`, which are then stored. A damaged file is made anew."""
+    """The tensors stored as `name`, or those of `make()`, which are then stored.
+
+    The file has a checksum: a damaged or altered one is made anew.
+    """
     file = Path(os.environ.get("HYDRAPRUNE_CACHE", "~/.cache/hydraprune")).expanduser() / f"{name}.safetensors"
-    with suppress(OSError, SafetensorError):
-        return load_file(file)
+    with suppress(HydrapruneError):
+        return load_tensors(file)[0]
     tensors = make()
     # Where nothing can be stored (a full disk, a read-only home) the next run makes them again.
-    with suppress(OSError, SafetensorError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-            save_file(tensors, Path(scratch) / file.name)
-            os.replace(Path(scratch) / file.name, file)
+    with suppress(HydrapruneError):
+        save_tensors(file, tensors, {})
     return tensors
+
+
+def digest_of(files: Iterable[str | Path]) -> str:
+    """A hexadecimal name for the content of `files`, in their order.
+
+    Raises:
+        DataError: if one cannot be read.
+    """
+    with ThreadPoolExecutor() as threads:  # hashing lets other threads run
+        return hashlib.sha256(b"".join(threads.map(_digest, files))).hexdigest()[:16]
+
+
+def files_digest(files: Sequence[str]) -> str:
+    """`digest_of` many or large files; they are read again only when one has another size or time of change."""
+    try:
+        looks = [(file, look.st_size, look.st_mtime_ns) for file in files for look in [os.stat(file)]]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}); restore it or take it out") from None
+
+    def read() -> dict[str, Tensor]:
+        return {"digest": torch.tensor([*bytes.fromhex(digest_of(files))], dtype=torch.uint8)}
+
+    return bytes(cached(f"files-{fingerprint(looks=looks)}", read)["digest"].tolist()).hex()
+
+
+def _digest(file: str | Path) -> bytes:
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); restore it or take it out") from None

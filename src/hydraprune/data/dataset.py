@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +65,28 @@ class Dataset:
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
         return self.train.shape
+
+    def digests(self) -> dict[str, str]:
+        """Split -> a name for its content; the same images and labels in the same order have the same."""
+        return {name: getattr(self, name).digest() for name in ("train", "validation", "test")}
+
+    def refuse_unless(self, known: Mapping[str, str], where: str) -> None:
+        """See that the content is what it was.
+
+        Args:
+            known: split -> digest, as `digests` gave it; a split without one is not looked at.
+            where: whose data it was, for the message.
+
+        Raises:
+            DataError: if a split has changed; it names each.
+        """
+        pairs = [(name, known.get(name, now), now) for name, now in self.digests().items()]
+        changed = [f"{name} ({then} then, {now} now)" for name, then, now in pairs if then != now]
+        if changed:
+            raise DataError(
+                f"the data is not what {where} was made from: other images or labels in {', '.join(changed)}; "
+                "restore the files, or begin a new folder"
+            )
 
     @classmethod
     def hold_out(

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hydraprune.core.errors import DataError
+from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.objective import Batch
 from hydraprune.core.spec import Number, Spec
 from hydraprune.data.images import Batches, Fetch, Images, seeded
@@ -57,6 +58,9 @@ class Mixed(Images):
     @property
     def shape(self) -> tuple[int, int, int]:
         return self._own.shape
+
+    def digest(self) -> str:
+        return fingerprint(own=self._own.digest(), extra=self._extra.digest(), ratio=self._ratio)
 
     def subset(self, indices: Tensor | Sequence[int]) -> Mixed:
         return Mixed(self._own.subset(indices), self._extra, self._ratio)

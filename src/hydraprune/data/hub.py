@@ -8,9 +8,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from hydraprune.core.errors import DataError
-from hydraprune.data.cache import cached
+from hydraprune.data.cache import cached, digest_of
 from hydraprune.data.images import Images
-from hydraprune.data.parquet import fingerprint, parquet_files, read_table, tensors
+from hydraprune.data.parquet import parquet_files, read_table, tensors
 from hydraprune.data.resident import Resident
 from hydraprune.data.source import Source
 
@@ -40,7 +40,7 @@ class Hub(Source):
         else:
             files = parquet_files(self.path, split)
             held = cached(
-                f"{self.kind}-{split}-{fingerprint(files)}",
+                f"{self.kind}-{split}-{digest_of(files)}",
                 lambda: tensors({str(file): read_table(file) for file in files}, self.image),
             )
         return Resident(held["pixels"], held["labels"], flip=self.flip, padding=self.padding)

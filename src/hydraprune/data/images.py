@@ -98,6 +98,10 @@ class Images(ABC):
         """(C, H, W) of every image."""
 
     @abstractmethod
+    def digest(self) -> str:
+        """A hexadecimal name for the content: images, labels and their order, wherever they come from."""
+
+    @abstractmethod
     def subset(self, indices: Tensor | Sequence[int]) -> Images:
         """The images at `indices`, in that order."""
 

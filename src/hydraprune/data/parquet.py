@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,15 +29,6 @@ def parquet_files(folder: str, split: str) -> list[Path]:
         names = ", ".join(file.name for file in found[:5]) or "no parquet file"
         raise DataError(f"data.path {folder!r} has no {split}*.parquet but {names}; name the files by their split")
     return files
-
-
-def fingerprint(files: Sequence[Path]) -> str:
-    """A hexadecimal name for the content of `files`."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def read_table(file: Path) -> pa.Table:

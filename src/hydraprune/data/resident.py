@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hydraprune.core.errors import DataError
+from hydraprune.core.fingerprint import content
 from hydraprune.core.objective import Batch
 from hydraprune.data.images import Fetch, Images, class_ids, seeded
 
@@ -78,6 +79,9 @@ class Resident(Images):
     def shape(self) -> tuple[int, int, int]:
         channels, height, width = self._pixels.shape[1:]
         return channels, height, width
+
+    def digest(self) -> str:
+        return content(self._pixels, self.labels)
 
     def subset(self, indices: Tensor | Sequence[int]) -> Resident:
         at = torch.as_tensor(indices, dtype=torch.int64)

@@ -12,7 +12,9 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
 from hydraprune.core.errors import DataError
+from hydraprune.core.fingerprint import content, fingerprint
 from hydraprune.core.objective import Batch
+from hydraprune.data.cache import files_digest
 from hydraprune.data.decode import rgb
 from hydraprune.data.images import Fetch, Images, class_ids, seeded
 
@@ -108,6 +110,9 @@ class Streamed(Images):
     @property
     def shape(self) -> tuple[int, int, int]:
         return 3, self._size, self._size
+
+    def digest(self) -> str:
+        return fingerprint(files=files_digest(self._files), labels=content(self.labels), size=self._size)
 
     def subset(self, indices: Tensor | Sequence[int]) -> Streamed:
         at = torch.as_tensor(indices, dtype=torch.int64).cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from hydraprune.core.errors import CheckpointError, EvaluationError
+from hydraprune.core.fingerprint import LENGTH, content
 from hydraprune.core.plain import plain_copy
 from hydraprune.core.spec import Spec, sentence
 
@@ -27,14 +29,18 @@ class ImageRecord(Spec):
         label: its class.
         prediction: the class that it is given.
         seconds: wall time.
-        key: hash of network, image, label and settings.
+        network: hash of the network, see `network_key`.
+        made: fingerprint of the settings.
+        image: hash of image and label.
     """
 
     index: int
     label: int
     prediction: int
     seconds: float
-    key: str
+    network: str
+    made: str
+    image: str
 
 
 R = TypeVar("R", bound=ImageRecord)
@@ -46,39 +52,36 @@ class Ledger(Generic[R]):
     Args:
         kind: of record.
         path: the file to write, or to continue; None keeps no file.
-        model: the network.
-        settings: all else that a record depends on, beside the image and its label.
+        network: hash of the network.
+        made: fingerprint of all else that a record depends on, beside the image and its label.
 
     Raises:
         CheckpointError: if the file holds anything else than such records.
     """
 
-    def __init__(self, kind: type[R], path: Path | None, model: nn.Module, settings: str) -> None:
-        self._path = path
+    def __init__(self, kind: type[R], path: Path | None, network: str, made: str) -> None:
+        self._path, self._network, self._made = path, network, made
         self._known = {} if path is None else _read(kind, path)
-        plain = plain_copy(model)
-        # The layers too: a ReLU has no tensors.
-        total = hashlib.sha256(f"{settings} {plain}".encode())
-        for name, value in [*plain.named_parameters(), *plain.named_buffers()]:
-            total.update(name.encode())
-            total.update(_bytes(value))
-        self._identity = total.digest()
 
-    def key(self, image: Tensor, label: int) -> str:
-        """What a record must have been made from."""
-        return hashlib.sha256(self._identity + _bytes(image) + str(label).encode()).hexdigest()[:16]
+    def keys(self, image: Tensor, label: int) -> dict[str, str]:
+        """The entries of a record that say what it is made from."""
+        return {"network": self._network, "made": self._made, "image": content(image, torch.tensor(label))}
 
-    def find(self, index: int, key: str) -> R | None:
+    def find(self, index: int, keys: Mapping[str, str]) -> R | None:
         """The record of an image, if there is one.
 
         Raises:
             CheckpointError: if it was made from something else.
         """
         record = self._known.get(index)
-        if record is not None and record.key != key:
+        if record is None:
+            return None
+        different = [name for name, key in keys.items() if getattr(record, name) != key]
+        if different:
+            words = {"network": "network", "made": "setting or seed", "image": "image or label"}
+            others = " and another ".join(words[name] for name in different)
             raise CheckpointError(
-                f"{self._path}: image {index} was certified for another network, image, setting or seed; "
-                "restore them, or write to another file"
+                f"{self._path}: image {index} was certified for another {others}; restore it, or write to another file"
             )
         return record
 
@@ -102,23 +105,53 @@ class Ledger(Generic[R]):
             ) from None
 
 
+def network_key(model: nn.Module) -> str:
+    """A hexadecimal name for what a network computes: its tensors, masks applied, and its layers."""
+    plain = plain_copy(model)
+    total = hashlib.sha256(f"{plain}".encode())  # the layers too: a ReLU has no tensors
+    for name, value in [*plain.named_parameters(), *plain.named_buffers()]:
+        total.update(f"{name}{content(value)}".encode())
+    return total.hexdigest()[:LENGTH]
+
+
+def begin_anew(kind: type[R], path: Path, network: str, made: str) -> bool:
+    """Remove a file of records of another network or other settings; returns whether there was one.
+
+    Raises:
+        CheckpointError: if it is damaged or holds no records.
+    """
+    stale = any((record.network, record.made) != (network, made) for record in _read(kind, path).values())
+    if stale:
+        path.unlink(missing_ok=True)
+    return stale
+
+
+def read_records(kind: type[R], path: Path, network: str) -> list[R]:
+    """The records of that network in a file, in the order of their images.
+
+    Raises:
+        CheckpointError: if it is damaged or holds no records.
+    """
+    return [record for _, record in sorted(_read(kind, path).items()) if record.network == network]
+
+
 def _read(kind: type[R], path: Path) -> dict[int, R]:
     """Index -> record. What follows the last newline was being written when the process was killed; it is cut off."""
-    content = path.read_bytes() if path.exists() else b""
-    *lines, rest = content.split(b"\n")
-    records = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = kind.model_validate_json(line)
-        except ValidationError as error:
-            raise CheckpointError(f"{sentence(error, f'{path}:{number}')}; mend or remove the file") from None
-        records[record.index] = record
-    if rest:
-        if not _START.startswith(rest[: len(_START)]):
-            raise CheckpointError(f"{path} holds no certificates; write to another file")
-        os.truncate(path, len(content) - len(rest))
+    remedy = "mend it, or remove the file: its images are then measured again"
+    try:
+        written = path.read_bytes() if path.exists() else b""
+        *lines, rest = written.split(b"\n")
+        records = {}
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = kind.model_validate_json(line)
+            except ValidationError as error:
+                raise CheckpointError(f"{sentence(error, f'{path}:{number}')}; {remedy}") from None
+            records[record.index] = record
+        if rest:
+            if not _START.startswith(rest[: len(_START)]):
+                raise CheckpointError(f"{path} holds no certificates; write to another file")
+            os.truncate(path, len(written) - len(rest))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
     return records
-
-
-def _bytes(value: Tensor) -> bytes:
-    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

@@ -21,12 +21,13 @@ from scipy.special import bdtr, betaincinv, ndtri
 from torch import Tensor, nn
 
 from hydraprune.core.errors import EvaluationError
+from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.objective import Batch
 from hydraprune.core.precision import exact
 from hydraprune.core.spec import Number, Spec
 from hydraprune.core.twin import Twin
 from hydraprune.evaluate.accuracy import checked, judge
-from hydraprune.evaluate.records import ImageRecord, Ledger
+from hydraprune.evaluate.records import ImageRecord, Ledger, network_key
 from hydraprune.evaluate.worst_case import _channels_last
 
 ABSTAIN = -1
@@ -158,8 +159,7 @@ def certify_dataset(
         EvaluationError: without images, for logits that are not finite, or if the disk refuses.
     """
     device = next(model.parameters()).device
-    settings = f"{seed} {smoothing.model_dump_json(exclude={'every', 'batch_size'})}"
-    ledger = Ledger(CertifiedImage, path, model, settings)
+    ledger = Ledger(CertifiedImage, path, network_key(model), certified_how(smoothing, seed))
     records: list[CertifiedImage] = []
     first = 0
     for batch in batches:
@@ -167,8 +167,8 @@ def certify_dataset(
         with _deployed(model, batch, smoothing.precision) as net:
             for i in range(-first % smoothing.every, len(batch.x), smoothing.every):
                 image, label = batch.x[i], int(batch.y[i])
-                key = ledger.key(image, label)
-                record = ledger.find(first + i, key)
+                keys = ledger.keys(image, label)
+                record = ledger.find(first + i, keys)
                 if record is None:
                     began = time.perf_counter()
                     found = _certified(net, image, smoothing, _generator(seed, first + i, image))
@@ -179,7 +179,7 @@ def certify_dataset(
                         radius=found[1],
                         counts=tuple(found[2].tolist()),
                         seconds=time.perf_counter() - began,
-                        key=key,
+                        **keys,
                     )
                     ledger.add(record)
                 records.append(record)
@@ -189,6 +189,11 @@ def certify_dataset(
     if not records:
         raise EvaluationError("no images to certify; give at least one batch")
     return records
+
+
+def certified_how(smoothing: Smoothing, seed: int) -> str:
+    """The fingerprint of what a certificate depends on, beside network and image."""
+    return fingerprint(smoothing=smoothing.model_dump(exclude={"every", "batch_size"}), seed=seed)
 
 
 def summary(records: Sequence[CertifiedImage], smoothing: Smoothing, radii: Iterable[float] = RADII) -> dict[str, Any]:

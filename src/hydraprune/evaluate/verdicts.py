@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from hydraprune.core.errors import CheckpointError
+from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import load_tensors, save_tensors
 from hydraprune.core.results import WORST, Record
+from hydraprune.core.spec import Count, Real, Spec
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluate.accuracy import share
 
 GROUPS = ("survived", "distance", "example")
-IMAGES = ("label", "prediction", "confidence")
+EXAMPLE = {"image", "adversarial", "label", "prediction", "adversarial_prediction"}
+"""The tensors of an example."""
 CLASSES = 2**20
 """More than any data set has: a class beyond is damage."""
 
@@ -105,24 +107,54 @@ class Evaluation:
         return replace(self, **groups)
 
 
-def save(path: Path, found: Evaluation, meta: dict[str, Any], *, examples: bool = False) -> None:
-    """Write verdicts, with `meta` beside the threat and the number of images; examples only where asked for."""
+class Origin(Spec):
+    """What verdicts were made from.
+
+    Args:
+        network: digest of the weights.
+        images: digest of the test split.
+        made: attack -> fingerprint of all that its verdicts depend on.
+    """
+
+    network: str | None = None
+    images: str | None = None
+    made: dict[str, str] = {}
+
+
+class _Header(Origin):
+    threat: ThreatModel | None
+    samples: Annotated[Count, Field(ge=1)]
+    seconds: Annotated[Real, Field(ge=0)]
+
+
+def save(path: Path, found: Evaluation, origin: Origin, *, examples: bool = False) -> None:
+    """Write verdicts and what they were made from; examples only where asked for."""
     tensors = {"label": found.label, "prediction": found.prediction, "confidence": found.confidence}
     tensors |= {f"survived/{name}": verdict for name, verdict in found.survived.items()}
     tensors |= {f"distance/{name}": length for name, length in found.distance.items()}
     if examples:
         tensors |= {f"example/{name}/{key}": v for name, group in found.example.items() for key, v in group.items()}
-    threat = found.threat.plain() if found.threat is not None else None
-    save_tensors(path, tensors, meta | {"threat": threat, "samples": len(found.label), "seconds": found.seconds})
+    header = _Header(**dict(origin), threat=found.threat, samples=len(found.label), seconds=found.seconds)
+    save_tensors(path, tensors, header.plain())
 
 
-def load(path: Path) -> tuple[Evaluation, dict[str, Any]]:
+def load(path: Path) -> tuple[Evaluation, Origin]:
     """What `save` wrote.
 
     Raises:
-        CheckpointError: if the file is missing or damaged.
+        CheckpointError: if the file is missing, damaged, or holds something else; it says what to do.
     """
     tensors, meta = load_tensors(path)
+    try:
+        header = _Header.parse(meta, str(path))
+        found = _evaluation(tensors, header)
+    except (SpecError, ValueError) as error:
+        raise CheckpointError(f"{path} holds no verdicts ({error}); remove it: they are then found again") from None
+    return found, Origin(network=header.network, images=header.images, made=header.made)
+
+
+def _evaluation(tensors: dict[str, Tensor], header: _Header) -> Evaluation:
+    """The verdicts in a file; a ValueError names what is not as it should be."""
     groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     for key, value in tensors.items():
         group, _, name = key.partition("/")
@@ -132,22 +164,24 @@ def load(path: Path) -> tuple[Evaluation, dict[str, Any]]:
         elif group in groups:
             groups[group][name] = value
     survived, distance, example = (groups[group] for group in GROUPS)
-    seconds, threat = meta.get("seconds"), meta.get("threat")
-    if not (_whole(tensors, survived, distance) and isinstance(seconds, int | float)):
-        raise CheckpointError(f"{path} holds no verdicts on images; remove it, and measure again")
-    label, prediction, confidence = (tensors[key] for key in IMAGES)
-    adversary = ThreatModel.parse(threat, str(path)) if threat else None
-    return Evaluation(label, prediction, confidence, survived, distance, example, adversary, seconds), meta
+    whole = {"label": torch.int64, "prediction": torch.int64, "confidence": torch.float32}
+    for name, dtype in whole.items():
+        _like(tensors.get(name), name, dtype, header.samples, header.samples)
+    for group, dtype in (("survived", torch.bool), ("distance", torch.float32)):
+        for name, value in groups[group].items():
+            _like(value, name, dtype, 0, header.samples)
+    for name, parts in example.items():
+        lengths = {part.shape[:1] for part in parts.values()}
+        if parts.keys() != EXAMPLE or len(lengths) != 1 or torch.Size() in lengths:
+            raise ValueError(f"the examples of {name} are not {', '.join(sorted(EXAMPLE))} of as many images")
+    label, prediction, confidence = (tensors[name] for name in whole)
+    if not all(int(classes.min()) >= 0 and int(classes.max()) < CLASSES for classes in (label, prediction)):
+        raise ValueError("there is a class that no data set has")
+    if not bool(((confidence >= 0) & (confidence <= 1)).all()):
+        raise ValueError("there is a confidence outside of [0, 1]")
+    return Evaluation(label, prediction, confidence, survived, distance, example, header.threat, header.seconds)
 
 
-def _whole(tensors: Mapping[str, Tensor], survived: Mapping[str, Tensor], distance: Mapping[str, Tensor]) -> bool:
-    """Whether they are verdicts on the same images."""
-    if not tensors.keys() >= set(IMAGES):
-        return False
-    label, prediction, confidence = (tensors[key] for key in IMAGES)
-    count, kinds = label.numel(), {"label": torch.int64, "prediction": torch.int64, "confidence": torch.float32}
-    every = all(tensors[key].dtype == kind and tensors[key].shape == (count,) for key, kind in kinds.items())
-    some = [(v, torch.bool) for v in survived.values()] + [(v, torch.float32) for v in distance.values()]
-    fitting = all(v.dtype == kind and v.dim() == 1 and 0 < len(v) <= count for v, kind in some)
-    classes = count > 0 and all(int(v.min()) >= 0 and int(v.max()) < CLASSES for v in (label, prediction))
-    return every and fitting and classes and bool(((confidence >= 0) & (confidence <= 1)).all())
+def _like(value: Tensor | None, name: str, dtype: torch.dtype, fewest: int, most: int) -> None:
+    if value is None or value.dtype != dtype or value.dim() != 1 or not fewest <= len(value) <= most:
+        raise ValueError(f"{name} is no {dtype} for {most} images")

@@ -16,13 +16,14 @@ from hydraprune.bounds import BOUNDS, Bounds, margin_bounds
 from hydraprune.bounds.best import Best
 from hydraprune.bounds.certify import Method, check_norm
 from hydraprune.core.errors import EvaluationError
+from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.objective import Batch
 from hydraprune.core.plain import plain_copy
 from hydraprune.core.precision import exact
 from hydraprune.core.results import Verified
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluate.accuracy import checked, classify
-from hydraprune.evaluate.records import ImageRecord, Ledger
+from hydraprune.evaluate.records import ImageRecord, Ledger, network_key
 
 Precision = Literal["float64", "float32"]
 
@@ -88,17 +89,17 @@ def verify(
     bound = BOUNDS.make(method, "method")
     device = next(model.parameters()).device
     net = plain_copy(model).eval().requires_grad_(False).to(getattr(torch, precision))
-    ledger = Ledger(VerifiedImage, path, model, f"{bound.name} {threat.model_dump_json()} {precision}")
+    ledger = Ledger(VerifiedImage, path, network_key(model), verified_how(bound, threat, precision))
     records: list[VerifiedImage] = []
     for batch in [data] if isinstance(data, Batch) else data:
         x, y = checked(batch, device)
         first, labels = len(records), y.tolist()
-        keys = [ledger.key(image, label) for image, label in zip(x, labels, strict=True)]
+        keys = [ledger.keys(image, label) for image, label in zip(x, labels, strict=True)]
         found = {i: record for i, key in enumerate(keys) if (record := ledger.find(first + i, key))}
         new = [i for i in range(len(x)) if i not in found]
         if new:
             for i, verdict in zip(new, _verdicts(net, x[new], y[new], threat, bound, precision), strict=True):
-                found[i] = VerifiedImage(index=first + i, label=labels[i], key=keys[i], **verdict)
+                found[i] = VerifiedImage(index=first + i, label=labels[i], **keys[i], **verdict)
                 ledger.add(found[i])
         for _, record in sorted(found.items()):
             records.append(record)
@@ -107,6 +108,11 @@ def verify(
     if not records:
         raise EvaluationError("no images to verify; give at least one batch")
     return Verification(records, summary(records, precision))
+
+
+def verified_how(bound: Bounds, threat: ThreatModel, precision: Precision) -> str:
+    """The fingerprint of what a proof depends on, beside network and image."""
+    return fingerprint(bound=bound.deciding(), threat=threat.plain(), precision=precision)
 
 
 def summary(records: Sequence[VerifiedImage], precision: Precision) -> Verified:

@@ -20,14 +20,17 @@ class Ramp(Spec):
         start: epoch at which eps begins to grow.
         length: epochs that it grows for; with 0 eps is full at once, whatever the start, as pruning and fine-tuning
             need. Training from scratch seldom succeeds without a ramp over half of the epochs.
-        shape: `linear`, or `smooth`: the fourth power of time for the first quarter, then straight on (from
-            arXiv:1906.06316).
+        shape: `linear`, or `smooth`: a power of time up to `middle`, then straight on (from arXiv:1906.06316).
+        middle: of a smooth ramp: the share of `length` after which it goes straight on.
+        power: of a smooth ramp.
         initial: share of eps before the ramp.
     """
 
     start: Number = Field(default=0.0, ge=0)
     length: Number = Field(default=0.0, ge=0)
     shape: Literal["linear", "smooth"] = "linear"
+    middle: Number = Field(default=0.25, gt=0, le=1)
+    power: Number = Field(default=4.0, ge=1)
     initial: Number = Field(default=0.0, ge=0, le=1)
 
     @property
@@ -40,12 +43,13 @@ class Ramp(Spec):
         if epoch >= self.end:
             return 1.0
         time = max(0.0, epoch - self.start) / self.length
-        return self.initial + (1 - self.initial) * (time if self.shape == "linear" else _smooth(time))
+        return self.initial + (1 - self.initial) * (time if self.shape == "linear" else self._smooth(time))
 
-
-def _smooth(time: float) -> float:
-    """Fourth power up to a quarter, then linear to (1, 1) with the same slope."""
-    return 256 * time**4 / 13 if time < 0.25 else (16 * time - 3) / 13
+    def _smooth(self, time: float) -> float:
+        """A power up to the middle, then linear to (1, 1) with the same slope."""
+        middle, slope = self.middle, self.power * self.middle ** (self.power - 1)
+        end = middle**self.power + slope * (1 - middle)  # of the line, before it is scaled to reach 1
+        return (time**self.power if time < middle else end - slope * (1 - time)) / end
 
 
 def follow(share: float, final: float) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from lightning_fabric import Fabric
@@ -11,14 +13,15 @@ from rich.console import Console
 
 from hydraprune.bounds import BOUNDS, Bounds
 from hydraprune.core.errors import SpecError
-from hydraprune.core.results import Certified, Record, Verified
+from hydraprune.core.results import Certified, Record, Subject, Verified
 from hydraprune.core.spec import Number
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import Dataset
 from hydraprune.evaluate import evaluate
-from hydraprune.evaluate.records import ImageRecord
-from hydraprune.evaluate.smoothing import RADII, Smoothing, certify_dataset, summary
-from hydraprune.evaluate.verification import Precision, verify
+from hydraprune.evaluate.records import ImageRecord, begin_anew, network_key
+from hydraprune.evaluate.smoothing import RADII, CertifiedImage, Smoothing, certified_how, certify_dataset, summary
+from hydraprune.evaluate.verification import Precision, VerifiedImage, verified_how, verify
+from hydraprune.recipes.measure import place, subject_of
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Measure
 from hydraprune.runs.checkpoint import Checkpoint
@@ -62,13 +65,23 @@ class Certify(Measure):
                 "add `threat: {norm: linf, eps: 2/255}`, or certify by smoothing"
             )
 
-    def rest(self, before: Record | None) -> Self | None:
+    def made(self, subject: Subject, surrogates: Mapping[str, str]) -> dict[str, str]:
+        found = {bound.name: subject.made(bound=bound.deciding(), precision=self.precision) for bound in self.bounds}
+        if self.smoothing is not None:
+            anyone = replace(subject, threat=None)
+            how = self.smoothing.model_dump(exclude={"batch_size"})
+            found[self.smoothing.name] = anyone.made(smoothing=how)
+        return found
+
+    def rest(self, before: Record | None, made: Mapping[str, str], total: int) -> Self | None:
         if before is None:
             return self
-        wanted, known = self.samples or 0, before.verified
-        bounds = [b for b in self.bounds if b.name not in known or known[b.name].samples < wanted]
+        wanted = self.wanted(total)
+        known = {name for name, how in before.made.items() if made.get(name) == how}
+        proofs = {name: proof.samples for name, proof in before.verified.items() if name in known}
+        bounds = [bound for bound in self.bounds if proofs.get(bound.name, 0) < wanted]
         smoothing = self.smoothing
-        if smoothing is not None and smoothing.name in before.certified:
+        if smoothing is not None and smoothing.name in known and smoothing.name in before.certified:
             found = before.certified[smoothing.name]
             enough = found.samples >= len(range(0, wanted, smoothing.every))
             smoothing = None if enough and found.certified_accuracy.keys() >= {*self.radii} else smoothing
@@ -81,11 +94,12 @@ def certify(
     """Clean accuracy of a checkpoint, and what is proved of it.
 
     Records per image are kept in its folder, `verified-BOUND,eps=EPS.jsonl` and `certified-SETTINGS.jsonl`, from which
-    a killed call goes on.
+    a killed call goes on. A file that was made by another network or other settings is begun anew.
     """
     began = time.perf_counter()
-    folder = checkpoint.folder
+    folder, subject = checkpoint.folder, subject_of(checkpoint, recipe, data)
     model = fabric.to_device(checkpoint.network())
+    beside, network = place(checkpoint, replace(subject, threat=None)), network_key(model)
     images = data.test if stage.samples is None else data.test.take(stage.samples)
     batches = images.batches(stage.batch_size, seed=0, device=fabric.device)
     clean = evaluate(model, batches.epoch(0), threat=recipe.threat, seed=recipe.seed)
@@ -100,30 +114,37 @@ def certify(
             if recipe.threat is None:
                 raise SpecError("bounds need a threat model; add `threat: {norm: linf, eps: 2/255}`, or give --eps")
             bar.add_task(f"{folder.name}: {bound.name}", total=len(images), note="")
+            path = beside / f"verified-{bound.name},eps={recipe.threat.eps:g}.jsonl"
+            if begin_anew(VerifiedImage, path, network, verified_how(bound, recipe.threat, stage.precision)):
+                console.print(f"{path}: of another network or other settings, begun anew", highlight=False)
             verified[bound.name] = verify(
                 model,
                 batches.epoch(0),
                 recipe.threat,
                 bound,
                 precision=stage.precision,
-                path=folder / f"verified-{bound.name},eps={recipe.threat.eps:g}.jsonl",
+                path=path,
                 progress=advance,
             ).summary
         if (smoothing := stage.smoothing) is not None:
             certifiable = len(range(0, len(images), smoothing.every))
             bar.add_task(f"{folder.name}: {smoothing.name}", total=certifiable, note="")
+            path = beside / f"certified-{smoothing.name}.jsonl"
+            if begin_anew(CertifiedImage, path, network, certified_how(smoothing, recipe.seed)):
+                console.print(f"{path}: of another network or other settings, begun anew", highlight=False)
             records = certify_dataset(
                 model,
                 batches.epoch(0),
                 smoothing,
-                folder / f"certified-{smoothing.name}.jsonl",
+                path,
                 seed=recipe.seed,
                 progress=advance,
             )
             certified[smoothing.name] = Certified(**summary(records, smoothing, stage.radii))
-    record = clean.record(stage=folder.name, seed=recipe.seed, **checkpoint.meta.facts())
+    record = clean.record(stage=folder.name, seed=recipe.seed, images=subject.images, **checkpoint.meta.facts())
     seconds = time.perf_counter() - began
-    record = record.model_copy(update={"verified": verified, "certified": certified, "seconds": seconds})
+    found = {"verified": verified, "certified": certified, "made": stage.made(subject, {}), "seconds": seconds}
+    record = record.model_copy(update=found)
     console.print(f"{folder}: {_figures(record)}")
     return record
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from lightning_fabric import Fabric
@@ -19,15 +18,19 @@ from hydraprune.attacks.transfer import Transfer
 from hydraprune.core.attack import Attack
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import read_json, save_tensors, write_json
-from hydraprune.core.results import Corrupted, Record
+from hydraprune.core.results import Corrupted, Record, Subject
+from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import Dataset, Images
 from hydraprune.evaluate import Evaluation, evaluate
 from hydraprune.evaluate.checks import Check
 from hydraprune.evaluate.checks import check as run_checks
+from hydraprune.evaluate.records import network_key, read_records
 from hydraprune.evaluate.size import macs
+from hydraprune.evaluate.verdicts import Origin
 from hydraprune.evaluate.verdicts import load as load_verdicts
 from hydraprune.evaluate.verdicts import save as save_verdicts
+from hydraprune.evaluate.verification import VerifiedImage
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Evaluate
 from hydraprune.runs.checkpoint import Checkpoint
@@ -41,6 +44,15 @@ CORRUPTIONS = "corruptions.json"
 STATE = "evaluation.state.safetensors"
 FARTHEST, POINTS = 4, 41
 """A security curve reaches to so many radii of the threat model, at so many points."""
+
+
+class Corruptions(Spec):
+    """What `corruptions.json` holds: figures of one network on one set of images, by source of the corruptions."""
+
+    network: str
+    images: str
+    made: dict[str, str]
+    corrupted: dict[str, Corrupted]
 
 
 def measure(
@@ -73,16 +85,17 @@ def measure(
     folder, meta = checkpoint.folder, checkpoint.meta
     model = fabric.to_device(checkpoint.network())
     attacks = [*stage.attacks, *(_transfer(name, other) for name, other in (surrogates or {}).items())]
-    files = place(checkpoint, recipe.threat)
-    settings = {attack.name: attack.plain() | {"seed": recipe.seed} for attack in attacks}
-    network = checkpoint.digest
-    known, earlier = _known(files, network, recipe.threat, settings)
-    header = {"seed": recipe.seed, "network": network, "attacks": earlier | settings}
+    subject = subject_of(checkpoint, recipe, data)
+    files = place(checkpoint, subject)
+    made = stage.made(subject, {name: other.digest for name, other in (surrogates or {}).items()})
+    known, earlier = _known(files, subject, made)
+    origin = Origin(network=subject.network, images=subject.images, made=earlier | made)
     images = data.test if stage.samples is None else data.test.take(stage.samples)
     batches = images.batches(stage.batch_size, seed=0, device=fabric.device)
     # Before the attacks, so that a folder that does not fit is told at once.
-    corrupted = _known_corrupted(folder, network, recipe.seed)
-    parts = _to_corrupt(stage, images, recipe.seed, corrupted)
+    beside = place(checkpoint, replace(subject, threat=None))
+    corrupted = _known_corrupted(beside, subject, made)
+    parts = _to_corrupt(stage, images, recipe.seed, corrupted.corrupted)
     with progress_bar(console) as bar:
         task = bar.add_task(f"{folder.name}: evaluate", total=(1 + len(attacks)) * len(batches), note="")
         evaluation = evaluate(
@@ -94,26 +107,31 @@ def measure(
             attack_samples={a.name: stage.attack_samples[a.kind] for a in attacks if a.kind in stage.attack_samples},
             known=known,
             progress=lambda what, done, total: bar.update(task, advance=1, note=what),
-            keep=partial(save_verdicts, files / STATE, meta=header, examples=True),
+            keep=partial(save_verdicts, files / STATE, origin=origin, examples=True),
         )
-    _keep(files, evaluation, header)
+    _keep(files, evaluation, origin)
     began = time.perf_counter()
     if parts is not None and stage.corrupted_by is not None:
-        corrupted[stage.corrupted_by] = _corrupted(folder.name, model, parts, console)
-        found = {source: one.plain() for source, one in corrupted.items()}
-        write_json(folder / CORRUPTIONS, {"network": network, "seed": recipe.seed, "corrupted": found})
+        source = stage.corrupted_by
+        corrupted.corrupted[source] = _corrupted(folder.name, model, parts, console)
+        corrupted.made[source] = made[source]
+        write_json(beside / CORRUPTIONS, corrupted.plain())
     seconds = evaluation.seconds + time.perf_counter() - began
     size, _ = macs(model, data.shape)
     record = evaluation.record(
         stage=folder.name,
         seed=recipe.seed,
+        images=subject.images,
         macs=size.kept,
         macs_dense=size.dense,
-        corrupted=corrupted,
+        corrupted=corrupted.corrupted,
         **meta.facts(),
-    ).model_copy(update={"seconds": seconds})
+    )
+    every = earlier | made | corrupted.made
+    shown = {name: every[name] for name in every if name in record.figures()}
+    record = record.model_copy(update={"seconds": seconds, "made": shown})
     figures = {"sparsity": record.sparsity, "clean": record.clean_accuracy, **record.robust_accuracy}
-    figures |= {f"corruptions ({source})": one.mean_accuracy for source, one in corrupted.items()}
+    figures |= {f"corruptions ({source})": one.mean_accuracy for source, one in record.corrupted.items()}
     console.print(f"{folder}: {', '.join(f'{name} {value:.3f}' for name, value in figures.items())}")
     return record
 
@@ -128,61 +146,76 @@ def check(
     """
     if recipe.threat is None:
         raise SpecError("checks need a threat model; add `--set 'threat={norm: linf, eps: 8/255}'`")
-    files = place(checkpoint, recipe.threat)
+    subject = subject_of(checkpoint, recipe, data)
+    files = place(checkpoint, subject)
     images = data.test.take(samples)
     (batch,) = images.batches(len(images), seed=0, device=fabric.device).epoch(0)
-    known, _ = _known(files, checkpoint.digest, recipe.threat, {})
-    verified = _verified(checkpoint.folder, recipe.threat)
+    known, _ = _known(files, subject, {})
     model = fabric.to_device(checkpoint.network())
+    verified = _verified(place(checkpoint, replace(subject, threat=None)), model, recipe.threat)
     found = run_checks(model, batch, recipe.threat, seed=recipe.seed, verdicts=known, verified=verified)
     write_json(files / CHECKS, [one.plain() for one in found])
     return found, files / CHECKS
 
 
-def _verified(folder: Path, threat: ThreatModel) -> Tensor | None:
+def _verified(files: Path, model: nn.Module, threat: ThreatModel) -> Tensor | None:
     """(n,) bool: which of the first test images one of the bounds on file proves robust; None without any."""
     proofs: dict[int, bool] = {}
-    for path in folder.glob(f"verified-*,eps={threat.eps:g}.jsonl") if threat.norm == "linf" else ():
-        # A last line without an end is being written.
-        for line in path.read_text().split("\n")[:-1]:
-            record = json.loads(line)
-            proofs[record["index"]] = proofs.get(record["index"], False) or record["verified"]
+    for path in files.glob(f"verified-*,eps={threat.eps:g}.jsonl") if threat.norm == "linf" else ():
+        for record in read_records(VerifiedImage, path, network=network_key(model)):
+            proofs[record.index] = proofs.get(record.index, False) or record.verified
     return torch.tensor([proofs.get(index, False) for index in range(max(proofs) + 1)]) if proofs else None
 
 
-def place(checkpoint: Checkpoint, threat: ThreatModel | None) -> Path:
-    """Where the files of an evaluation lie: next to the checkpoint, or below it for another threat than its own."""
-    if threat is None or checkpoint.meta.threat in (None, threat):
-        return checkpoint.folder
-    return checkpoint.folder / threat.label
+def subject_of(checkpoint: Checkpoint, recipe: Recipe, data: Dataset) -> Subject:
+    """What is measured: the checkpoint's network, on the test images of `data`, under the recipe's threat and seed."""
+    return Subject(checkpoint.digest, data.test.digest(), len(data.test), recipe.threat, recipe.seed)
+
+
+def place(checkpoint: Checkpoint, subject: Subject) -> Path:
+    """Where the files of a measurement lie.
+
+    Next to the checkpoint, or in a folder there for another threat model, or other test images, than those of its run.
+    """
+    threat, images = subject.threat, checkpoint.meta.data.get("test", subject.images)
+    names = [threat.label] if threat is not None and checkpoint.meta.threat not in (None, threat) else []
+    names += [f"images-{subject.images}"] if images != subject.images else []
+    return checkpoint.folder / ",".join(names)
 
 
 def _transfer(name: str, origin: Checkpoint) -> Attack:
     return Transfer(surrogate=origin.network(), origin=name, digest=origin.digest)
 
 
-def _known(
-    files: Path, network: str, threat: ThreatModel | None, settings: Mapping[str, Any]
-) -> tuple[Evaluation | None, dict[str, Any]]:
-    """Verdicts on this network that were not made by one of the attacks with other settings; and their settings."""
+def _known(files: Path, subject: Subject, made: Mapping[str, str]) -> tuple[Evaluation | None, dict[str, str]]:
+    """Verdicts on this network and these images, but for those that `made` makes otherwise; and how they were made."""
     path = files / STATE if (files / STATE).exists() else files / VERDICTS
     if not path.exists():
         return None, {}
-    found, meta = load_verdicts(path)
-    if meta["network"] != network or found.threat != threat:
+    found, origin = load_verdicts(path)
+    if (origin.network, origin.images, found.threat) != (subject.network, subject.images, subject.threat):
         return None, {}
-    same = {name: how for name, how in meta["attacks"].items() if settings.get(name, how) == how}
+    same = {name: how for name, how in origin.made.items() if made.get(name, how) == how}
     # Only a killed call's time belongs to this one.
     return replace(found.only(set(same)), seconds=found.seconds if path.name == STATE else 0.0), same
 
 
-def _known_corrupted(folder: Path, network: str, seed: int) -> dict[str, Corrupted]:
-    """Source -> accuracy under its corruptions, as far as this network has it on file from this seed."""
-    path = folder / CORRUPTIONS
-    before = read_json(path) if path.exists() else {}
-    if (before.get("network"), before.get("seed")) != (network, seed):
-        return {}
-    return {source: Corrupted.parse(found, f"{path}: {source}") for source, found in before["corrupted"].items()}
+def _known_corrupted(files: Path, subject: Subject, made: Mapping[str, str]) -> Corruptions:
+    """Accuracy of this network under corruptions of these images, but for those that `made` makes otherwise."""
+    path = files / CORRUPTIONS
+    fresh = Corruptions(network=subject.network, images=subject.images, made={}, corrupted={})
+    if not path.exists():
+        return fresh
+    found = Corruptions.parse(read_json(path, "remove it; its figures are measured again"), str(path))
+    if (found.network, found.images) != (subject.network, subject.images):
+        return fresh
+    same = {source for source, how in found.made.items() if made.get(source, how) == how}
+    return fresh.model_copy(
+        update={
+            "made": {source: how for source, how in found.made.items() if source in same},
+            "corrupted": {source: one for source, one in found.corrupted.items() if source in same},
+        }
+    )
 
 
 def _to_corrupt(stage: Evaluate, images: Images, seed: int, known: dict[str, Corrupted]) -> Files | Made | None:
@@ -208,7 +241,7 @@ def _corrupted(name: str, model: nn.Module, parts: Files | Made, console: Consol
         return corruption_accuracy(model, parts, progress=lambda what: bar.update(task, advance=1, note=what))
 
 
-def _keep(files: Path, found: Evaluation, header: dict[str, Any]) -> None:
+def _keep(files: Path, found: Evaluation, origin: Origin) -> None:
     """Write the files; the state goes last, so that a kill in between loses nothing."""
     attacks = [name for name, example in found.example.items() if len(example["label"])]
     if attacks and found.threat is not None:
@@ -222,5 +255,5 @@ def _keep(files: Path, found: Evaluation, header: dict[str, Any]) -> None:
         }
         before = read_json(files / CURVES) if (files / CURVES).exists() else {}
         write_json(files / CURVES, before | {"security": curves})
-    save_verdicts(files / VERDICTS, found, header)
+    save_verdicts(files / VERDICTS, found, origin)
     (files / STATE).unlink(missing_ok=True)

@@ -27,12 +27,12 @@ from hydraprune.pruners.base import prune
 from hydraprune.pruners.probe import Probe
 from hydraprune.recipes.certify import certify
 from hydraprune.recipes.library import dump_recipe, load_recipe
-from hydraprune.recipes.measure import measure
+from hydraprune.recipes.measure import measure, subject_of
 from hydraprune.recipes.plan import Job, plan
 from hydraprune.recipes.schema import Recipe, Trainer
 from hydraprune.recipes.stages import Evaluate, Fit, Measure
 from hydraprune.recipes.validation import Validate
-from hydraprune.runs.checkpoint import Meta, finished, load, open_checkpoint, save, versions
+from hydraprune.runs.checkpoint import DATA, Meta, finished, load, open_checkpoint, read_digests, save, versions
 from hydraprune.train import Hook, fit
 from hydraprune.train.hooks import Log, ProgressBar
 from hydraprune.train.state import both
@@ -100,8 +100,22 @@ class _Run:
 
     @cached_property
     def data(self) -> Dataset:
-        """The images, read when the first stage needs them."""
-        return self.recipe.data.load()
+        """The images, read when the first stage needs them.
+
+        Raises:
+            DataError: if they are not those that an earlier start of this run read.
+        """
+        data, path = self.recipe.data.load(), self.out / DATA
+        if path.exists():
+            data.refuse_unless(read_digests(path), str(self.out))
+        elif self.fabric.is_global_zero:
+            write_json(path, data.digests())
+        return data
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Split -> what its images and labels are called."""
+        return self.data.digests()
 
     def claim(self) -> None:
         """Write the recipe down, or see that the one that is there is the same."""
@@ -187,6 +201,7 @@ class _Run:
                 pruner=before.pruner if stage.pruner is None else stage.pruner.kind,
                 recipe=recipe.plain(),
                 metrics=history[-1] if history else {},
+                data=self.digests,
             )
             save(folder, model, meta)
             _clear(folder)
@@ -222,19 +237,22 @@ class _Run:
         """One stage that measures, on the first process."""
         if not self.fabric.is_global_zero:
             return
+        names = stage.transfer_from if isinstance(stage, Evaluate) else []
+        others = {name: open_checkpoint(self._network(job, name)) for name in names}
         for target in job.targets:
             records = {record.stage: record for record in self.records()}
             checkpoint, before = open_checkpoint(self.out / target), records.get(target)
             if before is not None and before.network not in (None, checkpoint.digest):
                 before = None  # of weights that have been trained anew
-            rest = stage.rest(before)
+            subject = subject_of(checkpoint, self.recipe, self.data)
+            made = stage.made(subject, {name: other.digest for name, other in others.items()})
+            rest = stage.rest(before, made, subject.total)
             if rest is None:
                 self.console.print(f"{target}: measured before")
                 continue
             how: Any = certify
             if isinstance(rest, Evaluate):
-                others = {name: open_checkpoint(self._network(job, name)) for name in rest.transfer_from}
-                how = partial(measure, surrogates=others)
+                how = partial(measure, surrogates={name: others[name] for name in rest.transfer_from})
             found = how(
                 checkpoint, self.recipe, rest, data=self.data, fabric=self.fabric, console=self.console
             ).model_copy(update={"stage": target})

@@ -71,14 +71,12 @@ class Provenance(Spec):
     Args:
         paper: such as `arXiv:2002.10509`.
         place: table or section.
-        reported: the numbers it gives, by name.
-        checked: whether they were compared with the paper itself.
+        reported: the numbers that were read there, in percent, by the name of the figure.
     """
 
     paper: str
     place: str = ""
-    reported: dict[str, Any] = {}
-    checked: bool = False
+    reported: dict[str, float] = {}
 
 
 class Recipe(Spec):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from hydraprune.attacks import ATTACKS
-from hydraprune.attacks.transfer import transferred
+from hydraprune.attacks.transfer import described, transferred
 from hydraprune.core.attack import Attack
 from hydraprune.core.objective import Objective
 from hydraprune.core.registry import Registry
-from hydraprune.core.results import Record
+from hydraprune.core.results import Record, Subject
 from hydraprune.core.spec import Spec, nearest
 from hydraprune.core.threat import ThreatModel
+from hydraprune.data.cache import files_digest
 from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.masks.budgets import Budget
 from hydraprune.masks.source import Over
@@ -131,8 +134,27 @@ class Measure(Stage, ABC):
         """Raise a ValueError unless this can be measured under the recipe's threat model."""
 
     @abstractmethod
-    def rest(self, before: Record | None) -> Self | None:
-        """What is left to measure of a network that has this record; None if nothing is."""
+    def made(self, subject: Subject, surrogates: Mapping[str, str]) -> dict[str, str]:
+        """Name of each figure -> the fingerprint of all that it depends on, the number of images apart.
+
+        Args:
+            subject: what is measured.
+            surrogates: name -> digest of each other network that takes part.
+        """
+
+    @abstractmethod
+    def rest(self, before: Record | None, made: Mapping[str, str], total: int) -> Self | None:
+        """What is left to measure of a network that has this record; None if nothing is.
+
+        Args:
+            before: what was found so far.
+            made: of this stage; a figure that was made otherwise does not count.
+            total: number of test images.
+        """
+
+    def wanted(self, total: int) -> int:
+        """How many test images are measured, of `total`."""
+        return min(self.samples or total, total)
 
 
 class Evaluate(Measure):
@@ -186,22 +208,39 @@ class Evaluate(Measure):
             if threat is not None and threat.norm not in attack.norms:
                 raise ValueError(f"attack {attack.name!r} works in {' or '.join(attack.norms)}, not in {threat.norm}")
 
-    def rest(self, before: Record | None) -> Self | None:
-        attacks = [a for a in self.attacks if self._lacks(before, a.name, self.attack_samples.get(a.kind))]
-        transfer = [name for name in self.transfer_from if self._lacks(before, transferred(name))]
-        source = self.corrupted_by
-        known = before.corrupted.get(source) if before is not None and source is not None else None
-        enough = known is not None and known.samples >= (self.samples or 0)
-        corruptions = False if enough else self.corruptions
-        changes = {"attacks": attacks, "transfer_from": transfer, "corruptions": corruptions}
-        return self.model_copy(update=changes) if attacks or transfer or corruptions else None
+    def made(self, subject: Subject, surrogates: Mapping[str, str]) -> dict[str, str]:
+        # Random numbers of an attack are drawn for a batch at a time.
+        how = {"precision": "float32", "batch_size": self.batch_size}
+        found = {attack.name: subject.made(attack=attack.plain(), **how) for attack in self.attacks}
+        for name, digest in surrogates.items():
+            found[transferred(name)] = subject.made(attack=described(name, digest), **how)
+        if self.corrupted_by is not None:
+            origin = self.corruptions if isinstance(self.corruptions, Path) else None
+            files = [] if origin is None else sorted(str(file) for file in origin.glob("*.npy"))
+            anyone = replace(subject, threat=None)
+            found[self.corrupted_by] = anyone.made(corruptions=files_digest(files), precision="float32")
+        return found
 
-    def _lacks(self, before: Record | None, attack: str, limit: int | None = None) -> bool:
-        """Whether the record has no figure of this attack, or one on fewer images than are asked for."""
-        if before is None or attack not in before.robust_accuracy:
-            return True
-        wanted = [number for number in (self.samples, limit) if number is not None]
-        return before.robust_samples.get(attack, before.samples) < min(wanted, default=0)
+    def rest(self, before: Record | None, made: Mapping[str, str], total: int) -> Self | None:
+        if before is None:
+            return self
+        known = {name for name, how in before.made.items() if made.get(name) == how}
+
+        def lacks(name: str, limit: int | None = None) -> bool:
+            wanted = min(self.wanted(total), limit or total)
+            return name not in known or name not in before.robust_accuracy or before.tried(name) < wanted
+
+        source = self.corrupted_by
+        corrupted = before.corrupted.get(source) if source in known else None
+        enough = corrupted is not None and corrupted.samples >= self.wanted(total)
+        rest = self.model_copy(
+            update={
+                "attacks": [a for a in self.attacks if lacks(a.name, self.attack_samples.get(a.kind))],
+                "transfer_from": [name for name in self.transfer_from if lacks(transferred(name))],
+                "corruptions": False if enough else self.corruptions,
+            }
+        )
+        return rest if rest.attacks or rest.transfer_from or rest.corruptions else None
 
 
 STAGES: Registry[Stage] = Registry(

@@ -27,8 +27,8 @@ def verdicts(network: Network | None) -> Evaluation | None:
 
 def _fresh(network: Network, path: Path) -> Evaluation:
     """Raises StaleError for verdicts on other weights than the checkpoint's."""
-    found, meta = load(path)
-    if not fits(meta.get("network"), digest_of(network.meta)):
+    found, origin = load(path)
+    if not fits(origin.network, digest_of(network.meta)):
         raise StaleError("they are of other weights than the checkpoint's; run the recipe again")
     return found
 

@@ -25,6 +25,7 @@ from hydraprune.runs.records import (
     digest_of,
     fits,
     gathered,
+    images_of,
     joined,
     read_later,
     read_records,
@@ -213,7 +214,7 @@ def read_run(path: Path) -> Run:
     order = [str(line["stage"]) for line in run.metrics] + [*records, *metas]
     for stage in dict.fromkeys(stage for stage in order if stage in records or stage in metas):
         meta = metas.get(stage, {})
-        known = _measured(run, stage, digest_of(meta), records.get(stage))
+        known = _measured(run, stage, meta, records.get(stage))
         if known is not None or {"pruner", "sparsity"} <= meta.keys():  # else it might be taken for a dense one
             run.networks.append(Network(run, stage, meta, *(known or (None, {}, False))))
     if failure := run.read(lambda file: read_failure(file.parent), FAILED):
@@ -228,14 +229,15 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def _measured(run: Run, stage: str, digest: str | None, record: Record | None) -> Measured | None:
-    """What is known of a network; records of other weights are a problem of the run."""
+def _measured(run: Run, stage: str, meta: dict[str, Any], record: Record | None) -> Measured | None:
+    """What is known of a network; records of other weights or images are a problem of the run."""
+    digest, images = digest_of(meta), images_of(meta)
     if record is not None and not fits(record.network, digest):
         run.problems.append(f"{RESULTS}: {stage} left out: it was measured on other weights; run the recipe again")
         record = None
 
     def read(file: str) -> Record | None:
-        return run.read(lambda path: read_later(path, stage, digest), stage, file)
+        return run.read(lambda path: read_later(path, stage, digest, images), stage, file)
 
     return gathered(record, run.path / stage, read)
 

@@ -55,7 +55,7 @@ def _accuracies(record: Record) -> dict[str, tuple[float, int]]:
     """Column -> accuracy, and the number of images that it was measured on."""
     columns = {"clean": (record.clean_accuracy, record.samples)}
     for name, share in record.robust_accuracy.items():
-        columns[name] = (share, record.images(name))
+        columns[name] = (share, record.tried(name))
     for name, proof in record.verified.items():
         columns[f"verified {name}"] = (proof.verified_accuracy, proof.samples)
     for name, found in record.certified.items():

@@ -21,6 +21,8 @@ from hydraprune.masks.view import MaskView
 from hydraprune.nets import Net
 
 MODEL, MASKS, META = "model.safetensors", "masks.safetensors", "checkpoint.json"
+DATA = "data.json"
+"""In a run folder: split -> digest of the images and labels that the run reads."""
 
 
 class Meta(Spec):
@@ -174,6 +176,19 @@ def load(folder: Path | str, model: nn.Module | None = None) -> tuple[nn.Module,
     """
     checkpoint = open_checkpoint(folder)
     return checkpoint.network(model), checkpoint.meta
+
+
+def read_digests(path: Path) -> dict[str, str]:
+    """Split -> digest, as a run's `data.json` has it.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
+    remedy = "remove it if the data is what it was"
+    found = read_json(path, remedy)
+    if not isinstance(found, dict) or not all(isinstance(digest, str) for digest in found.values()):
+        raise CheckpointError(f"{path} holds no digests of splits; {remedy}")
+    return found
 
 
 def finished(folder: Path) -> bool:

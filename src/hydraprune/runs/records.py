@@ -77,10 +77,11 @@ def measured(run: Path, told: Told | None = None) -> dict[str, Measured]:
     Raises:
         CheckpointError: if nothing was measured, or, unless there is `told`, a file is damaged.
     """
-    digests = {}
+    metas = {}
     for file in sorted(run.rglob(META)):
         with _left_out(told):
-            digests[file.parent.relative_to(run).as_posix()] = digest_of(read_json(file))
+            metas[file.parent.relative_to(run).as_posix()] = read_json(file)
+    digests = {stage: digest_of(meta) for stage, meta in metas.items()}
     later = any(file for stage in digests for files in later_files(run / stage) for file in files)
     records: dict[str, Record] = {}
     if (run / RESULTS).exists():
@@ -96,15 +97,18 @@ def measured(run: Path, told: Told | None = None) -> dict[str, Measured]:
             if told is not None:
                 told(f"{run / RESULTS}: {why}")
             first = None
-        whole = gathered(first, run / stage, partial(_unless_stale, run / stage, stage, digest, told))
+        images = images_of(metas.get(stage))
+        whole = gathered(first, run / stage, partial(_unless_stale, run / stage, stage, digest, images, told))
         if whole is not None:
             found[stage] = whole
     return found
 
 
-def _unless_stale(folder: Path, stage: str, digest: str | None, told: Told | None, file: str) -> Record | None:
+def _unless_stale(
+    folder: Path, stage: str, digest: str | None, images: str | None, told: Told | None, file: str
+) -> Record | None:
     try:
-        return read_later(folder / file, stage, digest)
+        return read_later(folder / file, stage, digest, images)
     except CheckpointError as error:
         if told is not None:
             told(str(error))
@@ -131,6 +135,13 @@ def digest_of(meta: object) -> str | None:
     return digest if isinstance(digest, str) else None
 
 
+def images_of(meta: object) -> str | None:
+    """Digest of the test images of the run of a `checkpoint.json`; None if it does not say."""
+    digests = meta.get("data") if isinstance(meta, dict) else None
+    images = digests.get("test") if isinstance(digests, dict) else None
+    return images if isinstance(images, str) else None
+
+
 def fits(named: str | None, digest: str | None) -> bool:
     """Whether a file that names its weights, or does not, may be of those with `digest`, if that is known."""
     return None in (named, digest) or named == digest
@@ -143,16 +154,18 @@ def later_files(folder: Path) -> tuple[list[str], list[str]]:
     return here, [f"{path.parent.name}/{path.name}" for path in below if not (path.parent / META).exists()]
 
 
-def read_later(path: Path, stage: str, digest: str | None) -> Record:
+def read_later(path: Path, stage: str, digest: str | None, images: str | None = None) -> Record:
     """The record of a later command.
 
     Raises:
-        StaleError: if it is of other weights than those with that digest.
+        StaleError: if it is of other weights, or of other test images, than those with these digests.
         CheckpointError: if it is unreadable.
     """
     record = parsed(Record, read_json(path), str(path)).model_copy(update={"stage": stage})
     if not fits(record.network, digest):
         raise StaleError(f"{path} was measured on other weights than the checkpoint's; measure again, or remove it")
+    if not fits(record.images, images):
+        raise StaleError(f"{path} was measured on other test images than those of its run; look at it by itself")
     return record
 
 
@@ -168,7 +181,8 @@ def gathered(first: Record | None, folder: Path, read: Callable[[str], Record | 
     own, rest = first, list[Record]()
     for record in _read(here, read):
         if own is None or record.threat in (None, own.threat) or own.threat is None:
-            own = own.joined(record) if own is not None else record
+            # What the recipe measures in another way stays as the recipe has it.
+            own = own.joined(record.without(own.differing(record))) if own is not None else record
         else:
             rest.append(record)
     others: dict[ThreatModel, Record] = {}

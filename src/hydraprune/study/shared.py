@@ -12,7 +12,7 @@ from pathlib import Path
 from hydraprune.core.files import read_json, write_atomically, write_json
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Fit, Measure, Stage
-from hydraprune.runs.checkpoint import MASKS, META, MODEL, finished
+from hydraprune.runs.checkpoint import DATA, MASKS, META, MODEL, finished
 
 
 def trunk(recipe: Recipe) -> Recipe | None:
@@ -54,9 +54,10 @@ def adopt(recipe: Recipe, shared: Path, out: Path) -> None:
     results = {record["stage"]: record for record in _records(out)} | {r["stage"]: r for r in _records(shared)}
     if results:
         write_json(out / "results.json", list(results.values()))
-    if not (out / "metrics.jsonl").exists():
-        with suppress(FileNotFoundError):
-            write_atomically(out / "metrics.jsonl", (shared / "metrics.jsonl").read_bytes())
+    for file in (DATA, "metrics.jsonl"):
+        if not (out / file).exists():
+            with suppress(FileNotFoundError):
+                write_atomically(out / file, (shared / file).read_bytes())
 
 
 def _records(run: Path) -> list[dict[str, object]]:

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.core.errors import CheckpointError, DataError, SpecError
+from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.results import Record
 from hydraprune.core.spec import nearest
 from hydraprune.report.summary import averaged
 from hydraprune.runs.cells import read_done
+from hydraprune.runs.checkpoint import DATA, read_digests
 from hydraprune.runs.entries import Told
 from hydraprune.runs.records import Measured, joined, measured
 from hydraprune.study.schema import SEED, Cell, load_study
@@ -47,6 +49,7 @@ def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -
 
     Raises:
         SpecError: if nothing is finished, or no cell has such a label.
+        DataError: if cells with the same settings of data read other images or labels.
     """
     cells = load_study(str(folder / STUDY)).cells()
     for condition in where:
@@ -63,6 +66,7 @@ def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -
     if not done:
         of = f" with {' and '.join(where)}" if where else ""
         raise SpecError(f"no cell{of} of the study in {folder} is finished; run `hydraprune study` first")
+    _same_data(done, folder)
     axes = [axis for axis in cells[0].labels if len({cell.labels[axis] for cell in cells}) > 1]
     groups: dict[tuple[Any, ...], list[tuple[dict[str, str], Record]]] = {}
     found = [(cell, measured(folder / cell.name, told)) for cell in done]
@@ -83,6 +87,21 @@ def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -
         row["kept"] = round(float(np.mean([record.kept for _, record in members])))
         table.append({"stage": record.stage, **row})
     return table
+
+
+def _same_data(cells: Sequence[Cell], folder: Path) -> None:
+    """See that no two cells that ask for the same data were run on different images or labels."""
+    seen: dict[str, tuple[str, dict[str, str]]] = {}
+    for cell in cells:
+        path = folder / cell.name / DATA
+        if path.exists():
+            digests = read_digests(path)
+            first, others = seen.setdefault(fingerprint(data=cell.recipe.data.plain()), (cell.name, digests))
+            if digests != others:
+                raise DataError(
+                    f"{folder}: the cells {first} and {cell.name} were run on different images or labels, though their "
+                    "settings of data are the same; restore the data, and run again what was run on the wrong ones"
+                )
 
 
 def _with(cells: Sequence[Cell], condition: str) -> list[Cell]:

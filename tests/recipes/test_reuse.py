@@ -1,0 +1,165 @@
+"""A figure is taken over only where all that it depends on is the same."""
+
+import shutil
+
+import pytest
+import torch
+from rich.console import Console
+
+from hydraprune.core.errors import DataError
+from hydraprune.core.files import read_json, write_json
+from hydraprune.data.digits import Digits
+from hydraprune.recipes import measure as measuring
+from hydraprune.recipes.runner import run
+from hydraprune.report import rows
+from hydraprune.runs.checkpoint import open_checkpoint
+from hydraprune.runs.records import measured
+from recipes.tiny import TINY, timeless, tiny
+
+PGD = {"kind": "pgd", "steps": 2, "restarts": 1}
+
+
+def recipe(*attacks, samples=None, **stage):
+    """The tiny recipe up to its pre-training, which is then evaluated."""
+    evaluate = {"kind": "evaluate", "attacks": list(attacks) or [PGD], "samples": samples, **stage}
+    return type(tiny()).parse(TINY | {"stages": [TINY["stages"][0], evaluate]}, "reuse")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run that measured ten images. Not to be changed."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    run(recipe(samples=10), out)
+    return out
+
+
+@pytest.fixture
+def again(trained, tmp_path):
+    """Runs another evaluation into a copy of the run."""
+    shutil.copytree(trained, tmp_path / "run")
+
+    def call(*attacks, **settings):
+        (record,) = run(recipe(*attacks, **settings), tmp_path / "run")
+        return record
+
+    return call
+
+
+@pytest.fixture
+def fresh(trained, tmp_path):
+    """Runs an evaluation of the same network where nothing was measured before."""
+    nothing = shutil.ignore_patterns("results.json", "verdicts.*", "examples.*")
+    shutil.copytree(trained, tmp_path / "fresh", ignore=nothing)
+
+    def call(*attacks, **settings):
+        (record,) = run(recipe(*attacks, **settings), tmp_path / "fresh")
+        return record
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("attack", "stage"),
+    [
+        (PGD | {"step_size": 0.001}, {}),
+        (PGD | {"step_size": 0.001}, {"samples": 5}),
+        (PGD, {}),
+        (PGD, {"batch_size": 30}),
+        ({"kind": "fmn", "steps": 5, "loss": "dlr"}, {}),
+    ],
+)
+def test_the_figure_is_that_of_the_present_settings(again, fresh, attack, stage):
+    """Ten images first; then all of them, fewer, in other batches, or with settings that the name does not show."""
+    one, other = again(attack, **stage), fresh(attack, **stage)
+    name = next(iter(other.robust_accuracy))
+    assert one.robust_accuracy[name] == other.robust_accuracy[name]
+    assert (one.tried(name), one.made[name]) == (other.tried(name), other.made[name])
+
+
+def test_what_is_known_is_not_measured_again(again, monkeypatch):
+    before = again(samples=10)
+    monkeypatch.setattr(measuring, "evaluate", lambda *_, **__: pytest.fail("measured again"))
+    assert again(samples=10) == before
+    assert again(samples=7) == before
+
+
+def test_a_record_that_does_not_say_how_it_was_made_is_measured_again(again, fresh, tmp_path):
+    path = tmp_path / "run" / "results.json"
+    old = [{key: value for key, value in one.items() if key not in ("made", "images")} for one in read_json(path)]
+    write_json(path, [one | {"robust_accuracy": {"pgd-2x1": 0.987}} for one in old])
+    assert timeless(again(samples=10).plain()) == timeless(fresh(samples=10).plain())
+
+
+def changed(monkeypatch, split, what):
+    """One pixel, or one label, of one image is another one."""
+    original = Digits.read
+
+    def read(self):
+        train, test, classes = original(self)
+        images = {"train": train, "test": test}[split]
+        pixels, labels = images._pixels.clone(), images.labels.clone()
+        if what == "image":
+            pixels[0, 0, 0, 0] ^= 1
+        else:
+            labels[0] = (labels[0] + 1) % 10
+        other = images.like(pixels, labels)
+        return (other, test, classes) if split == "train" else (train, other, classes)
+
+    monkeypatch.setattr(Digits, "read", read)
+
+
+@pytest.mark.parametrize("what", ["image", "label"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_data_that_changed_are_refused_by_name(trained, tmp_path, monkeypatch, split, what):
+    """With a hundred images drawn of 1,297, the first training image may not be among them: take all."""
+    whole = type(tiny()).parse(recipe(samples=10).plain() | {"data": {"kind": "digits"}}, "whole")
+    short = whole.model_copy(update={"stages": whole.stages[:1]})
+    run(short, tmp_path / "run")
+    changed(monkeypatch, split, what)
+    named = "(train|validation)" if split == "train" else "test"
+    with pytest.raises(DataError, match=rf"run was made from: other images or labels in {named} \(\w+ then, \w+ now"):
+        run(whole, tmp_path / "run")
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_other_images_that_are_asked_for_have_a_folder_of_their_own(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "run")
+    stage = tmp_path / "run" / "pretrain"
+    before = (stage / "verdicts.safetensors").read_bytes()
+    there = recipe(samples=20)
+    changed(monkeypatch, "test", "image")
+    data = there.data.load()
+    checkpoint = open_checkpoint(stage)
+    subject = measuring.subject_of(checkpoint, there, data)
+    place = measuring.place(checkpoint, subject)
+    assert place == stage / f"images-{subject.images}"
+    fabric = measuring.Fabric(accelerator="cpu", devices=1)
+    record = measuring.measure(
+        checkpoint, there, there.stages[1], data=data, fabric=fabric, console=Console(quiet=True)
+    )
+    write_json(place / "evaluation.json", record.plain())
+    assert (stage / "verdicts.safetensors").read_bytes() == before
+    told: list[str] = []
+    found = measured(tmp_path / "run", told.append)["pretrain"].record
+    assert found.samples == 10
+    assert ["other test images" in line for line in told] == [True]
+
+
+def test_a_later_measurement_in_another_way_does_not_replace_that_of_the_recipe(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "run")
+    stage = tmp_path / "run" / "pretrain"
+    own = read_json(tmp_path / "run" / "results.json")[0]
+    later = own | {"made": {"pgd-2x1": "otherwise", "fgsm": "f"}, "robust_accuracy": {"pgd-2x1": 0.9, "fgsm": 0.8}}
+    write_json(stage / "evaluation.json", later)
+    (row,) = rows([tmp_path / "run"])
+    assert row["figures"]["pgd-2x1"]["mean"] == own["robust_accuracy"]["pgd-2x1"]
+    assert row["figures"]["fgsm"]["mean"] == 0.8
+
+
+def test_digests_are_of_content(tmp_path):
+    one, other = tiny().data.load(), tiny("data.flip=false").data.load()
+    assert one.digests() == other.digests()
+    assert len(set(one.digests().values())) == 3
+    assert one.test.take(10).digest() != one.test.digest()
+    swapped = one.test.subset(torch.tensor([1, 0, *range(2, len(one.test))]))
+    assert swapped.digest() != one.test.digest()
