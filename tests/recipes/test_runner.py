@@ -191,6 +191,36 @@ def test_a_kill_in_the_middle_of_a_stage_changes_nothing(whole, tmp_path, monkey
     assert contents(tmp_path) == contents(whole[0])
 
 
+def test_damaged_states_of_a_stage_are_passed_over(whole, tmp_path, monkeypatch, capsys):
+    """The best network so far is part of them, so nothing of it is lost."""
+
+    class Bomb(ProgressBar):
+        def on_epoch(self, epoch, model, metrics):
+            if self._label == "finetune" and epoch == 2:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hydraprune.recipes.runner.ProgressBar", Bomb)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(), tmp_path)
+    state = tmp_path / "finetune" / "state.safetensors"
+    tensors = load_file(state)
+    assert {name for name in tensors if name.startswith("hooks/0/best/")}
+    state.replace(both(state)[1])
+    state.write_bytes(b"damaged")
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b"\xff\n")
+    (tmp_path / ".recipe.yaml.nowhere.1.abcdefgh.tmp").write_text("")
+    os.utime(tmp_path / ".recipe.yaml.nowhere.1.abcdefgh.tmp", (0, 0))
+    run(tiny(), tmp_path, Console(width=20))
+    assert contents(tmp_path) == contents(whole[0])
+    assert not [file for file in tmp_path.rglob("*") if file.name.startswith((".", "state."))]
+    said = capsys.readouterr().out
+    assert f"finetune: {state} is corrupt or truncated" in said
+    assert "training goes on after epoch 1, from state.previous.safetensors" in said
+    assert "metrics.jsonl:6 is unreadable" in said
+
+
 def refuse(*arguments, **settings):
     raise AssertionError("nothing is left to do")
 
@@ -259,36 +289,6 @@ def test_a_damaged_checkpoint_stops_the_run_with_one_error(whole, tmp_path):
     with pytest.raises(CheckpointError, match=r"prune/model\.safetensors is corrupt") as caught:
         run(tiny(), out)
     assert "\n" not in str(caught.value)
-
-
-def test_damaged_states_of_a_stage_are_passed_over(whole, tmp_path, monkeypatch, capsys):
-    """The best network so far is part of them, so nothing of it is lost."""
-
-    class Bomb(ProgressBar):
-        def on_epoch(self, epoch, model, metrics):
-            if self._label == "finetune" and epoch == 2:
-                raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("hydraprune.recipes.runner.ProgressBar", Bomb)
-        with pytest.raises(KeyboardInterrupt):
-            run(tiny(), tmp_path)
-    state = tmp_path / "finetune" / "state.safetensors"
-    tensors = load_file(state)
-    assert {name for name in tensors if name.startswith("hooks/0/best/")}
-    state.replace(both(state)[1])
-    state.write_bytes(b"damaged")
-    with (tmp_path / "metrics.jsonl").open("ab") as file:
-        file.write(b"\xff\n")
-    (tmp_path / ".recipe.yaml.nowhere.1.abcdefgh.tmp").write_text("")
-    os.utime(tmp_path / ".recipe.yaml.nowhere.1.abcdefgh.tmp", (0, 0))
-    run(tiny(), tmp_path, Console(width=20))
-    assert contents(tmp_path) == contents(whole[0])
-    assert not [file for file in tmp_path.rglob("*") if file.name.startswith((".", "state."))]
-    said = capsys.readouterr().out
-    assert f"finetune: {state} is corrupt or truncated" in said
-    assert "training goes on after epoch 1, from state.previous.safetensors" in said
-    assert "metrics.jsonl:6 is unreadable" in said
 
 
 def test_what_a_finished_stage_left_behind_is_removed(whole, tmp_path):
