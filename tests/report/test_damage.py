@@ -171,3 +171,33 @@ def test_a_folder_in_place_of_a_file_is_named(run, tmp_path, name):
     (found,) = find_runs([tmp_path / "run"])
     whole(render([found]), found.problems)
     assert any(name in text for text in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.jsonl", '{"stage": "pretrain", "epoch": 4, "loss": 1e999}\n'),
+        ("metrics.jsonl", '{"stage": "pretrain", "epoch": "4", "loss": 1.0}\n'),
+        ("metrics.jsonl", '{"stage": "pretrain", "epoch": 4, "seconds": "long"}\n'),
+        ("metrics.jsonl", '{"stage": "pretrain", "epoch": 4, "accuracy": 40}\n'),
+        (f"{STAGE}/checkpoint.json", '{"pruner": "hydra", "sparsity": 0.9, "layers": {"0.weight": [1]}}'),
+        (f"{STAGE}/checkpoint.json", '{"pruner": "hydra", "sparsity": 0.9, "layers": {"0.weight": [3, 2]}}'),
+        ("results.json", "3"),
+        ("results.json", '[{"stage": "../outside"}]'),
+        (f"{STAGE}/curves.json", '{"security": {"fmn": {"eps": [0.1, 0.2], "accuracy": [0.5]}}}'),
+        (f"{STAGE}/checks.json", '[{"name": "n", "passed": "yes", "found": "", "expected": "", "why": ""}]'),
+        (f"{STAGE}/corruptions.json", '{"corrupted": {"built-in": {"samples": 8, "accuracy": {"fog": [0.5]}}}}'),
+        (f"{STAGE}/smoothing.jsonl", '{"index": 0, "label": 1, "prediction": 1, "radius": NaN}\n'),
+    ],
+)
+def test_a_value_that_does_not_fit_is_left_out_and_named(run, name, content):
+    page, problems = shown(run, name, content.encode())
+    whole(page, problems)
+    assert [text for text in problems if name in text and "left out" in text]
+
+
+def test_a_record_of_a_folder_outside_of_the_run_is_left_out(run):
+    records = json.loads((run / "results.json").read_text())
+    records[1]["stage"] = f"../{run.name}/{STAGE}"
+    _, problems = shown(run, "results.json", as_json(records))
+    assert [text for text in problems if "is no folder inside of the run" in text]
