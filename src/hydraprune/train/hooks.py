@@ -91,7 +91,8 @@ class Log(Hook):
         self._events = curves / stage / f"events.out.tfevents.{time.time_ns()}"
 
     def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
-        self._mend(done)
+        if self._file.exists():
+            self._mend(done)
         self._event(file_version="brain.Event:2")
         self._event(step=done + 1, session_log=SessionLog(status=SessionLog.START))
 
@@ -103,7 +104,7 @@ class Log(Hook):
     def _mend(self, done: int) -> None:
         """Leave whole lines only, of epochs that were saved: a killed run may have logged one that is taken again."""
         damaged: list[str] = []
-        lines = whole_lines(self._file, "it is dropped", damaged.append) if self._file.exists() else {}
+        lines = whole_lines(self._file, "it is dropped", damaged.append)
         kept = []
         for number, line in lines.items():
             stage, epoch = line.get("stage"), line.get("epoch")
