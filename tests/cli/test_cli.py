@@ -315,7 +315,11 @@ def test_an_error_of_several_lines_is_one_line(fails, monkeypatch):
 
 def test_an_out_that_cannot_be_written(fails, recipe, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot write file/run/recipe.yaml: " in fails("run", recipe, "--out", "file/run")
+    assert "cannot write into file/run: Not a directory" in fails("run", recipe, "--out", "file/run")
+    assert "cannot write into file: " in fails("study", "seeds", "--out", "file")
+    assert "the folder to write into has no name" in fails("run", recipe, "--out", "")
+    assert "the file to write has no name" in fails("report", tmp_path, "--out", "")
+    assert "File name too long" in fails("run", recipe, "--out", "x" * 300)
 
 
 def test_a_plug_in_that_cannot_be_used_is_listed_with_the_reason(succeeds, monkeypatch):

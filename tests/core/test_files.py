@@ -4,20 +4,26 @@ import copy
 import errno
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
 from safetensors.torch import save_file
 
+from damage import QUICK, bytewise, complaint
 from hydraprune.core import files
-from hydraprune.core.errors import CheckpointError, TrainingError
+from hydraprune.core.errors import CheckpointError, SpecError, TrainingError
 from hydraprune.core.files import (
     inside,
     load_tensors,
+    output_file,
+    output_folder,
     pack_mask,
     read_json,
     read_lines,
+    read_text,
     read_yaml,
     save_tensors,
     unpack_mask,
@@ -273,3 +279,133 @@ def test_lines_are_read_up_to_one_that_is_being_written(tmp_path):
         path.write_text(f'{{"a": 1}}\n{bad}\n')
         with pytest.raises(CheckpointError, match=f"metrics.jsonl:2 is unreadable .*{reason}"):
             read_lines(path)
+
+
+def leftover(folder, name, host=files.HOST, pid=2**22 + 1, age=0.0):
+    """As a killed process leaves it; no process has that number."""
+    path = folder / f".{name}.{host}.{pid}.ab12cd_9.tmp"
+    path.write_text("half")
+    os.utime(path, (time.time() - age, time.time() - age))
+    return path
+
+
+def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path):
+    (tmp_path / "below").mkdir()
+    gone = [
+        leftover(tmp_path, "a.json"),
+        leftover(tmp_path, "b", pid=10**30),
+        leftover(tmp_path, "c", "elsewhere", 1, 1e5),
+    ]
+    kept = [
+        leftover(tmp_path, "mine", pid=os.getpid()),
+        leftover(tmp_path, "living", pid=os.getppid()),
+        leftover(tmp_path, "remote", "elsewhere"),
+        leftover(tmp_path / "below", "deeper"),
+    ]
+    for name in (".bashrc", "a.json", ".a.tmp", "state.tmp"):
+        (tmp_path / name).write_text("")
+        kept.append(tmp_path / name)
+    files.sweep(tmp_path)
+    files.sweep(tmp_path / "nowhere")
+    assert not [path for path in gone if path.exists()]
+    assert all(path.exists() for path in kept)
+
+
+def test_a_write_sweeps_what_was_left_of_the_same_file(tmp_path):
+    mine, other = leftover(tmp_path, "a.json"), leftover(tmp_path, "b.json")
+    write_atomically(tmp_path / "a.json", b"whole")
+    assert not mine.exists()
+    assert other.exists()
+    long = "x" * 200
+    mine = leftover(tmp_path, long[: files.SHOWN])
+    write_atomically(tmp_path / long, b"whole")
+    assert not mine.exists()
+
+
+def test_a_file_that_is_being_written_says_who_writes_it(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(files.os, "fsync", lambda handle: seen.extend(os.listdir(tmp_path)))
+    write_atomically(tmp_path / "a.json", b"")
+    assert files.TEMPORARY.fullmatch(seen[0]).groupdict() == {
+        "name": "a.json",
+        "host": files.HOST,
+        "pid": str(os.getpid()),
+    }
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(handle):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a", b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [
+        ("", "has no name; give one"),
+        ("x" * 300, "File name too long; choose another folder"),
+        ("a\0b", "null byte; choose another folder"),
+        ("file", "file is a file; choose another folder, or move the file"),
+        ("file/below/more", "Not a directory; choose another folder"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_into_is_refused_before_it_is_touched(tmp_path, monkeypatch, out, reason):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpecError, match=reason) as caught:
+        output_folder(out)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["file"]
+    assert output_folder("new/folder") == Path("new/folder")
+    with pytest.raises(SpecError, match="has no name"):
+        output_file("")
+    with pytest.raises(SpecError, match="is a file"):
+        output_file("file/page.html")
+
+
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(SpecError, match=r"may not be written; choose another folder"):
+        output_folder(tmp_path / "new")
+
+
+READERS = {"text": read_text, "json": read_json, "yaml": read_yaml, "lines": read_lines, "tensors": load_tensors}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_whatever_is_changed_in_a_file_is_read_or_one_error(tmp_path, kind):
+    path = tmp_path / f"file.{kind}"
+    if kind == "tensors":
+        save_tensors(path, {"weight": torch.ones(3), "long": torch.tensor(7)}, META)
+    else:
+        path.write_text(json.dumps(META, ensure_ascii=False) + "\n")
+    whole = path.read_bytes()
+
+    @settings(QUICK, max_examples=60)
+    @given(bytewise(whole))
+    def check(content):
+        path.write_bytes(content)
+        said = complaint(READERS[kind], path)
+        assert said is None or str(path) in said
+        assert said is not None or kind != "tensors" or content == whole
+
+    check()
+
+
+@pytest.mark.parametrize("header", [b"[]", b"{}", b"null", b'["x"]', b'["x", 1]', b"[" * 5000])
+def test_a_header_that_says_nothing_is_one_error(tmp_path, header):
+    save_file({"a": torch.ones(1)}, tmp_path / "x", {files.HEADER: header.decode()})
+    with pytest.raises(CheckpointError, match="has been altered"):
+        load_tensors(tmp_path / "x")
+
+
+@pytest.mark.parametrize("said", ["[1]", "1", "{", "[" * 5000])
+def test_meta_that_is_no_mapping_is_one_error(tmp_path, said):
+    tensors = {"a": torch.ones(1)}
+    save_file(tensors, tmp_path / "x", {files.HEADER: json.dumps([files._digest(tensors, said), said])})
+    with pytest.raises(CheckpointError, match="has been altered"):
+        load_tensors(tmp_path / "x")

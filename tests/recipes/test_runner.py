@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from hydraprune import MaskView, Record, load
@@ -19,6 +20,7 @@ from hydraprune.evaluate import Evaluation
 from hydraprune.recipes.library import load_recipe
 from hydraprune.recipes.runner import run
 from hydraprune.train.hooks import ProgressBar
+from hydraprune.train.state import both
 from recipes.tiny import contents, kept, tiny
 
 
@@ -160,14 +162,14 @@ def test_a_kill_between_any_two_changes_of_the_folder_changes_nothing(whole):
     expected = contents(out)
     assert len(copies) > 30
     seen = {name for copy in copies for name in contents(copy)}
-    assert {"pretrain/state.safetensors", "finetune/best.safetensors", "prune/model.safetensors"} <= seen
+    assert {"pretrain/state.safetensors", "finetune/state.previous.safetensors", "prune/model.safetensors"} <= seen
     for copy in copies:
         again = run(tiny(), copy)
         assert [r.model_copy(update={"seconds": 0}) for r in again] == [
             r.model_copy(update={"seconds": 0}) for r in records
         ]
         found = contents(copy)
-        finished = {name for name in found if not name.endswith(("state.safetensors", "best.safetensors"))}
+        finished = {name for name in found if not name.partition("/")[2].startswith("state.")}
         assert {name: found[name] for name in finished} == expected
 
 
@@ -189,6 +191,36 @@ def test_a_kill_in_the_middle_of_a_stage_changes_nothing(whole, tmp_path, monkey
     assert contents(tmp_path) == contents(whole[0])
 
 
+def test_damaged_states_of_a_stage_are_passed_over(whole, tmp_path, monkeypatch, capsys):
+    """The best network so far is part of them, so nothing of it is lost."""
+
+    class Bomb(ProgressBar):
+        def on_epoch(self, epoch, model, metrics):
+            if self._label == "finetune" and epoch == 2:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hydraprune.recipes.runner.ProgressBar", Bomb)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(), tmp_path)
+    state = tmp_path / "finetune" / "state.safetensors"
+    tensors = load_file(state)
+    assert {name for name in tensors if name.startswith("hooks/0/best/")}
+    state.replace(both(state)[1])
+    state.write_bytes(b"damaged")
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b"\xff\n")
+    (tmp_path / ".recipe.yaml.nowhere.1.abcdefgh.tmp").write_text("")
+    os.utime(tmp_path / ".recipe.yaml.nowhere.1.abcdefgh.tmp", (0, 0))
+    run(tiny(), tmp_path, Console(width=20))
+    assert contents(tmp_path) == contents(whole[0])
+    assert not [file for file in tmp_path.rglob("*") if file.name.startswith((".", "state."))]
+    said = capsys.readouterr().out
+    assert f"finetune: {state} is corrupt or truncated" in said
+    assert "training goes on after epoch 1, from state.previous.safetensors" in said
+    assert "metrics.jsonl:6 is unreadable" in said
+
+
 def refuse(*arguments, **settings):
     raise AssertionError("nothing is left to do")
 
@@ -196,7 +228,7 @@ def refuse(*arguments, **settings):
 def test_a_finished_run_is_not_run_again(whole, monkeypatch):
     out, records, _ = whole
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")}
-    for name in ("fit", "evaluate", "save", "prune"):
+    for name in ("fit", "save", "prune"):
         monkeypatch.setattr(f"hydraprune.recipes.runner.{name}", refuse)
     assert run(tiny(), out) == records
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")} == before
@@ -259,6 +291,21 @@ def test_a_damaged_checkpoint_stops_the_run_with_one_error(whole, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_what_a_finished_stage_left_behind_is_removed(whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    for file in both(out / "prune" / "state.safetensors"):
+        file.write_bytes(b"")
+    run(tiny(), out)
+    assert not list(out.rglob("state.*"))
+
+
+@pytest.mark.parametrize("out", ["", "x" * 300])
+def test_a_folder_that_cannot_be_is_one_error(out):
+    with pytest.raises(SpecError, match=r"has no name; give one|File name too long; choose another"):
+        run(tiny(), out)
+
+
 SELECTED = {
     (0.5, 0.9, 0.3): 2,
     (0.5, 0.5, 0.4): 1,
@@ -302,7 +349,7 @@ def test_the_best_epoch_is_handed_on(tmp_path, monkeypatch, accuracies, interrup
     values = recipe.plain()
     values["stages"] = values["stages"][:1]
     alone = type(recipe).parse(values, "alone")
-    monkeypatch.setattr("hydraprune.recipes.runner.evaluate", judged)
+    monkeypatch.setattr("hydraprune.recipes.validation.evaluate", judged)
     monkeypatch.setattr("hydraprune.recipes.runner.ProgressBar", Counting)
     for _ in range(2 if interrupted else 0):
         with pytest.raises(KeyboardInterrupt):
@@ -478,4 +525,4 @@ def test_two_processes_share_a_run(tmp_path):
     ]  # fmt: skip
     epochs = [(line["stage"], line["epoch"]) for line in written["metrics.jsonl"]]
     assert len(epochs) == len(set(epochs)) == 5
-    assert not [name for name in written if name.endswith(("state.safetensors", "best.safetensors"))]
+    assert not [name for name in written if name.partition("/")[2].startswith("state.")]

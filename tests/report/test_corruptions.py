@@ -50,7 +50,7 @@ def test_the_page_shows_them_and_survives_a_damaged_file(runs, tmp_path):
     (runs / "seed1" / "pretrain" / "corruptions.json").write_text('{"corrupted": {"built-in": {"samples": 0}}}')
     shown = page(runs, out=tmp_path / "page.html")
     assert ["fog", "50.0", "39.0 ± 1.4"] in shown.rows
-    assert "corruptions.json left out" in "".join(shown.text)
+    assert "left out: pretrain/corruptions.json: built-in." in "".join(shown.text)
 
 
 def test_runs_without_them_have_no_table(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.core.errors import CheckpointError
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
 from hydraprune.report import as_markdown, as_table, draw, read_records, rows
@@ -238,5 +238,5 @@ def test_records_are_read_and_checked(tmp_path, runs):
     with pytest.raises(CheckpointError, match=r"results\.json is unreadable"):
         rows(runs)
     (runs[0] / "results.json").write_text('[{"stage": "a", "sparcity": 1}]')
-    with pytest.raises(SpecError, match=r"results\.json\[0\]: unknown key 'sparcity'; did you mean 'sparsity'\?"):
+    with pytest.raises(CheckpointError, match=r"results\.json\[0\]: unknown key 'sparcity'; did you mean 'sparsity'\?"):
         rows(runs)

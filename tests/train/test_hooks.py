@@ -55,6 +55,57 @@ def test_an_epoch_that_was_logged_but_not_saved_is_logged_once(tmp_path):
     assert [step for step, _ in curves(tmp_path, "pretrain")["loss"]] == [1, 2]
 
 
+DAMAGED = {
+    "binary": b"\x00\xff\xfe\x80",
+    "no JSON": b"{",
+    "no mapping": b"[1]",
+    "text": b'"x"',
+    "deep": b"[" * 100_000,
+    "no stage": b'{"epoch": 1}',
+    "no epoch": b'{"stage": "pretrain"}',
+    "a stage of another type": b'{"stage": 3, "epoch": 1}',
+    "an epoch of another type": b'{"stage": "prune", "epoch": "1"}',
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_line_is_dropped_and_said_and_stops_nothing(tmp_path, damage):
+    whole = '{"stage": "pretrain", "epoch": 1, "loss": 0.5}\n'
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(whole.encode() + DAMAGED[damage] + b"\n" + DAMAGED[damage] + b"\n" + b'{"stage": "pretrain", "ep')
+    told: list[str] = []
+    train("scores", OPTIMS["sgd"], hooks=[Log("prune", file, tmp_path / "tensorboard", told.append)])
+    assert [(line["stage"], line["epoch"]) for line in lines(tmp_path)] == [
+        ("pretrain", 1), ("prune", 1), ("prune", 2), ("prune", 3),
+    ]  # fmt: skip
+    (text,) = told
+    assert text.startswith(f"{file}:2 ")
+    assert text.endswith("it is dropped (and 1 more)")
+    assert "\n" not in text
+
+
+def test_epochs_are_appended(tmp_path, monkeypatch):
+    """However long the log is, an epoch costs a line."""
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "pretrain", "epoch": 1}\n' * 3)
+    written = []
+
+    def counted(path, content):
+        written.append(path.name)
+        path.write_bytes(content)
+
+    monkeypatch.setattr("hydraprune.train.hooks.write_atomically", counted)
+    train("scores", OPTIMS["sgd"], hooks=[log(tmp_path)])
+    assert written == ["metrics.jsonl"]
+    assert len(lines(tmp_path)) == 6
+
+
+def test_a_note_is_shown():
+    text = io.StringIO()
+    ProgressBar("prune", Console(file=text, width=20)).on_note("a state [x] was passed over")
+    assert text.getvalue() == "prune: a state [x] was passed over\n"
+
+
 @pytest.mark.parametrize("blocked", ["metrics.jsonl", "tensorboard"])
 def test_a_log_that_cannot_be_written_is_one_error(tmp_path, blocked):
     folder = tmp_path / "file"

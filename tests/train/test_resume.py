@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
+from hypothesis import given, settings, strategies
 
+from damage import QUICK, complaint, structural
 from hydraprune.core.errors import CheckpointError, TrainingError
-from hydraprune.core.files import load_tensors
+from hydraprune.core.files import load_tensors, save_tensors
+from hydraprune.masks.view import MaskView
 from hydraprune.objectives.trades import TRADES
 from hydraprune.train import Hook, Optim
-from train.small import EPOCHS, OPTIMS, STEPS, KillAfterEpoch, KillAtStep, Killed, net, same, train
+from hydraprune.train.optim import Average
+from hydraprune.train.state import States, both
+from train.small import EPOCHS, OPTIMS, STEPS, KillAfterEpoch, KillAtStep, Killed, masked, net, same, train
 
 
 @cache
@@ -155,26 +161,135 @@ def test_other_settings_are_refused_and_the_state_kept(tmp_path):
     assert state.read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "emptied", "foreign"])
-def test_a_damaged_state_is_one_error(tmp_path, damage):
+def damaged(content, how):
+    changed = bytearray(content)
+    if how == "altered":
+        changed[-5] ^= 1
+    return {"truncated": content[: len(content) // 2], "emptied": b"", "foreign": b"\x80\x04K\x01."}.get(how, changed)
+
+
+DAMAGES = ["truncated", "altered", "emptied", "foreign"]
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Where a run was killed after two epochs that it saved."""
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        train("scores", OPTIMS["adam"], state=state, hooks=[KillAtStep(8)])
+    assert [load_tensors(file)[1]["epoch"] for file in both(state)] == [2, 1]
+    return state
+
+
+class Told(Hook):
+    def __init__(self):
+        self.notes = []
+
+    def on_note(self, text):
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_passed_over_for_the_one_before(two, damage):
+    model, history = uninterrupted("scores", "adam")
+    two.write_bytes(damaged(two.read_bytes(), damage))
+    told = Told()
+    again, resumed = train("scores", OPTIMS["adam"], state=two, hooks=[told])
+    assert same(again, model)
+    assert resumed == history
+    (note,) = told.notes
+    assert note.startswith(f"{two} ")
+    assert note.endswith("it is passed over: training goes on after epoch 1, from state.previous.safetensors")
+    assert "\n" not in note
+
+
+def test_a_damaged_state_does_not_take_the_place_of_the_one_before(two, monkeypatch):
+    older = both(two)[1].read_bytes()
+    two.write_bytes(b"")
+
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hydraprune.train.state.save_tensors", killed)
+        with pytest.raises(Killed):
+            train("scores", OPTIMS["adam"], state=two)
+    assert both(two)[1].read_bytes() == older
+
+
+def test_killed_between_the_two_steps_of_saving(two):
+    two.replace(both(two)[1])
+    told = Told()
+    again, resumed = train("scores", OPTIMS["adam"], state=two, hooks=[told])
+    model, history = uninterrupted("scores", "adam")
+    assert same(again, model)
+    assert resumed == history
+    assert told.notes == []
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_two_damaged_states_are_one_error(two, damage):
+    for file in both(two):
+        file.write_bytes(damaged(file.read_bytes(), damage))
+    with pytest.raises(CheckpointError, match="remove both, which loses the stage's training") as caught:
+        train("scores", OPTIMS["adam"], state=two)
+    assert all(str(file) in str(caught.value) for file in both(two))
+    assert "\n" not in str(caught.value)
+    both(two)[1].unlink()
+    with pytest.raises(CheckpointError, match=r"state\.safetensors .* remove it, which loses") as caught:
+        train("scores", OPTIMS["adam"], state=two)
+    assert "passed over" not in str(caught.value)
+
+
+def test_a_state_of_other_settings_is_not_passed_over(two):
+    tensors, meta = load_tensors(two)
+    save_tensors(two, tensors, meta | {"key": "others"})
+    with pytest.raises(CheckpointError, match=r"state\.safetensors belongs to other settings"):
+        train("scores", OPTIMS["adam"], state=two)
+
+
+def odd_tensors(tensors):
+    """The same with one missing, of another type or shape, or under another name."""
+    names = strategies.sampled_from(sorted(tensors))
+    changes = [
+        lambda name: {n: t for n, t in tensors.items() if n != name},
+        lambda name: tensors | {name: tensors[name].double() if tensors[name].is_floating_point() else torch.ones(1)},
+        lambda name: tensors | {name: torch.cat([tensors[name].flatten(), torch.ones(1).to(tensors[name])])},
+        lambda name: tensors | {f"{name}x": tensors[name]},
+        lambda name: tensors | {f"hooks/9/{name}": tensors[name]},
+    ]
+    return strategies.builds(lambda change, name: change(name), strategies.sampled_from(changes), names)
+
+
+def test_a_state_that_was_signed_anew_changes_nothing_unless_all_of_it_fits(tmp_path):
+    """Numbers of the history may be others; whatever else differs is damage."""
     state = tmp_path / "state.safetensors"
     with pytest.raises(Killed):
         train("scores", OPTIMS["adam"], state=state, hooks=[KillAtStep(4)])
-    content = bytearray(state.read_bytes())
-    if damage == "truncated":
-        content = content[: len(content) // 2]
-    elif damage == "altered":
-        content[-5] ^= 1
-    elif damage == "emptied":
-        content = b""
-    else:
-        content = b"\x80\x04K\x01."  # a pickle
-    state.write_bytes(content)
-    with pytest.raises(
-        CheckpointError, match=r"state\.safetensors (is corrupt or truncated|has been altered)"
-    ) as caught:
-        train("scores", OPTIMS["adam"], state=state)
-    assert "\n" not in str(caught.value)
+    tensors, meta = load_tensors(state)
+    odd = strategies.one_of(odd_tensors(tensors).map(lambda t: (t, meta)), structural(meta).map(lambda m: (tensors, m)))
+
+    @settings(QUICK, max_examples=60)
+    @given(odd)
+    def check(odd):
+        content, said = odd
+        model = masked(net())
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        params = MaskView(model).parameters("scores")
+        if not isinstance(said, dict):
+            return
+        save_tensors(state, content, said)
+        states = States(state, "", model, OPTIMS["adam"], OPTIMS["adam"].build([p for _, p in params]), None, [])
+        states.average = Average([p for _, p in params], 0.9)
+        error = complaint(states.load, EPOCHS, str)
+        if error is None:
+            assert content is tensors
+            assert [line["epoch"] for line in said["history"]] == [1]
+        else:
+            assert str(state) in error
+            assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    check()
 
 
 def test_a_full_disk_keeps_the_epoch_before(tmp_path, monkeypatch):
@@ -195,8 +310,9 @@ def test_a_full_disk_keeps_the_epoch_before(tmp_path, monkeypatch):
             TrainingError, match=r"cannot write .*state\.safetensors: No space left on device; mend that"
         ):
             train("weights", OPTIMS["sgd"], state=state, hooks=[Fill()])
-    assert [file.name for file in tmp_path.iterdir()] == ["state.safetensors"]
-    assert load_tensors(state)[1]["epoch"] == 1
+    (kept,) = tmp_path.iterdir()
+    assert kept == both(state)[1]
+    assert load_tensors(kept)[1]["epoch"] == 1
     assert same(train("weights", OPTIMS["sgd"], state=state)[0], model)
 
 
@@ -233,7 +349,7 @@ def test_a_state_holds_nothing_but_tensors_and_json(tmp_path):
     state = tmp_path / "state.safetensors"
     train("scores", OPTIMS["sgd"], state=state, epochs=1)
     tensors, meta = load_tensors(state)
-    assert meta.keys() == {"epoch", "history", "key", "optimizer", "average_steps"}
+    assert meta.keys() == {"epoch", "history", "key", "average_steps"}
     assert {name.partition("/")[0] for name in tensors} == {"model", "optimizer", "average"}
     assert {name.removeprefix("model/") for name in tensors if name.startswith("model/")} >= {
         "0.parametrizations.weight.original", "0.parametrizations.weight.0.score", "1.running_mean",

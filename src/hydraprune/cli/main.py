@@ -18,8 +18,9 @@ from hydraprune.cli import checkpoint
 from hydraprune.cli import study as studies
 from hydraprune.cli.build import prune_recipe
 from hydraprune.cli.console import console, printable
-from hydraprune.cli.options import Settings
+from hydraprune.cli.options import Out, Settings
 from hydraprune.core.errors import HydrapruneError, SpecError
+from hydraprune.core.files import output_file
 from hydraprune.core.registry import Registry
 from hydraprune.data import SOURCES
 from hydraprune.masks import BUDGETS, STRUCTURES
@@ -39,8 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Prune networks with the robust training objective itself, and measure what is left of their robustness.",
 )
-
-Out = Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished one is resumed")]
 
 
 @app.command("list")
@@ -110,7 +109,9 @@ for command in (
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders such as a study")],
-    out: Annotated[Path, typer.Option(help="The page, an HTML file")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE", parser=output_file, help="The page, of HTML")] = Path(
+        "report.html"
+    ),
 ) -> None:
     """One page about runs that opens from disk: figures, curves, checks, masks, examples, recipes."""
     write_page(runs, out)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from hydraprune.core.files import output_folder
 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting: stages.prune.epochs=5")
@@ -12,3 +15,13 @@ Settings = Annotated[
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Import and call the factory that the checkpoint names; it runs its code")
 ]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        parser=output_folder,
+        help="New, or that of an unfinished run or study, which goes on",
+    ),
+]
+"""A folder to write into."""

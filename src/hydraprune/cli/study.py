@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from hydraprune.cli.console import console, printable
-from hydraprune.cli.options import Settings
+from hydraprune.cli.options import Out, Settings
 from hydraprune.core.errors import SpecError
-from hydraprune.core.files import write_atomically, write_json
+from hydraprune.core.files import output_file, write_atomically, write_json
 from hydraprune.report import as_markdown, as_table, draw, rows
 from hydraprune.study import differences, load_study, results, run_study, standing, study_in
 from hydraprune.study.cluster import run_on_ray
@@ -20,7 +20,7 @@ from hydraprune.study.table import as_csv, differences_markdown, differences_tab
 
 def study(
     study: Annotated[str, typer.Argument(help="Name or YAML file")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the study; an unfinished one is resumed")],
+    out: Out,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time")] = 1,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Run on this Ray cluster, such as auto")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and run nothing")] = False,
@@ -42,7 +42,10 @@ def study(
 
 def table(
     runs: Annotated[list[Path], typer.Argument(help="A study, or run folders of one recipe such as different seeds")],
-    out: Annotated[Path | None, typer.Option(help="Write OUT.md, OUT.json, OUT.png, and OUT.csv of a study")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", parser=output_file, help="Write OUT.md, OUT.json, OUT.png, and OUT.csv of a study"),
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option(metavar="LABEL", help="Differences from this method of a study, paired by seed")
     ] = None,

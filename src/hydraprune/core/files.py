@@ -6,8 +6,13 @@ import hashlib
 import json
 import math
 import os
+import re
+import socket
+import stat
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +23,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hydraprune.core.errors import CheckpointError, TrainingError
+from hydraprune.core.errors import CheckpointError, SpecError, TrainingError
 
 HEADER = "hydraprune"
 """The one entry of the header of a file of tensors: the digest of its content, and what is said of it, as JSON."""
 
 
+HOST = re.sub(r"[^\w-]", "-", socket.gethostname())[:40]
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.\w+\.tmp")
+"""What a file is called while it is written: its name, and which process writes it."""
+SHOWN = 80
+"""Letters of its name, at most: all together must not be longer than a file system allows."""
+STALE = 24 * 3600.0
+"""Seconds after which a temporary file of another machine is nobody's."""
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write all of `content`, or leave what was there.
+    """Write all of `content`, or leave what was there; what killed processes left of such a file is removed.
 
     Raises:
         TrainingError: if the disk refuses; the earlier file is untouched.
@@ -33,7 +47,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        shown = path.name[:SHOWN]
+        sweep(path.parent, shown)
+        start = f".{shown}.{HOST}.{os.getpid()}."
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=start, suffix=".tmp")
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -41,13 +58,76 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         reason = error.strerror or str(error)
         raise TrainingError(
-            f"cannot write {path}: {reason}; mend that and run the same command again, it goes on from the last epoch"
+            f"cannot write {path}: {reason}; mend that and run the same command again, nothing written before is lost"
         ) from None
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files directly in `folder`, or those of the file `name` alone, that nobody writes any more.
+
+    Their process, on this machine, has ended, or they are older than a day.
+    """
+    with suppress(OSError):
+        for file in os.scandir(folder):
+            found = TEMPORARY.fullmatch(file.name)
+            if found is not None and name in (None, found["name"]) and _abandoned(Path(file.path), found):
+                os.unlink(file.path)
+
+
+def _abandoned(file: Path, found: re.Match[str]) -> bool:
+    if time.time() - file.stat().st_mtime > STALE:
+        return True
+    try:
+        os.kill(int(found["pid"]) if found["host"] == HOST else os.getpid(), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def output_folder(out: Path | str) -> Path:
+    """`out` as a folder to write into, which need not be there yet.
+
+    Raises:
+        SpecError: if it has no name or an impossible one, a file lies there, or it may not be written.
+    """
+    if not str(out):
+        raise SpecError("the folder to write into has no name; give one, or `.` for the working directory")
+    folder = Path(out)
+    for place in (folder, *folder.absolute().parents):
+        try:
+            mode = place.stat().st_mode
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise SpecError(f"cannot write into {out}: {_reason(error)}; choose another folder") from None
+        if not stat.S_ISDIR(mode):
+            raise SpecError(f"cannot write into {out}: {place} is a file; choose another folder, or move the file")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise SpecError(f"cannot write into {out}: {place} may not be written; choose another folder")
+        break
+    return folder
+
+
+def output_file(out: Path | str) -> Path:
+    """`out` as a file to write.
+
+    Raises:
+        SpecError: if it has no name, or its folder cannot be written into.
+    """
+    if not str(out):
+        raise SpecError("the file to write has no name; give one")
+    output_folder(Path(out).parent)
+    return Path(out)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -127,26 +207,49 @@ def read_lines(path: Path, remedy: str = REMEDY) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: if the file is missing, or another line is no JSON mapping; it names the line and the `remedy`.
     """
-    records = []
-    for number, line in enumerate(read_text(path, remedy).split("\n")[:-1], start=1):
+    return list(whole_lines(path, remedy).values())
+
+
+def whole_lines(
+    path: Path, remedy: str = REMEDY, told: Callable[[str], None] | None = None
+) -> dict[int, dict[str, Any]]:
+    """What `read_lines` reads, by the number of the line, from 1.
+
+    Args:
+        told: gets a sentence about each damaged line, which is then left out and raises nothing.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except OSError as error:
+        raise _unreadable(path, error, remedy) from None
+    records = {}
+    for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = json.loads(line.decode())
+            if not isinstance(record, dict):
+                raise ValueError("no mapping")
         except (ValueError, RecursionError) as error:
-            raise _unreadable(f"{path}:{number}", error, remedy) from None
-        if not isinstance(record, dict):
-            raise _unreadable(f"{path}:{number}", TypeError("no mapping"), remedy)
-        records.append(record)
+            damage = _unreadable(f"{path}:{number}", error, remedy)
+            if told is None:
+                raise damage from None
+            told(str(damage))
+        else:
+            records[number] = record
     return records
 
 
 def _unreadable(path: Path | str, error: Exception, remedy: str) -> CheckpointError:
+    return CheckpointError(f"{path} is unreadable ({_reason(error)}); {remedy}")
+
+
+def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        why = "it is nested too deeply"
-    elif isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        why = f"line {error.problem_mark.line + 1}: {error.problem}"  # the whole error quotes the line
-    else:
-        why = " ".join(str(getattr(error, "strerror", None) or error).split())
-    return CheckpointError(f"{path} is unreadable ({why[:200]}); {remedy}")
+        return "it is nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"  # the whole error quotes the line
+    return " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
 
 
 def _count(value: Any, left: int, depth: int = 0) -> int:
@@ -184,11 +287,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     write_atomically(path, save({name: value.clone() for name, value in stored.items()}, header))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path, remedy: str = "restore it or train again") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote. Nothing is unpickled.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, altered, or was not written by `save_tensors`.
+        CheckpointError: if the file is missing, truncated, altered, or was not written by `save_tensors`; where it is
+            damaged, it names the `remedy`.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -196,18 +300,18 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; give the folder of a finished stage, such as RUN/finetune") from None
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is corrupt or truncated ({error}); restore it or train again") from None
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is corrupt or truncated ({_reason(error)}); {remedy}") from None
     if header.keys() != {HEADER}:
         raise CheckpointError(f"{path} is no hydraprune checkpoint; load a foreign file with `--weights`")
     try:
         digest, text = json.loads(header[HEADER])
+        intact = digest == _digest(tensors, text)
         meta = json.loads(text)
-        intact = digest == _digest(tensors, text) and isinstance(meta, dict)
     except (ValueError, TypeError, AttributeError, RecursionError):
-        intact = False
-    if not intact:
-        raise CheckpointError(f"{path} has been altered: its checksum does not match; restore it or train again")
+        intact, meta = False, None
+    if not intact or not isinstance(meta, dict):
+        raise CheckpointError(f"{path} has been altered: its checksum does not match; {remedy}")
     return tensors, meta
 
 

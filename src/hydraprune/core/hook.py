@@ -10,6 +10,13 @@ from torch import Tensor, nn
 from hydraprune.core.objective import Clock
 
 
+def alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether both have tensors of the same names, types and shapes."""
+    return one.keys() == other.keys() and all(
+        (value.dtype, value.shape) == (other[name].dtype, other[name].shape) for name, value in one.items()
+    )
+
+
 class Hook:
     """Goes along with training; every method may be left as it is.
 
@@ -38,5 +45,9 @@ class Hook:
         """What must be saved after an epoch for `restore` to go on from there, beside the model's own tensors."""
         return {}
 
+    def fits(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether `restore` can take `state` up; by default, if it is made like that which `state` gives now."""
+        return alike(state, self.state())
+
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave."""
+        """Take up what `state` gave, after `fits` has said that it can."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, Field
 
 from hydraprune.core.fingerprint import fingerprint
-from hydraprune.core.spec import Spec
+from hydraprune.core.spec import Count, Real, Share, Spec
 from hydraprune.core.threat import ThreatModel
 
 WORST = "worst-case"
@@ -38,12 +38,12 @@ class Verified(Spec):
         close: how many of them lie within what float32 arithmetic loses.
     """
 
-    samples: int = Field(ge=1)
+    samples: Count = Field(ge=1)
     precision: str
-    clean_accuracy: float = Field(ge=0, le=1)
-    verified_accuracy: float = Field(ge=0, le=1)
-    mean_margin: float | None = None
-    close: int = 0
+    clean_accuracy: Share
+    verified_accuracy: Share
+    mean_margin: Real | None = None
+    close: Count = 0
 
 
 class Certified(Spec):
@@ -62,16 +62,16 @@ class Certified(Spec):
         abstention_rate: share without a certificate.
     """
 
-    samples: int = Field(ge=1)
-    sigma: float
-    n0: int
-    n: int
-    alpha: float
+    samples: Count = Field(ge=1)
+    sigma: Real
+    n0: Count
+    n: Count
+    alpha: Real
     precision: str
-    clean_accuracy: float = Field(ge=0, le=1)
-    certified_accuracy: dict[float, float]
-    average_certified_radius: float
-    abstention_rate: float = Field(ge=0, le=1)
+    clean_accuracy: Share
+    certified_accuracy: dict[Annotated[float, Field(ge=0, le=1e6)], Share]
+    average_certified_radius: Real
+    abstention_rate: Share
 
 
 class Corrupted(Spec):
@@ -83,9 +83,9 @@ class Corrupted(Spec):
         mean_accuracy: over corruptions and severities.
     """
 
-    samples: int = Field(ge=1)
-    accuracy: dict[str, list[float]]
-    mean_accuracy: float = Field(ge=0, le=1)
+    samples: Count = Field(ge=1)
+    accuracy: dict[str, Annotated[list[Share], Field(min_length=5, max_length=5)]]
+    mean_accuracy: Share
 
 
 @dataclass(frozen=True)
@@ -147,21 +147,21 @@ class Record(Spec):
     images: str | None = None
     made: dict[str, str] = {}
     pruner: str | None = None
-    sparsity: float = Field(ge=0, le=1)
-    kept: int
-    total: int
-    clean_accuracy: float = Field(ge=0, le=1)
-    robust_accuracy: dict[str, float] = {}
-    robust_samples: dict[str, int] = {}
-    macs: int | None = None
-    macs_dense: int | None = None
+    sparsity: Share
+    kept: Count
+    total: Count = Field(ge=1)
+    clean_accuracy: Share
+    robust_accuracy: dict[str, Share] = {}
+    robust_samples: dict[str, Annotated[Count, Field(ge=1)]] = {}
+    macs: Count | None = None
+    macs_dense: Count | None = None
     verified: dict[str, Verified] = {}
     certified: dict[str, Certified] = {}
     corrupted: dict[str, Corrupted] = {}
-    samples: int = Field(ge=1)
+    samples: Count = Field(ge=1)
     threat: ThreatModel | None = None
     seed: int
-    seconds: float
+    seconds: Annotated[Real, Field(ge=0)]
 
     def tried(self, attack: str) -> int:
         """On how many images an attack was run."""

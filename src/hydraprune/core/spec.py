@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -69,6 +70,14 @@ def _number(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_number)]
 """A float that may be written as a fraction, such as `8/255`."""
+
+
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+"""A measured share; no text and no truth value stands for it."""
+Count = Annotated[int, Field(ge=0, le=2**62, strict=True)]
+"""A measured number of things."""
+Real = Annotated[float, Field(ge=-1e30, le=1e30, strict=True)]
+"""A measured number that can be reckoned and drawn with."""
 
 
 class Spec(BaseModel):

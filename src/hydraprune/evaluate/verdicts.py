@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import load_tensors, save_tensors
 from hydraprune.core.results import WORST, Record
-from hydraprune.core.spec import Spec
+from hydraprune.core.spec import Count, Real, Spec
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluate.accuracy import share
 
 GROUPS = ("survived", "distance", "example")
 EXAMPLE = {"image", "adversarial", "label", "prediction", "adversarial_prediction"}
 """The tensors of an example."""
+CLASSES = 2**20
+"""More than any data set has: a class beyond is damage."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,8 @@ class Origin(Spec):
 
 class _Header(Origin):
     threat: ThreatModel | None
-    samples: int
-    seconds: float
+    samples: Annotated[Count, Field(ge=1)]
+    seconds: Annotated[Real, Field(ge=0)]
 
 
 def save(path: Path, found: Evaluation, origin: Origin, *, examples: bool = False) -> None:
@@ -172,6 +175,10 @@ def _evaluation(tensors: dict[str, Tensor], header: _Header) -> Evaluation:
         if parts.keys() != EXAMPLE or len(lengths) != 1 or torch.Size() in lengths:
             raise ValueError(f"the examples of {name} are not {', '.join(sorted(EXAMPLE))} of as many images")
     label, prediction, confidence = (tensors[name] for name in whole)
+    if not all(int(classes.min()) >= 0 and int(classes.max()) < CLASSES for classes in (label, prediction)):
+        raise ValueError("there is a class that no data set has")
+    if not bool(((confidence >= 0) & (confidence <= 1)).all()):
+        raise ValueError("there is a confidence outside of [0, 1]")
     return Evaluation(label, prediction, confidence, survived, distance, example, header.threat, header.seconds)
 
 

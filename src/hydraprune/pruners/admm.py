@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from hydraprune.core.hook import alike
 from hydraprune.core.objective import Clock
 from hydraprune.core.spec import Number
 from hydraprune.masks.source import MaskSource, Over
@@ -89,6 +90,10 @@ class Splitting(Moving):
 
     def state(self) -> dict[str, Tensor]:
         return {f"{kind}/{name}": t for kind, each in (("z", self.z), ("u", self.u)) for name, t in each.items()}
+
+    def fits(self, state: Mapping[str, Tensor]) -> bool:
+        weights = self.view.weights()
+        return alike(state, {f"{kind}/{name}": weight for kind in "zu" for name, weight in weights.items()})
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         weights = self.view.weights()

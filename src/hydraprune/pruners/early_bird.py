@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from hydraprune.core.hook import alike
 from hydraprune.core.objective import Clock
 from hydraprune.core.spec import Number
 from hydraprune.masks.source import MaskSource, Over
@@ -86,12 +87,22 @@ class Waiting(Moving):
         masks = {f"{age}/{name}": mask for age, each in enumerate(self.recent) for name, mask in each.items()}
         return {"caught": torch.tensor(self.caught), **masks}
 
+    def fits(self, state: Mapping[str, Tensor]) -> bool:
+        masks = {f"{age}/{n}": mask for age in range(_ages(state)) for n, mask in self.view.masks().items()}
+        return alike(state, {"caught": torch.tensor(0), **masks})
+
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self.caught = int(state["caught"])
-        present, ages = self.view.masks(), {name.split("/")[0] for name in state} - {"caught"}
+        present = self.view.masks()
         self.recent = [
-            {name: state[f"{age}/{name}"].to(mask.device) for name, mask in present.items()} for age in range(len(ages))
+            {name: state[f"{age}/{name}"].to(mask.device) for name, mask in present.items()}
+            for age in range(_ages(state))
         ]
+
+
+def _ages(state: Mapping[str, Tensor]) -> int:
+    """Of how many epochs it has the masks."""
+    return len({name.split("/")[0] for name in state} - {"caught"})
 
 
 def distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:

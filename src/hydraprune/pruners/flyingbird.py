@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from hydraprune.core.hook import alike
 from hydraprune.core.objective import Clock
 from hydraprune.core.spec import Number
 from hydraprune.pruners.base import Selection
@@ -105,6 +106,10 @@ class Following(Rewiring):
     def state(self) -> dict[str, Tensor]:
         self._read()
         return {"seen": torch.tensor(self.seen, dtype=torch.float64).view(-1, 2)}
+
+    def fits(self, state: Mapping[str, Tensor]) -> bool:
+        rows = len(state["seen"]) if "seen" in state and state["seen"].dim() else 0
+        return alike(state, {"seen": torch.zeros(rows, 2, dtype=torch.float64)})
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self.seen = [(gap, value) for gap, value in state["seen"].tolist()]

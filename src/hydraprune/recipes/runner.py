@@ -16,14 +16,12 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
 
-from hydraprune.attacks.pgd import PGD
 from hydraprune.core.errors import SpecError
-from hydraprune.core.files import load_tensors, read_json, save_tensors, write_atomically, write_json
+from hydraprune.core.files import output_folder, read_json, sweep, write_atomically, write_json
 from hydraprune.core.objective import Batch
 from hydraprune.core.plain import evaluating, plain_copy
 from hydraprune.core.results import Record
-from hydraprune.data import Batches, Dataset
-from hydraprune.evaluate import evaluate
+from hydraprune.data import Dataset
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
 from hydraprune.pruners.probe import Probe
@@ -33,6 +31,7 @@ from hydraprune.recipes.measure import measure, subject_of
 from hydraprune.recipes.plan import Job, plan
 from hydraprune.recipes.schema import Recipe, Trainer
 from hydraprune.recipes.stages import Evaluate, Fit, Measure
+from hydraprune.recipes.validation import Validate
 from hydraprune.runs.checkpoint import (
     DATA,
     Checkpoint,
@@ -45,6 +44,10 @@ from hydraprune.runs.checkpoint import (
 )
 from hydraprune.train import Hook, fit
 from hydraprune.train.hooks import Log, ProgressBar
+from hydraprune.train.state import both
+
+STATE = "state.safetensors"
+"""The newest state of an unfinished stage, in its folder."""
 
 
 def fabric_for(trainer: Trainer) -> Fabric:
@@ -82,7 +85,7 @@ def run(recipe: Recipe | str, out: Path | str, console: Console | None = None) -
         console: where progress is shown; None shows nothing.
 
     Raises:
-        SpecError: for no recipe, or if `out` holds a run of another one.
+        SpecError: for no recipe, or if `out` holds a run of another one, or cannot be a folder to write into.
         HydrapruneError: whatever a stage raises; finished stages and saved epochs are kept.
     """
     if isinstance(recipe, str):
@@ -90,7 +93,7 @@ def run(recipe: Recipe | str, out: Path | str, console: Console | None = None) -
     recipe = Recipe.make(recipe, "recipe")
     fabric = fabric_for(recipe.trainer)
     fabric.launch()
-    here = _Run(recipe, Path(out), fabric, console or Console(quiet=True))
+    here = _Run(recipe, output_folder(out), fabric, console or Console(quiet=True))
     here.claim()
     for job in plan(recipe):
         if isinstance(job.stage, Fit):
@@ -130,6 +133,7 @@ class _Run:
         """Write the recipe down, or see that the one that is there is the same."""
         refuse_another(self.recipe, self.out)
         if self.fabric.is_global_zero:
+            sweep(self.out)
             write_atomically(self.out / "recipe.yaml", dump_recipe(self.recipe).encode())
             write_json(self.out / "environment.json", _environment(self.fabric))
         self.fabric.barrier()
@@ -145,16 +149,20 @@ class _Run:
         folder = self.out / job.path
         # The first process decides: the others may look only after it has finished the stage.
         if self.fabric.broadcast(finished(folder)):
+            if self.fabric.is_global_zero:
+                _clear(folder)
             self.console.print(f"{job.path}: done before")
             return
         recipe, fabric = self.recipe, self.fabric
+        if fabric.is_global_zero:
+            sweep(folder)
         model, before = self._start(job)
         view = MaskView(fabric.to_device(model), stage.exempt)
         teacher = self._teacher(job)
         process = None
         if stage.pruner is not None:
             process = prune(view, stage.pruner, stage.budget, stage.structure, self._probe(stage, teacher))
-        state, best = folder / "state.safetensors", folder / "best.safetensors"
+        validate = Validate(recipe, stage, self.data.validation, fabric, model)
         seed = _seed(recipe.seed, stage.name)
         batches = self.data.train.batches(
             stage.batch_size,
@@ -166,12 +174,12 @@ class _Run:
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
-        hooks: list[Hook] = [_Validate(self, stage, best)]
+        hooks: list[Hook] = [validate]
         if process is not None:
             hooks.insert(0, process)
         if fabric.is_global_zero:
-            hooks.append(Log(job.path, self.out / "metrics.jsonl", self.out / "tensorboard"))
-            hooks.append(ProgressBar(job.path, self.console))
+            bar = ProgressBar(job.path, self.console)
+            hooks += [Log(job.path, self.out / "metrics.jsonl", self.out / "tensorboard", bar.on_note), bar]
         history = fit(
             model,
             view.parameters(stage.over, train_norm=stage.train_norm) if stage.epochs else [],
@@ -185,15 +193,15 @@ class _Run:
             fabric=fabric,
             channels_last=recipe.trainer.channels_last,
             compile=recipe.trainer.compile,
-            state=state,
+            state=folder / STATE,
             key=_key(recipe, job, stage),
             hooks=hooks,
         )
         if process is not None:
             process.finish()
         if fabric.is_global_zero:
-            if stage.select == "best" and best.exists():
-                model.load_state_dict(load_tensors(best)[0])
+            if validate.best:
+                model.load_state_dict(validate.best)
             view.freeze()
             channels, side, _ = self.data.shape
             meta = Meta(
@@ -208,8 +216,7 @@ class _Run:
                 data=self.digests,
             )
             save(folder, model, meta)
-            for leftover in (state, best):
-                leftover.unlink(missing_ok=True)
+            _clear(folder)
         fabric.barrier()
 
     def _probe(self, stage: Fit, teacher: nn.Module | None) -> Probe:
@@ -275,29 +282,10 @@ class _Run:
         return branch if finished(branch) else self.out / stage
 
 
-class _Validate(Hook):
-    """Measures held-out images after an epoch, and keeps the best network if the stage asks for it."""
-
-    def __init__(self, here: _Run, stage: Fit, best: Path) -> None:
-        self._here, self._stage, self._best = here, stage, best
-        self._epochs = stage.epochs
-
-    def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
-        settings, images = self._stage.validation, self._here.data.validation
-        due = epoch % settings.every == 0 or epoch == self._epochs
-        if not due or not settings.samples or not len(images):
-            return
-        threat = self._here.recipe.threat
-        attacks = [PGD(steps=settings.steps, restarts=1)] if threat is not None and settings.steps else []
-        batches: Batches = images.take(settings.samples).batches(500, seed=0, device=self._here.fabric.device)
-        result = evaluate(model, batches.epoch(0), threat=threat, attacks=attacks, seed=self._here.recipe.seed)
-        metrics["validation_accuracy"] = value = result.clean_accuracy
-        for value in result.robust_accuracy.values():
-            metrics["validation_robust_accuracy"] = value
-        if self._stage.select == "best" and self._here.fabric.is_global_zero:
-            before = load_tensors(self._best)[1]["value"] if self._best.exists() else -1.0
-            if value > before:
-                save_tensors(self._best, model.state_dict(), {"value": value, "epoch": epoch})
+def _clear(folder: Path) -> None:
+    """Remove what a finished stage does not need any more."""
+    for leftover in both(folder / STATE):
+        leftover.unlink(missing_ok=True)
 
 
 def _try(model: nn.Module, name: str, data: Dataset) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hydraprune.report.contents import Certificate, Curve
 from hydraprune.report.experiment import PROVED, Entry, Setting, Spread, interval, titled
 from hydraprune.report.folder import Network
 from hydraprune.report.matrix import percent
@@ -155,18 +156,14 @@ def _attacked(setting: Setting, palette: Palette, name: str) -> Figure:
 
 def security_curves(network: Network, file: str = CURVES) -> dict[str, dict[float, float]]:
     """Minimum-norm attack -> radius -> accuracy, of a file beside the checkpoint or in a folder there."""
-    return network.json(file, _curves) or {}
-
-
-def _curves(value: Any) -> dict[str, dict[float, float]]:
-    found = value.get("security") or {}
-    return {name: dict(zip(curve["eps"], curve["accuracy"], strict=True)) for name, curve in found.items()}
+    found = network.named(Curve, file, "security")
+    return {name: dict(zip(curve.eps, curve.accuracy, strict=True)) for name, curve in found.items()}
 
 
 def certified(setting: Setting, palette: Palette) -> list[Figure]:
     """Certified accuracy of the smoothed networks against the radius, for each file of certificates."""
     radii = {
-        id(network): {name: np.sort(found) for name, found in network.lines("radius", _radius).items()}
+        id(network): {name: np.sort([_radius(one) for one in found]) for name, found in network.certificates().items()}
         for entry in setting.entries
         for network in entry.seeds
     }
@@ -195,6 +192,6 @@ def _certified(setting: Setting, palette: Palette, name: str, radii: dict[int, n
     return Figure(titled(setting.heading, name.removeprefix("certified-")), plots, caption)
 
 
-def _radius(line: dict[str, Any]) -> float:
+def _radius(found: Certificate) -> float:
     """The certified radius of an image; below 0 if its class is wrong."""
-    return float(line["radius"]) if line["prediction"] == line["label"] else -1.0
+    return found.radius if found.prediction == found.label else -1.0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydraprune.report.charts import Figure, Palette
+from hydraprune.report.contents import Checked, Effort
 from hydraprune.report.experiment import Entry
 from hydraprune.report.folder import Network
 from hydraprune.report.matrix import Cell, Matrix, percent, rising, shaded
 from hydraprune.report.plot import Point, Series, plot
 
+FILE = "checks.json"
 TOLD = 200
 """Rows of a table of checks, at most."""
 ENDS = {True: ("✓ passed", 1.0, "good"), False: ("✗ failed", 0.0, "bad"), None: ("not made", 2.0, "quiet")}
@@ -26,7 +28,7 @@ class Check(NamedTuple):
     found: str
     expected: str
     why: str
-    figures: dict[str, Any]
+    figures: Effort
 
 
 def checks(entries: Sequence[Entry]) -> list[Check]:
@@ -35,12 +37,9 @@ def checks(entries: Sequence[Entry]) -> list[Check]:
 
 
 def _read(entry: Entry, network: Network) -> list[Check]:
-    def parse(values: Any) -> list[Check]:
-        words = ("name", "passed", "found", "expected", "why", "figures")
-        return [Check(title, entry, *(value[word] for word in words)) for value in values]
-
     title = f"{network.run.path.name}: {entry.title}" if len(entry.seeds) > 1 else entry.title
-    return network.json("checks.json", parse) or []
+    found = network.each(Checked, FILE)
+    return [Check(title, entry, c.name, c.passed, c.found, c.expected, c.why, c.figures) for c in found]
 
 
 def overview(found: Sequence[Check]) -> Matrix | None:
@@ -79,11 +78,13 @@ def efforts(found: Sequence[Check], palette: Palette) -> Figure | None:
     first = {(check.entry.title, check.name): check for check in reversed(found)}
     plots = []
     for name, key in (("radius", "eps"), ("steps", "steps"), ("restarts", "restarts")):
-        curves = [check for (_, other), check in reversed(first.items()) if other == name and key in check.figures]
+        curves = [
+            check for (_, other), check in reversed(first.items()) if other == name and getattr(check.figures, key)
+        ]
         rates = sorted({round(check.entry.sparsity, 3) for check in curves if not check.entry.dense})
         series = []
         for check in curves:
-            entry, values = check.entry, zip(check.figures[key], check.figures["accuracy"], strict=True)
+            entry, values = check.entry, zip(getattr(check.figures, key), check.figures.accuracy, strict=True)
             points = [Point(x, 100 * y, f"{entry.title}: {percent(y)} % with {name} {x:.4g}") for x, y in values]
             dash = 0 if entry.dense else rates.index(round(entry.sparsity, 3)) % 4
             series.append(Series(entry.title, palette[entry.label], points, marks=len(points) < 12, dash=dash))
@@ -94,14 +95,10 @@ def efforts(found: Sequence[Check], palette: Palette) -> Figure | None:
 
 def surface(entry: Entry) -> Matrix | None:
     """The loss around the images, from the checks of the first run."""
-    return entry.seeds[0].json("checks.json", lambda values: _surface(entry.title, values))
-
-
-def _surface(title: str, values: Any) -> Matrix | None:
-    grid = next((figures for value in values if "loss" in (figures := value.get("figures") or {})), None)
+    grid = next((check.figures for check in entry.seeds[0].each(Checked, FILE) if check.figures.loss), None)
     if grid is None:
         return None
-    loss, x, y = grid["loss"], grid["x"], grid["y"]
+    loss, x, y = grid.loss, grid.x, grid.y
     low, high = min(map(min, loss)), max(map(max, loss))
 
     def cell(row: int, column: int) -> Cell:
@@ -109,4 +106,4 @@ def _surface(title: str, values: Any) -> Matrix | None:
         return Cell("", value, f"spot {rising(value - low, high - low)}", f"{value:.3g}")
 
     caption = f"Loss {low:.3g} to {high:.3g}, from {x[0]:g} to {x[-1]:g}".replace("-", "−")
-    return shaded(title, "", [""] * len(x), [""] * len(y), cell, caption)
+    return shaded(entry.title, "", [""] * len(x), [""] * len(y), cell, caption)

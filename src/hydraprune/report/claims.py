@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hydraprune.core.errors import CheckpointError
+from hydraprune.report.contents import Claimed
 from hydraprune.report.experiment import Setting, adversary, titled
 from hydraprune.report.folder import Network
 from hydraprune.report.matrix import Cell, Matrix
@@ -15,6 +15,7 @@ from hydraprune.report.overview import accuracy, fewer
 from hydraprune.report.proofs import share
 from hydraprune.report.reported import pair, published
 from hydraprune.report.summary import over_runs
+from hydraprune.runs.entries import parsed
 from hydraprune.runs.records import StaleError, digest_of, fits
 
 FILE = "claim.json"
@@ -80,28 +81,14 @@ def _claim(network: Network, value: Any) -> Claim:
         StaleError: if it is of other weights than the checkpoint's.
         CheckpointError: if a figure is no share of images.
     """
-    if not fits(value["sha256"], digest_of(network.meta)):
+    found = parsed(Claimed, value, FILE, "run `hydraprune benchmark` again")
+    if not fits(found.sha256, digest_of(network.meta)):
         raise StaleError("it was measured on other weights than the checkpoint's; run `hydraprune benchmark` again")
-    name, reasons, official = value["name"], value["reasons"], value["benchmark"]
-    if not isinstance(name, str) or not isinstance(reasons, list):
-        raise CheckpointError("no claim; run `hydraprune benchmark` again")
-    figures = {"clean": (_share(official["clean_accuracy"]), _figure(official["autoattack"])[1])}
-    measured = {"AutoAttack": official["autoattack"], "FMN": official["fmn"]}
-    every = {f"benchmark: {attack}": found for attack, found in measured.items()}
-    every |= {f"ours: {attack}": found for attack, found in value["strict"]["attacks"].items()}
-    for column, found in every.items():
-        figures[f"{column}, {adversary({'norm': 'linf', 'eps': found['eps']})}"] = _figure(found)
-    return Claim(name, [str(reason) for reason in reasons], _share(value["sparsity"]), figures)
-
-
-def _figure(found: dict[str, Any]) -> tuple[float, int]:
-    samples = found["samples"]
-    if not isinstance(samples, int) or samples < 1:
-        raise CheckpointError(f"{samples!r} is no number of images; run `hydraprune benchmark` again")
-    return _share(found["accuracy"]), samples
-
-
-def _share(value: Any) -> float:
-    if not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise CheckpointError(f"{value!r} is no share from 0 to 1; run `hydraprune benchmark` again")
-    return float(value)
+    official = found.benchmark
+    figures = {"clean": (official.clean_accuracy, official.autoattack.samples)}
+    every = {"benchmark: AutoAttack": official.autoattack, "benchmark: FMN": official.fmn}
+    every |= {f"ours: {attack}": figure for attack, figure in found.strict.attacks.items()}
+    for column, figure in every.items():
+        where = adversary({"norm": "linf", "eps": figure.eps})
+        figures[f"{column}, {where}"] = (figure.accuracy, figure.samples)
+    return Claim(found.name, found.reasons, found.sparsity, figures)

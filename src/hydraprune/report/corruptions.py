@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
 
 from hydraprune.core.results import Corrupted
 from hydraprune.report.experiment import Entry
@@ -27,10 +26,7 @@ def corruptions(title: str, entries: list[Entry]) -> list[Matrix]:
 
 
 def _found(network: Network) -> dict[str, Corrupted]:
-    def parse(values: Any) -> dict[str, Corrupted]:
-        return {source: Corrupted.parse(found, source) for source, found in values["corrupted"].items()}
-
-    return network.json("corruptions.json", parse) or {}
+    return network.named(Corrupted, "corruptions.json", "corrupted")
 
 
 def _table(title: str, networks: Measured) -> Matrix:

@@ -179,7 +179,7 @@ def adversary(threat: Any) -> str:
     if not isinstance(threat, dict):
         return ""
     eps = threat.get("eps")
-    if isinstance(eps, int | float):
+    if isinstance(eps, int | float) and eps < 1e6:
         pixels, short = Fraction(eps * 255).limit_denominator(1), abs(round(eps, 3) - eps) < 1e-9
         eps = f"{pixels}/255" if not short and abs(pixels / 255 - eps) < 1e-9 else f"{eps:.4g}"
     return f"{NORMS.get(str(threat.get('norm')), threat.get('norm'))} {eps}"

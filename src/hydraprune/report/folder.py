@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +10,14 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
-from hydraprune.core.files import inside, load_tensors, read_json, read_yaml
+from hydraprune.core.errors import HydrapruneError, SpecError
+from hydraprune.core.files import inside, load_tensors, read_json, read_yaml, whole_lines
 from hydraprune.core.results import Record
+from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
+from hydraprune.report import contents
+from hydraprune.runs import entries
+from hydraprune.runs.cells import FAILED, read_failure
 from hydraprune.runs.checkpoint import unpacked
 from hydraprune.runs.records import (
     META,
@@ -30,7 +33,8 @@ from hydraprune.runs.records import (
 )
 
 T = TypeVar("T")
-MARKERS = ("recipe.yaml", "results.json", "failure.json")
+S = TypeVar("S", bound=Spec)
+MARKERS = ("recipe.yaml", RESULTS, FAILED)
 
 
 @dataclass(eq=False)
@@ -40,7 +44,7 @@ class Network:
     Attributes:
         run: the run that it belongs to; it notes what cannot be read.
         stage: its folder inside the run.
-        meta: `checkpoint.json`; empty if there is none.
+        meta: `checkpoint.json`; empty if there is none, or none that can be read.
         record: what was found under the threat model of the recipe; without attacks if it met others only, None if it
             was not measured.
         others: what was found under other threat models.
@@ -78,6 +82,23 @@ class Network:
         """What `parse` makes of a JSON file beside the checkpoint; None if it is missing or damaged."""
         return self.read(lambda path: parse(read_json(path)), file)
 
+    def each(self, kind: type[S], file: str) -> list[S]:
+        """The entries of a list in a JSON file beside the checkpoint that are whole."""
+        return self.json(file, lambda value: entries.each(kind, value, self.place(file), self.run.left_out)) or []
+
+    def named(self, kind: type[S], file: str, key: str) -> dict[str, S]:
+        """Those of the mapping `key` in a JSON file beside the checkpoint."""
+
+        def parse(value: Any) -> dict[str, S]:
+            found = entries.mapping(value, self.place(file)).get(key) or {}
+            return entries.named(kind, found, self.place(file), self.run.left_out)
+
+        return self.json(file, parse) or {}
+
+    def place(self, file: str) -> str:
+        """A file beside the checkpoint as a path inside of the run."""
+        return f"{self.stage}/{file}"
+
     def tensors(self, file: str, parse: Callable[[dict[str, Tensor], dict[str, Any]], T]) -> T | None:
         """What `parse` makes of tensors and their meta data; None if they are missing or damaged."""
         return self.read(lambda path: parse(*load_tensors(path)), file)
@@ -86,14 +107,22 @@ class Network:
         """Canonical name -> mask; empty for a dense network."""
         return self.tensors("masks.safetensors", unpacked) or {}
 
-    def lines(self, key: str, parse: Callable[[dict[str, Any]], T]) -> dict[str, list[T]]:
-        """File stem -> parsed records, for the JSON-lines files beside the checkpoint whose records have `key`."""
+    def certificates(self) -> dict[str, list[contents.Certificate]]:
+        """File stem -> the certificates of all images, for the files of lines that have a radius.
+
+        A share of the images is not to be had from some of the lines: a file with a damaged one is left out.
+        """
         found = {}
         for path in sorted((self.run.path / self.stage).glob("*.jsonl")):
-            records = self.read(lambda p: [parse(r) for r in _json_lines(p) if key in r], path.name)
-            if records:
-                found[path.stem] = records
+            lines = self.read(self._certificates, path.name)
+            if lines:
+                found[path.stem] = lines
         return found
+
+    def _certificates(self, path: Path) -> list[contents.Certificate]:
+        lines = {n: line for n, line in whole_lines(path).items() if "radius" in line}
+        every = [entries.parsed(contents.Certificate, line, f"{path}:{number}") for number, line in lines.items()]
+        return list({line.index: line for line in every}.values())
 
 
 @dataclass(eq=False)
@@ -134,16 +163,22 @@ class Run:
     def read(self, reader: Callable[[Path], T], *parts: str) -> T | None:
         """What `reader` makes of a file; None if it is missing, and a noted problem if it is damaged."""
         path = self.path.joinpath(*parts)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         try:
             return reader(inside(self.path, path))
-        except (HydrapruneError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            text = f"{type(error).__name__}: {error}" if not isinstance(error, HydrapruneError) else str(error)
-            problem = f"{'/'.join(parts)} left out: {text}"
-            if problem not in self.problems:
-                self.problems.append(problem)
+        except HydrapruneError as error:
+            self.tell(f"{'/'.join(parts)} left out: {error}")
             return None
+
+    def left_out(self, what: str) -> None:
+        """Note an entry of a file that does not fit."""
+        self.tell(f"left out: {what}")
+
+    def tell(self, problem: str) -> None:
+        """Note a problem, once."""
+        if problem not in self.problems:
+            self.problems.append(problem)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
@@ -167,27 +202,30 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
 def read_run(path: Path) -> Run:
     """Read a run folder, and note what is wrong with it."""
     run = Run(path)
-    run.recipe = run.read(_yaml, "recipe.yaml") or {}
-    run.environment = run.read(_mapping, "environment.json") or {}
-    run.metrics = run.read(_json_lines, "metrics.jsonl") or []
-    records = joined(run.read(lambda _: read_records(path), RESULTS) or [])
-    metas = {}
+    run.recipe = run.read(lambda file: contents.settings(read_yaml(file), file.name, run.left_out), "recipe.yaml") or {}
+    run.environment = (
+        run.read(lambda file: contents.settings(read_json(file), file.name, run.left_out, {}), "environment.json") or {}
+    )
+    run.metrics = run.read(lambda file: _metrics(run, file), "metrics.jsonl") or []
+    records = joined(run.read(lambda _: read_records(path, run.left_out), RESULTS) or [])
+    metas: dict[str, dict[str, Any]] = {}
     for file in sorted(path.rglob(META)):
         stage = file.parent.relative_to(path).as_posix()
-        metas[stage] = run.read(_mapping, stage, file.name) or {}
-    order = [str(line.get("stage")) for line in run.metrics] + [*records, *metas]
+        metas[stage] = run.read(_meta, stage, file.name) or {}
+    order = [str(line["stage"]) for line in run.metrics] + [*records, *metas]
     for stage in dict.fromkeys(stage for stage in order if stage in records or stage in metas):
         meta = metas.get(stage, {})
         known = _measured(run, stage, meta, records.get(stage))
-        run.networks.append(Network(run, stage, meta, *(known or (None, {}, False))))
-    if failure := run.read(_mapping, "failure.json"):
-        run.problems.append(f"failed: {failure.get('error')}")
+        if known is not None or {"pruner", "sparsity"} <= meta.keys():  # else it might be taken for a dense one
+            run.networks.append(Network(run, stage, meta, *(known or (None, {}, False))))
+    if failure := run.read(lambda file: read_failure(file.parent), FAILED):
+        run.tell(f"failed: {failure.error}")
     if not run.recipe:
         run.problems.append("recipe.yaml is missing or unreadable")
     wanted, found = _wanted(run.recipe), len(run.measured)
     if found < wanted:
         last = run.metrics[-1] if run.metrics else {}
-        place = f"; it stands at epoch {last.get('epoch')} of {last.get('stage')}" if last else ""
+        place = f"; it stands at epoch {last['epoch']} of {last['stage']}" if last else ""
         run.problems.append(f"{found} of {wanted} networks measured{place}")
     return run
 
@@ -206,7 +244,7 @@ def _measured(run: Run, stage: str, meta: dict[str, Any], record: Record | None)
 
 
 def _is_run(path: Path) -> bool:
-    return any((path / marker).is_file() for marker in MARKERS)
+    return any(os.path.isfile(path / marker) for marker in MARKERS)
 
 
 def _below(path: Path) -> Iterable[Path]:
@@ -220,43 +258,29 @@ def _below(path: Path) -> Iterable[Path]:
 
 
 def _wanted(recipe: dict[str, Any]) -> int:
-    """How many networks the evaluations of `recipe` are to measure; 0 if it cannot be read."""
-    try:
-        compare = recipe.get("compare")
-        branches = len(compare["pruners"]) * len(compare["sparsities"]) if compare else 1
-        fits: dict[str, int] = {}
-        wanted: dict[str, int] = {}
-        for stage in recipe.get("stages", []):
-            if stage["kind"] == "fit":
-                pruned = stage.get("pruner") or branches in fits.values()
-                fits[stage["name"]] = branches if pruned else 1
-            elif stage["kind"] == "evaluate":
-                names = stage.get("of") or list(fits)[-1:]
-                wanted |= {name: fits[name] for name in names}
-        return sum(wanted.values())
-    except (KeyError, TypeError, AttributeError):
-        return 0
+    """How many networks the evaluations of `recipe` are to measure; 0 if it does not say."""
+    compare = recipe.get("compare")
+    branches = len(compare["pruners"]) * len(compare["sparsities"]) if compare else 1
+    fits: dict[str, int] = {}
+    wanted: dict[str, int] = {}
+    for stage in recipe.get("stages", []):
+        if stage["kind"] == "fit":
+            pruned = stage.get("pruner") or branches in fits.values()
+            fits[stage.get("name")] = branches if pruned else 1
+        elif stage["kind"] == "evaluate":
+            names = stage.get("of") or list(fits)[-1:]
+            wanted |= {name: fits.get(name, 0) for name in names}
+    return sum(wanted.values())
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    return _checked(read_yaml(path))
+def _meta(path: Path) -> dict[str, Any]:
+    return entries.parsed(contents.Checkpoint, read_json(path), path.name).model_dump(exclude_unset=True)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    return _checked(read_json(path))
-
-
-def _checked(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise CheckpointError("no mapping")
-    return value
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines; a last line that was cut off is left out."""
-    *lines, last = path.read_text().split("\n")
-    records = [_checked(json.loads(line)) for line in lines if line]
-    try:
-        return [*records, _checked(json.loads(last))]
-    except (ValueError, CheckpointError):
-        return records
+def _metrics(run: Run, path: Path) -> list[dict[str, Any]]:
+    """The epochs that are whole; however many lines are damaged, one is named."""
+    damaged: list[str] = []
+    found = contents.epochs(whole_lines(path, "it is left out", damaged.append), path.name, damaged.append)
+    if damaged:
+        run.left_out(damaged[0] + (f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""))
+    return found

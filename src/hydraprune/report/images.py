@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hydraprune.core.errors import CheckpointError
 from hydraprune.report.experiment import Entry
 
 SHOWN, SIDE = 8, 96
@@ -62,6 +63,8 @@ def gallery(entry: Entry) -> Gallery | None:
 
 
 def _gallery(title: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Gallery:
+    if not _whole(tensors):
+        raise CheckpointError("it holds no images and what they are taken for; measure again")
     image, adversarial = tensors["image"][:SHOWN], tensors["adversarial"][:SHOWN]
     change = adversarial - image
     factor = 0.5 / max(float(change.abs().max()) if len(change) else 0.0, 1e-6)
@@ -72,6 +75,18 @@ def _gallery(title: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Ga
         for x, changed, label, verdict in zip(image, adversarial, labels, verdicts, strict=True)
     ]
     return Gallery(title, str(meta.get("attack", "attack")), factor, examples)
+
+
+def _whole(tensors: dict[str, Tensor]) -> bool:
+    """Whether it has pictures in pairs, and for each its class and what it is taken for before and after."""
+    image, adversarial = (tensors.get(name, torch.zeros(0)) for name in ("image", "adversarial"))
+    verdicts = [tensors.get(name, torch.zeros(0)) for name in ("label", "prediction", "adversarial_prediction")]
+    pictures = image.dim() == 4 and image.shape == adversarial.shape and min(image.shape[1:]) > 0
+    return (
+        pictures
+        and all(x.is_floating_point() and bool(x.isfinite().all()) for x in (image, adversarial))
+        and all(v.shape == image.shape[:1] and v.dtype == torch.int64 for v in verdicts)
+    )
 
 
 def _png(image: Tensor) -> str:

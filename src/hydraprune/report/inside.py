@@ -60,7 +60,7 @@ def _histogram(network: Network, weights: Mapping[str, Tensor], palette: Palette
     small = 0
     masks = network.masks()
     for name, mask in masks.items():
-        if name not in weights or weights[name].shape != mask.shape:
+        if name not in weights or weights[name].shape != mask.shape or not weights[name].isfinite().all():
             return None
         w, m = weights[name].flatten().float().numpy(), mask.flatten().numpy()
         places = np.clip((w / max(float(w.std()), 1e-12) + REACH) * (BINS / 2 / REACH), 0, BINS - 1).astype(np.int64)
@@ -94,8 +94,8 @@ def _steps(edges: np.ndarray, counts: np.ndarray, what: str) -> list[Point]:
 def overlap(heading: str, run: Run) -> Matrix | None:
     """For every two masks, the share of the smaller one's connections that the other one keeps too."""
     packed = [(network, bits) for network in run.pruned if (bits := _packed(network))]
-    names = [bits.keys() for _, bits in packed]
-    if len(packed) < 2 or any(other != names[0] for other in names):
+    shapes = [{name: part.shape for name, part in bits.items()} for _, bits in packed]
+    if len(packed) < 2 or any(other != shapes[0] for other in shapes):
         return None
     columns = [network.name for network, _ in packed]
     kept = [_ones(bits.values()) for _, bits in packed]
@@ -116,8 +116,7 @@ def overlap(heading: str, run: Run) -> Matrix | None:
 
 def _packed(network: Network) -> dict[str, np.ndarray]:
     """The masks as stored, eight connections to a byte."""
-    found = network.tensors("masks.safetensors", lambda tensors, _: tensors) or {}
-    return {name: bits.numpy() for name, bits in found.items()}
+    return {name: np.packbits(mask.numpy()) for name, mask in network.masks().items()}
 
 
 def _ones(parts: Iterable[np.ndarray]) -> int:

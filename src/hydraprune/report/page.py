@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from hydraprune.core.files import write_atomically
@@ -29,7 +30,19 @@ def write_page(paths: Sequence[Path], out: Path) -> None:
         SpecError: if there is no run at all.
         TrainingError: if the disk refuses.
     """
-    write_atomically(out, render(find_runs(paths)).encode())
+    write_atomically(out, render(find_runs(paths)).encode(errors="replace"))  # names of folders
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("hydraprune.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("page.html")
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -41,14 +54,7 @@ def render(runs: Sequence[Run]) -> str:
     found = checks.checks([entry for setting in settings for entry in setting.entries])
     failed = [check for check in found if check.passed is False]
     static = {kind: files("hydraprune.report").joinpath(f"static/page.{kind}").read_text() for kind in ("css", "js")}
-    environment = Environment(
-        loader=PackageLoader("hydraprune.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("page.html").render(
+    return _template().render(
         title=study or alone or f"{len(experiments)} experiments",
         about=runs[0].recipe.get("about", "") if study or alone else "",
         counts=f"{len(experiments)} experiments, {len(runs)} runs" if len(runs) > 1 else "",

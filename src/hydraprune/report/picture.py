@@ -55,7 +55,7 @@ def _lines(axes: Any, table: Sequence[dict[str, Any]], methods: list[str], name:
     for method, mark in zip(methods, MARKS, strict=False):
         color = COLORS.get(method) or next(spare)
         mine = sorted((row for row in table if row["pruner"] == method), key=lambda row: row["sparsity"])
-        ratio = [row["total"] / row["kept"] for row in mine]
+        ratio = [row["total"] / max(row["kept"], 1) for row in mine]
         ticks |= {_sparsity(row): x for x, row in zip(ratio, mine, strict=True)}
         axes.errorbar(ratio, *_figures(mine, name), label=method, color=color, marker=mark, capsize=3, lw=1.8)
     for value in _figures([row for row in table if row["pruner"] == "dense"], name)[0]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from hydraprune.core.results import Record
+from hydraprune.runs.entries import Told
 from hydraprune.runs.records import measured
 
 
-def rows(runs: Sequence[Path], told: Callable[[str], None] = lambda why: None) -> list[dict[str, Any]]:
+def rows(runs: Sequence[Path], told: Told | None = None) -> list[dict[str, Any]]:
     """One row per network: means and standard deviations over the runs (seeds) that hold it.
 
     What commands measured later under the threat model of the recipe counts too (`hydraprune evaluate`, `verify`,
@@ -28,7 +29,7 @@ def rows(runs: Sequence[Path], told: Callable[[str], None] = lambda why: None) -
         told: gets a line about each measurement that is left out.
 
     Raises:
-        CheckpointError: if nothing was measured in a run, or a file is unreadable.
+        CheckpointError: if nothing was measured in a run, or, unless there is `told`, a file is damaged.
     """
     found: dict[str, list[Record]] = {}
     for run in runs:

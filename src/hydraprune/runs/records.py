@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from hydraprune.core.errors import CheckpointError
 from hydraprune.core.files import inside, read_json
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
+from hydraprune.runs.entries import Told, each, parsed
 
 RESULTS, META, MODEL = "results.json", "checkpoint.json", "model.safetensors"
 LATER = ("evaluation.json", "verification.json", "certification.json")
@@ -35,21 +37,23 @@ class Measured(NamedTuple):
     complete: bool
 
 
-def read_records(run: Path) -> list[Record]:
+def read_records(run: Path, told: Told | None = None) -> list[Record]:
     """The records of a run folder.
+
+    Args:
+        told: gets a line about each that is damaged, which is then left out and raises nothing.
 
     Raises:
         CheckpointError: if it has no readable `results.json`.
     """
     path = run / RESULTS
-    return [Record.parse(value, f"{path}[{number}]") for number, value in enumerate(_list(inside(run, path)))]
-
-
-def _list(path: Path) -> list[Any]:
-    values = read_json(path)
-    if not isinstance(values, list):
-        raise CheckpointError(f"{path} is unreadable (no list); run the recipe again")
-    return values
+    damaged: list[str] = []
+    found = each(Record, read_json(inside(run, path)), str(path), damaged.append)
+    for problem in damaged:
+        if told is None:
+            raise CheckpointError(problem)
+        told(problem)
+    return found
 
 
 def joined(records: Iterable[Record]) -> dict[str, Record]:
@@ -60,25 +64,34 @@ def joined(records: Iterable[Record]) -> dict[str, Record]:
     return merged
 
 
-def measured(run: Path, told: Callable[[str], None] = lambda why: None) -> dict[str, Measured]:
-    """Stage -> what is known of its network; records of other weights than its checkpoint's are left out.
+def measured(run: Path, told: Told | None = None) -> dict[str, Measured]:
+    """Stage -> what is known of its network; what is damaged, or of other weights than its checkpoint's, is left out.
 
     Args:
         told: gets a line about each that is left out.
 
     Raises:
-        CheckpointError: if nothing was measured, or a file is unreadable.
+        CheckpointError: if nothing was measured, or, unless there is `told`, a file is damaged.
     """
-    files = {file.parent.relative_to(run).as_posix(): inside(run, file) for file in sorted(run.rglob(META))}
-    metas = {stage: read_json(file) for stage, file in files.items()}
+    metas = {}
+    for file in sorted(run.rglob(META)):
+        with _left_out(told):
+            metas[file.parent.relative_to(run).as_posix()] = read_json(inside(run, file))
     digests = {stage: digest_of(meta) for stage, meta in metas.items()}
     later = any(file for stage in digests for files in later_files(run / stage) for file in files)
-    records = joined(read_records(run)) if (run / RESULTS).exists() or not later else {}
+    records: dict[str, Record] = {}
+    if (run / RESULTS).exists():
+        with _left_out(told):
+            records = joined(read_records(run, told))
+    elif not later:
+        raise CheckpointError(f"{run / RESULTS} is missing")
     found = {}
     for stage in dict.fromkeys([*records, *digests]):
         first, digest = records.get(stage), digests.get(stage)
         if first is not None and not fits(first.network, digest):
-            told(f"{run / RESULTS}: {stage} was measured on other weights than its checkpoint's; run the recipe again")
+            why = f"{stage} was measured on other weights than its checkpoint's; run the recipe again"
+            if told is not None:
+                told(f"{run / RESULTS}: {why}")
             first = None
         images = images_of(metas.get(stage))
         whole = gathered(first, run / stage, partial(_unless_stale, run, stage, digest, images, told))
@@ -88,25 +101,41 @@ def measured(run: Path, told: Callable[[str], None] = lambda why: None) -> dict[
 
 
 def _unless_stale(
-    run: Path, stage: str, digest: str | None, images: str | None, told: Callable[[str], None], file: str
+    run: Path, stage: str, digest: str | None, images: str | None, told: Told | None, file: str
 ) -> Record | None:
     try:
         return read_later(inside(run, run / stage / file), stage, digest, images)
-    except StaleError as error:
-        told(str(error))
+    except CheckpointError as error:
+        if told is not None:
+            told(str(error))
+        elif not isinstance(error, StaleError):
+            raise
         return None
+
+
+@contextmanager
+def _left_out(told: Told | None) -> Iterator[None]:
+    """Inside, what is damaged is told and left out, if there is someone to tell."""
+    try:
+        yield
+    except CheckpointError as error:
+        if told is None:
+            raise
+        told(str(error))
 
 
 def digest_of(meta: object) -> str | None:
     """Of the weights that `checkpoint.json` stands for; None if it does not say."""
     digests = meta.get("sha256") if isinstance(meta, dict) else None
-    return digests.get(MODEL) if isinstance(digests, dict) else None
+    digest = digests.get(MODEL) if isinstance(digests, dict) else None
+    return digest if isinstance(digest, str) else None
 
 
 def images_of(meta: object) -> str | None:
     """Digest of the test images of the run of a `checkpoint.json`; None if it does not say."""
     digests = meta.get("data") if isinstance(meta, dict) else None
-    return digests.get("test") if isinstance(digests, dict) else None
+    images = digests.get("test") if isinstance(digests, dict) else None
+    return images if isinstance(images, str) else None
 
 
 def fits(named: str | None, digest: str | None) -> bool:
@@ -128,7 +157,7 @@ def read_later(path: Path, stage: str, digest: str | None, images: str | None = 
         StaleError: if it is of other weights, or of other test images, than those with these digests.
         CheckpointError: if it is unreadable.
     """
-    record = Record.parse(read_json(path), str(path)).model_copy(update={"stage": stage})
+    record = parsed(Record, read_json(path), str(path)).model_copy(update={"stage": stage})
     if not fits(record.network, digest):
         raise StaleError(f"{path} was measured on other weights than the checkpoint's; measure again, or remove it")
     if not fits(record.images, images):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from hydraprune.core.errors import DataError, SpecError
+from hydraprune.core.errors import CheckpointError, DataError, SpecError
 from hydraprune.core.files import inside
 from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.results import Record
 from hydraprune.core.spec import nearest
 from hydraprune.report.summary import averaged
+from hydraprune.runs.cells import read_done
 from hydraprune.runs.checkpoint import DATA, read_digests
+from hydraprune.runs.entries import Told
 from hydraprune.runs.records import Measured, joined, measured
 from hydraprune.study.schema import SEED, Cell, read_study
 from hydraprune.study.shared import key, trunk
@@ -35,9 +37,7 @@ def study_in(folder: Path) -> bool:
     return (folder / STUDY).is_file()
 
 
-def results(
-    folder: Path, where: Sequence[str] = (), told: Callable[[str], None] = lambda why: None
-) -> list[dict[str, Any]]:
+def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -> list[dict[str, Any]]:
     """One row for every network of the finished cells, averaged over cells that differ in the seed only.
 
     Rows are those of `hydraprune.report.rows`, and have `labels` (axis -> label) and `seeds`, in the order of their
@@ -57,6 +57,13 @@ def results(
         cells = _with(cells, condition)
     states = standing(cells, folder)
     done = [cell for cell in cells if states[cell.name] == "done"]
+    for cell in cells:
+        try:
+            read_done(folder / cell.name)
+        except CheckpointError as error:
+            if told is None:
+                raise
+            told(str(error))
     if not done:
         of = f" with {' and '.join(where)}" if where else ""
         raise SpecError(f"no cell{of} of the study in {folder} is finished; run `hydraprune study` first")

@@ -13,16 +13,17 @@ from typing import Any, Literal
 import yaml
 from rich.console import Console
 
-from hydraprune.core.errors import HydrapruneError, SpecError
-from hydraprune.core.files import read_json, write_atomically, write_json
+from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
+from hydraprune.core.files import output_folder, write_atomically, write_json
 from hydraprune.recipes.library import read_settings
 from hydraprune.recipes.runner import refuse_another, run
 from hydraprune.recipes.schema import Recipe
+from hydraprune.runs.cells import DONE, FAILED, read_done, read_failure
 from hydraprune.study.claims import claim
 from hydraprune.study.schema import Cell, Study, resolved
 from hydraprune.study.shared import adopt, key, trunk
 
-STUDY, DONE, FAILED, SHARED, CLAIMS = "study.yaml", "cell.json", "failure.json", "shared", ".claims"
+STUDY, SHARED, CLAIMS = "study.yaml", "shared", ".claims"
 POLL = 1.0
 """Seconds between looks at what others are doing."""
 State = Literal["done", "failed", "elsewhere", "open"]
@@ -51,7 +52,7 @@ def run_study(
     Raises:
         SpecError: before anything runs: if a cell is no valid recipe, or `out` holds another study.
     """
-    out, cells = Path(out), study.cells()
+    out, cells = output_folder(out), study.cells()
     prepare(study, cells, out)
     worker = _Worker(cells, out, console or Console(quiet=True))
     with ThreadPoolExecutor(jobs) as threads:
@@ -80,10 +81,21 @@ def standing(cells: list[Cell], out: Path) -> dict[str, State]:
 
 
 def _standing(cell: Cell, folder: Path) -> State:
-    done = folder / DONE
-    if done.exists() and _is_of(cell, read_json(done)["recipe"]):
+    try:
+        done = read_done(folder)
+    except CheckpointError:  # it is run again, and finds what is finished
+        done = None
+    if done is not None and _is_of(cell, done.recipe):
         return "done"
     return "failed" if (folder / FAILED).exists() else "open"
+
+
+def _failed_before(folder: Path, moment: float) -> bool:
+    try:
+        failure = read_failure(folder)
+    except CheckpointError:
+        return True
+    return failure is None or failure.time < moment
 
 
 def _settings(cell: Cell) -> dict[str, Any]:
@@ -152,7 +164,7 @@ class _Worker:
         """`done`, or `failed` if that has happened since we began."""
         folder = self.out / cell.name
         state = _standing(cell, folder)
-        if state == "failed" and read_json(folder / FAILED)["time"] < self.began:
+        if state == "failed" and _failed_before(folder, self.began):
             return None
         return None if state == "open" else state
 

@@ -26,7 +26,7 @@ from hydraprune.core.spec import said, whole
 from hydraprune.core.threat import ThreatModel
 from hydraprune.train.optim import Average, Optim
 from hydraprune.train.params import named
-from hydraprune.train.state import load_state, save_state
+from hydraprune.train.state import States
 
 
 def fit(
@@ -69,7 +69,8 @@ def fit(
         fabric: device, number of processes and precision; one process on the CPU in float32 if None.
         channels_last: hold image batches in that memory format.
         compile: compile the network that attacks see (pays on a GPU, costs seconds at the start).
-        state: the file to save to after every epoch, and to resume from if it is there.
+        state: the file to save to after every epoch, and to resume from if it is there; the state before it is kept
+            beside it, and taken up if the newest one is damaged.
         key: names the settings that `fit` does not know, such as the data, so that a state of others is not resumed.
         hooks: what goes along.
 
@@ -78,7 +79,7 @@ def fit(
         DataError: for images or labels that do not fit each other, [0, 1] or the network; before the first step, if
             the first batch shows it.
         TrainingError: if the loss is not finite, with the step; the state of the last epoch is kept.
-        CheckpointError: if `state` is damaged or belongs to other settings; it says which.
+        CheckpointError: if `state` and the one before it are damaged, or it belongs to other settings; it says which.
     """
     device_of(model)
     if teacher is not None:
@@ -102,14 +103,14 @@ def fit(
     loop = _Loop(model, [tensor for _, tensor in moving], objective, optim, fabric, hooks, channels_last)
     done = 0
     history: list[dict[str, Any]] = []
-    settings: dict[str, str] = {}
+    states = None
     if state is not None:
         state = Path(state)
         if state.is_dir():
             raise SpecError(f"state {str(state)!r} is a folder; name a file in it, such as state.safetensors")
         settings = _settings(model, moving, data, objective, optim, threat, teacher, epochs, seed, key)
-        if state.exists():
-            done, history = load_state(state, model, loop.optimizer, loop.average, hooks, settings)
+        states = States(state, settings, model, loop.optim, loop.optimizer, loop.average, hooks)
+        done, history = states.load(epochs, loop.tell)
     steps_per_epoch = len(data) * objective.steps_per_batch()
     loop.ctx = Context(
         threat,
@@ -136,8 +137,8 @@ def fit(
                 for hook in hooks:
                     hook.on_epoch(epoch + 1, model, metrics)
             history.append({"epoch": epoch + 1, **metrics})
-            if state is not None and fabric.is_global_zero:
-                save_state(state, model, loop.optimizer, loop.average, hooks, epoch + 1, history, settings)
+            if states is not None and fabric.is_global_zero:
+                states.save(epoch + 1, history)
     if loop.average is not None:
         loop.average.settle()
     return history
@@ -198,6 +199,11 @@ class _Loop:
         self.optimizer = optim.build(tensors)
         self.average = None if optim.ema is None else Average(tensors, optim.ema)
         self.totals: dict[str, Tensor] = {}
+
+    def tell(self, text: str) -> None:
+        """Something that the user should know."""
+        for hook in self.hooks:
+            hook.on_note(text)
 
     def begin(self, seed: int) -> None:
         """Start an epoch: everything random in it follows from `seed`."""

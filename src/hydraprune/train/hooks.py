@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignor
 from torch import nn
 
 from hydraprune.core.errors import TrainingError
-from hydraprune.core.files import write_atomically
+from hydraprune.core.files import whole_lines, write_atomically
 from hydraprune.core.hook import Hook
 from hydraprune.core.objective import Clock
 
@@ -73,38 +74,62 @@ class ProgressBar(Hook):
 
 
 class Log(Hook):
-    """Every epoch's metrics as a line of JSON in `file`, and as TensorBoard curves below `curves`."""
+    """Every epoch's metrics as a line of JSON in `file`, and as TensorBoard curves below `curves`.
 
-    def __init__(self, stage: str, file: Path, curves: Path) -> None:
+    Args:
+        stage: the name of the training stage.
+        file: the log of the whole run.
+        curves: a folder, with one of its own for every stage.
+        told: gets a line if damaged lines of an earlier run are dropped.
+    """
+
+    def __init__(self, stage: str, file: Path, curves: Path, told: Callable[[str], None] = lambda why: None) -> None:
         self._stage = stage
         self._file = file
+        self._told = told
         # A file of its own for every start, as TensorBoard expects; names sort by time.
         self._events = curves / stage / f"events.out.tfevents.{time.time_ns()}"
 
     def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
-        # A run that was killed may have logged an epoch that it did not save; it is taken again.
-        self._write([line for line in self._lines() if line["stage"] != self._stage or line["epoch"] <= done])
-        self._append(file_version="brain.Event:2")
-        self._append(step=done + 1, session_log=SessionLog(status=SessionLog.START))
+        if self._file.exists():
+            self._mend(done)
+        self._event(file_version="brain.Event:2")
+        self._event(step=done + 1, session_log=SessionLog(status=SessionLog.START))
 
     def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
-        self._write([*self._lines(), {"stage": self._stage, "epoch": epoch, **metrics}])
+        _append(self._file, (json.dumps({"stage": self._stage, "epoch": epoch, **metrics}) + "\n").encode())
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
-        self._append(step=epoch, summary=Summary(value=values))
+        self._event(step=epoch, summary=Summary(value=values))
 
-    def _lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._file.read_text().splitlines()] if self._file.exists() else []
+    def _mend(self, done: int) -> None:
+        """Leave whole lines only, of epochs that were saved: a killed run may have logged one that is taken again."""
+        damaged: list[str] = []
+        lines = whole_lines(self._file, "it is dropped", damaged.append)
+        kept = []
+        for number, line in lines.items():
+            stage, epoch = line.get("stage"), line.get("epoch")
+            if not isinstance(stage, str) or type(epoch) is not int:
+                damaged.append(f"{self._file}:{number} names no stage and epoch; it is dropped")
+            elif stage != self._stage or epoch <= done:
+                kept.append(line)
+        if damaged:
+            more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+            self._told(f"{damaged[0]}{more}")
+        write_atomically(self._file, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
-    def _write(self, lines: list[dict[str, Any]]) -> None:
-        write_atomically(self._file, "".join(json.dumps(line) + "\n" for line in lines).encode())
-
-    def _append(self, **content: Any) -> None:
+    def _event(self, **content: Any) -> None:
         """Add an event to the curves, at once: TensorBoard's own writer is a thread that a full disk kills loudly."""
         record = io.BytesIO()
         RecordWriter(record).write(Event(wall_time=time.time(), **content).SerializeToString())
-        try:
-            self._events.parent.mkdir(parents=True, exist_ok=True)
-            with self._events.open("ab") as file:
-                file.write(record.getvalue())
-        except OSError as error:
-            raise TrainingError(f"cannot write {self._events}: {error.strerror}; mend that and go on") from None
+        _append(self._events, record.getvalue())
+
+
+def _append(file: Path, content: bytes) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as end:
+            end.write(content)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write {file}: {error.strerror}; mend that and run the same command again"
+        ) from None

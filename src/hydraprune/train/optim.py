@@ -51,6 +51,13 @@ class Optim(Spec):
         adam = torch.optim.Adam if self.kind == "adam" else torch.optim.AdamW
         return adam(params, self.lr, weight_decay=self.weight_decay, fused=fused)
 
+    @property
+    def slots(self) -> dict[str, bool]:
+        """What the optimizer remembers of each tensor that it has moved, and whether that has the tensor's shape."""
+        if self.kind == "sgd":
+            return {"momentum_buffer": True} if self.momentum else {}
+        return {"step": False, "exp_avg": True, "exp_avg_sq": True}
+
     def rate(self, clock: Clock) -> float:
         """The learning rate of the step that is about to be taken."""
         warmup = self.warmup_epochs * clock.steps_per_epoch

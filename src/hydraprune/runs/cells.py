@@ -1,0 +1,67 @@
+"""How a cell of a study ended: `cell.json` or `failure.json` in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from hydraprune.core.files import read_json
+from hydraprune.core.spec import Real
+from hydraprune.runs.entries import Entry, S, parsed
+
+DONE, FAILED = "cell.json", "failure.json"
+AGAIN = "remove it, and the same study runs the cell again, from what is finished of it"
+
+
+class Done(Entry):
+    """A finished cell.
+
+    Args:
+        labels: axis -> label.
+        seconds: wall time.
+        recipe: its settings, but for the machine.
+    """
+
+    labels: dict[str, str]
+    seconds: Annotated[Real, Field(ge=0)]
+    recipe: dict[str, Any]
+
+
+class Failure(Entry):
+    """A cell that failed.
+
+    Args:
+        error: in one line.
+        trace: the traceback.
+        time: when, in seconds since 1970.
+        labels: axis -> label.
+    """
+
+    error: str
+    trace: str = ""
+    time: Annotated[Real, Field(ge=0)]
+    labels: dict[str, str] = {}
+
+
+def read_done(folder: Path) -> Done | None:
+    """What `cell.json` says; None if there is none.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    return _read(Done, folder / DONE)
+
+
+def read_failure(folder: Path) -> Failure | None:
+    """What `failure.json` says; None if there is none.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    return _read(Failure, folder / FAILED)
+
+
+def _read(kind: type[S], path: Path) -> S | None:
+    return parsed(kind, read_json(path, AGAIN), str(path), AGAIN) if path.exists() else None
