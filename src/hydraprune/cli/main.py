@@ -18,7 +18,7 @@ from hydraprune.cli import study as studies
 from hydraprune.cli.build import prune_recipe
 from hydraprune.cli.console import console
 from hydraprune.cli.options import Settings
-from hydraprune.core.errors import HydrapruneError
+from hydraprune.core.errors import HydrapruneError, SpecError
 from hydraprune.data import SOURCES
 from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.nets import names as net_names
@@ -143,6 +143,12 @@ def main() -> None:
     try:
         app()
     except HydrapruneError as error:
-        line = " ".join(str(error).splitlines())
-        Console(stderr=True).print(f"error: {line}", style="red", highlight=False, markup=False, soft_wrap=True)
+        # Settings are those of all processes, so one tells what is wrong with them.
+        tell = rank_zero_only(_tell) if isinstance(error, SpecError) else _tell
+        tell(error)
         sys.exit(2)
+
+
+def _tell(error: HydrapruneError) -> None:
+    line = " ".join(str(error).splitlines())
+    Console(stderr=True).print(f"error: {line}", style="red", highlight=False, markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ import os
 import platform
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
+from torch.distributed import is_torchelastic_launched
 
 from hydraprune.attacks.pgd import PGD
 from hydraprune.core.errors import SpecError
@@ -34,6 +36,7 @@ from hydraprune.recipes.plan import Job, plan
 from hydraprune.recipes.schema import Recipe, Trainer
 from hydraprune.recipes.stages import Evaluate, Fit, Measure
 from hydraprune.runs.checkpoint import Meta, finished, load, open_checkpoint, save, versions
+from hydraprune.runs.lock import awaited, own
 from hydraprune.train import Hook, fit
 from hydraprune.train.hooks import Log, ProgressBar
 
@@ -42,8 +45,14 @@ def fabric_for(trainer: Trainer) -> Fabric:
     """The machine that `trainer` asks for.
 
     Raises:
-        SpecError: if it asks for a GPU and there is none.
+        SpecError: if it asks for a GPU and there is none, or torchrun has started another number of processes.
     """
+    started = int(os.environ["WORLD_SIZE"]) if is_torchelastic_launched() else trainer.devices
+    if started != trainer.devices:
+        raise SpecError(
+            f"torchrun has started {started} processes, but trainer.devices is {trainer.devices}; "
+            f"use `--set trainer.devices={started}`"
+        )
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision
     cuda = torch.cuda.is_available()
     if trainer.device == "cuda" and not cuda:
@@ -64,7 +73,8 @@ def run(recipe: Recipe, out: Path | str, console: Console | None = None) -> list
     """Run every stage of `recipe` into the folder `out` and return the records of its evaluations.
 
     Finished stages are skipped, an unfinished one goes on after its last epoch. The folder gets `recipe.yaml`,
-    `environment.json`, `metrics.jsonl`, `tensorboard/`, a checkpoint folder per stage, and `results.json`.
+    `environment.json`, `metrics.jsonl`, `tensorboard/`, a checkpoint folder per stage, and `results.json`; nothing
+    before there is an epoch to keep, so that a recipe that cannot start may be mended. It is ours until the end.
 
     Args:
         recipe: what to run.
@@ -74,18 +84,23 @@ def run(recipe: Recipe, out: Path | str, console: Console | None = None) -> list
 
     Raises:
         SpecError: if `out` holds a run of another recipe.
+        BusyError: if another process is running into `out`.
         HydrapruneError: whatever a stage raises; finished stages and saved epochs are kept.
     """
     fabric = fabric_for(recipe.trainer)
-    fabric.launch()
     here = _Run(recipe, Path(out), fabric, console or Console(quiet=True))
-    here.claim()
-    for job in plan(recipe):
-        if isinstance(job.stage, Fit):
-            here.train(job, job.stage)
-        elif isinstance(job.stage, Measure):
-            here.measure(job, job.stage)
-    return here.records()
+    # Before further processes are started: what is refused is refused once, and at once.
+    with own(here.out) if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            refuse_another(recipe, here.out)
+        fabric.launch()
+        for job in plan(recipe):
+            if isinstance(job.stage, Fit):
+                here.train(job, job.stage)
+            elif isinstance(job.stage, Measure):
+                here.measure(job, job.stage)
+        here.note()
+        return here.records()
 
 
 class _Run:
@@ -94,19 +109,26 @@ class _Run:
     def __init__(self, recipe: Recipe, out: Path, fabric: Fabric, console: Console) -> None:
         self.recipe, self.out, self.fabric = recipe, out, fabric
         self.console = console if fabric.is_global_zero else Console(quiet=True)
+        self._noted = not fabric.is_global_zero
 
     @cached_property
     def data(self) -> Dataset:
         """The images, read when the first stage needs them."""
         return self.recipe.data.load()
 
-    def claim(self) -> None:
-        """Write the recipe down, or see that the one that is there is the same."""
-        refuse_another(self.recipe, self.out)
-        if self.fabric.is_global_zero:
+    def note(self) -> None:
+        """Write the recipe and the machine down, now that there is something to keep."""
+        if not self._noted:
             write_atomically(self.out / "recipe.yaml", dump_recipe(self.recipe).encode())
             write_json(self.out / "environment.json", _environment(self.fabric))
-        self.fabric.barrier()
+            self._noted = True
+
+    def alone(self, folder: Path) -> AbstractContextManager[None]:
+        """The first process is the only writer of a checkpoint's folder; a command that measures it is waited for."""
+        return awaited(folder, self._told) if self.fabric.is_global_zero else nullcontext()
+
+    def _told(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def records(self) -> list[Record]:
         """What was measured so far."""
@@ -121,6 +143,10 @@ class _Run:
         if self.fabric.broadcast(finished(folder)):
             self.console.print(f"{job.path}: done before")
             return
+        with self.alone(folder):
+            self._train(job, stage, folder)
+
+    def _train(self, job: Job, stage: Fit, folder: Path) -> None:
         recipe, fabric = self.recipe, self.fabric
         model, before = self._start(job)
         view = MaskView(fabric.to_device(model), stage.exempt)
@@ -140,7 +166,7 @@ class _Run:
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
-        hooks: list[Hook] = [_Validate(self, stage, best)]
+        hooks: list[Hook] = [_Note(self), _Validate(self, stage, best)]
         if process is not None:
             hooks.insert(0, process)
         if fabric.is_global_zero:
@@ -180,6 +206,7 @@ class _Run:
                 recipe=recipe.plain(),
                 metrics=history[-1] if history else {},
             )
+            self.note()
             save(folder, model, meta)
             for leftover in (state, best):
                 leftover.unlink(missing_ok=True)
@@ -228,9 +255,11 @@ class _Run:
             if isinstance(rest, Evaluate):
                 others = {name: open_checkpoint(self._network(job, name)) for name in rest.transfer_from}
                 how = partial(measure, surrogates=others)
-            found = how(
-                checkpoint, self.recipe, rest, data=self.data, fabric=self.fabric, console=self.console
-            ).model_copy(update={"stage": target})
+            with self.alone(checkpoint.folder):
+                found = how(
+                    checkpoint, self.recipe, rest, data=self.data, fabric=self.fabric, console=self.console
+                ).model_copy(update={"stage": target})
+            self.note()
             records[target] = before.joined(found) if before is not None else found
             write_json(self.out / "results.json", [record.plain() for record in records.values()])
 
@@ -238,6 +267,16 @@ class _Run:
         """Where the network of a stage lies, seen from a job: in its own branch, or before the branches."""
         branch = (self.out / job.path).parent / stage
         return branch if finished(branch) else self.out / stage
+
+
+class _Note(Hook):
+    """Writes down what is run, before the first epoch is saved."""
+
+    def __init__(self, here: _Run) -> None:
+        self._here = here
+
+    def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
+        self._here.note()
 
 
 class _Validate(Hook):

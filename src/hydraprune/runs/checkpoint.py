@@ -19,6 +19,7 @@ from hydraprune.core.threat import ThreatModel
 from hydraprune.masks.source import FixedMask
 from hydraprune.masks.view import MaskView
 from hydraprune.nets import Net
+from hydraprune.runs.lock import own
 
 MODEL, MASKS, META = "model.safetensors", "masks.safetensors", "checkpoint.json"
 
@@ -75,23 +76,28 @@ def save(folder: Path | str, model: nn.Module, meta: Meta | None = None) -> Meta
 
     `model.safetensors` holds the masked weights under the names of the plain network, whose `load_state_dict` takes
     them. Counts are measured here, over masks.
+
+    Raises:
+        BusyError: if another process is writing in the folder.
+        TrainingError: if the folder cannot be written.
     """
     folder, view = Path(folder), MaskView(model)
     counts, whole = view.counts(), view.count()
-    save_tensors(folder / MODEL, tensors(model), {})
     masks = view.masks()
     shapes = {name: list(mask.shape) for name, mask in masks.items()}
-    save_tensors(folder / MASKS, {name: pack_mask(mask) for name, mask in masks.items()}, {"shapes": shapes})
-    measured = {
-        "sparsity": 1 - whole.kept / whole.total,
-        "kept": whole.kept,
-        "total": whole.total,
-        "layers": {name: (count.kept, count.total) for name, count in counts.items()},
-        "versions": versions(),
-        "sha256": {name: _sha256(folder / name) for name in (MODEL, MASKS)},
-    }
-    meta = (meta or Meta()).model_copy(update=measured)
-    write_json(folder / META, meta.plain())
+    with own(folder):
+        save_tensors(folder / MODEL, tensors(model), {})
+        save_tensors(folder / MASKS, {name: pack_mask(mask) for name, mask in masks.items()}, {"shapes": shapes})
+        measured = {
+            "sparsity": 1 - whole.kept / whole.total,
+            "kept": whole.kept,
+            "total": whole.total,
+            "layers": {name: (count.kept, count.total) for name, count in counts.items()},
+            "versions": versions(),
+            "sha256": {name: _sha256(folder / name) for name in (MODEL, MASKS)},
+        }
+        meta = (meta or Meta()).model_copy(update=measured)
+        write_json(folder / META, meta.plain())
     return meta
 
 

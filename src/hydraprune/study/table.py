@@ -17,8 +17,9 @@ from hydraprune.core.spec import nearest
 from hydraprune.report.summary import averaged
 from hydraprune.runs.records import Measured, joined, measured
 from hydraprune.study.schema import SEED, Cell, load_study
+from hydraprune.study.settle import standing
 from hydraprune.study.shared import key, trunk
-from hydraprune.study.work import STUDY, standing
+from hydraprune.study.work import STUDY
 
 DRAWS = 10_000
 """Bootstrap samples of an interval."""

@@ -83,11 +83,13 @@ class Log(Hook):
 
     def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
         # A run that was killed may have logged an epoch that it did not save; it is taken again.
-        self._write([line for line in self._lines() if line["stage"] != self._stage or line["epoch"] <= done])
-        self._append(file_version="brain.Event:2")
-        self._append(step=done + 1, session_log=SessionLog(status=SessionLog.START))
+        if self._file.exists():
+            self._write([line for line in self._lines() if line["stage"] != self._stage or line["epoch"] <= done])
 
     def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
+        if not self._events.exists():
+            self._append(file_version="brain.Event:2")
+            self._append(step=epoch, session_log=SessionLog(status=SessionLog.START))
         self._write([*self._lines(), {"stage": self._stage, "epoch": epoch, **metrics}])
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         self._append(step=epoch, summary=Summary(value=values))
