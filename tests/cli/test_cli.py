@@ -310,7 +310,7 @@ def test_an_error_of_several_lines_is_one_line(fails, monkeypatch):
 
 def test_an_out_that_cannot_be_written(fails, recipe, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot write file/run/recipe.yaml: " in fails("run", recipe, "--out", "file/run")
+    assert "cannot write in file/run: " in fails("run", recipe, "--out", "file/run")
 
 
 def test_usage_mistakes_are_explained_with_exit_code_two(command):

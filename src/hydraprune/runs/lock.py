@@ -150,11 +150,16 @@ def holder(folder: Path | str) -> Holder | None:
 def _locked(where: Path, shown: Path | str) -> Iterator[None]:
     path, process, made = where / LOCK, os.getpid(), list[Path]()
     try:
-        file = None
-        while file is None:
-            made = _make(where) or made
-            with suppress(FileNotFoundError):  # whoever had made the folder has removed it
+        until = time.monotonic() + TURN
+        while True:
+            made += [folder for folder in (where, *where.parents) if not folder.exists()]
+            try:
+                where.mkdir(parents=True, exist_ok=True)
                 file = _take(path, shown)
+                break
+            except FileNotFoundError:  # whoever had made the folder has removed it
+                if time.monotonic() > until:
+                    raise
     except OSError as error:
         _unmake(made)
         raise TrainingError(f"cannot write in {shown}: {error.strerror}; mend that, or choose another folder") from None
@@ -176,17 +181,10 @@ def _locked(where: Path, shown: Path | str) -> Iterator[None]:
             _unmake(made)
 
 
-def _make(folder: Path) -> list[Path]:
-    """Make a folder; those that were missing, the innermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
 def _unmake(folders: list[Path]) -> None:
-    """Remove folders that were made, unless something is in them."""
-    with suppress(OSError):
-        for folder in folders:
+    """Remove folders that were made, the innermost first, unless something is in them."""
+    for folder in folders:
+        with suppress(OSError):
             folder.rmdir()
 
 
