@@ -261,7 +261,7 @@ def grab(folder, gate, wins, losses):
 
 def test_of_many_at_once_one_is_in(tmp_path):
     gate, wins, losses = CONTEXT.Barrier(4), CONTEXT.Value("i", lock=False), CONTEXT.Value("i")
-    folder = tmp_path / "made" / "and removed"
+    folder = tmp_path / "made and removed"
     processes = [CONTEXT.Process(target=grab, args=(folder, gate, wins, losses)) for _ in range(4)]
     for process in processes:
         process.start()
