@@ -191,6 +191,15 @@ def test_a_damaged_lock_is_taken_over(tmp_path, content):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_lock_that_is_about_to_be_signed_is_left_to_its_maker(tmp_path, monkeypatch):
+    """It may be on a machine whose locks are not seen here."""
+    monkeypatch.setattr(lock, "TURN", 60)
+    monkeypatch.setattr(time, "sleep", lambda seconds: sign(tmp_path, host="elsewhere"))
+    (tmp_path / LOCK).touch()
+    with pytest.raises(BusyError, match="on elsewhere"):
+        own(tmp_path).__enter__()
+
+
 def test_what_is_no_file_under_its_name_is_one_error_or_removed(tmp_path):
     os.mkfifo(tmp_path / LOCK)
     with own(tmp_path):

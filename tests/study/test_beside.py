@@ -8,9 +8,10 @@ import pytest
 
 from hydraprune.runs.lock import holder
 from hydraprune.study import run_study
-from hydraprune.study.settle import run_plain
+from hydraprune.study.settle import Outcome, bury, run_plain, settle
+from hydraprune.study.shared import key, trunk
 from recipes.tiny import contents
-from runs.held import CONTEXT
+from runs.held import CONTEXT, another
 from study.small import study
 
 LONG = study(set={"stages.finetune.epochs": 60}, grid={"stages.prune.budget.sparsity": [0.5, 0.9]})
@@ -57,6 +58,24 @@ def of(process):
     except FileNotFoundError:
         return None
     return None if state == "Z" else (state, int(parent))
+
+
+def test_who_dies_at_what_cells_share_costs_them_all_but_is_not_followed(tmp_path):
+    one, two = LONG.cells()
+    shared = tmp_path / "shared" / key(trunk(one.recipe))
+    with another(tmp_path / one.name) as process, another(shared) as other:
+        assert bury(one, tmp_path, process.pid, "killed") == Outcome("elsewhere")
+        process.kill()
+        process.join()
+        assert bury(one, tmp_path, process.pid, "killed").state == "failed"
+        assert not (shared / "failure.json").exists()  # it was another's
+        other.kill()
+        other.join()
+    assert bury(one, tmp_path, other.pid, "killed").note == f"{one.name}: failed: killed"
+    assert (shared / "failure.json").exists()
+    outcome = settle(two, tmp_path, 0.0, lambda *_: pytest.fail("it was tried again"))
+    assert outcome == Outcome("failed", f"{two.name}: failed: killed")
+    assert settle(two, tmp_path, time.time(), lambda *_: 1 / 0).spoiled
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
