@@ -157,9 +157,10 @@ def _locked(where: Path, shown: Path | str) -> Iterator[None]:
                 where.mkdir(parents=True, exist_ok=True)
                 file = _take(path, shown)
                 break
-            except FileNotFoundError:  # whoever had made the folder has removed it
-                if time.monotonic() > until:
+            except (FileNotFoundError, FileExistsError):
+                if (where.exists() and not where.is_dir()) or time.monotonic() > until:
                     raise
+                time.sleep(TURN / 100)  # whoever had made the folder has removed it
     except OSError as error:
         _unmake(made)
         raise TrainingError(f"cannot write in {shown}: {error.strerror}; mend that, or choose another folder") from None
