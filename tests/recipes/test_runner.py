@@ -273,11 +273,10 @@ def test_a_state_is_bound_to_the_settings_of_its_stage(tmp_path, monkeypatch):
         patch.setattr("hydraprune.recipes.runner.ProgressBar", Bomb)
         with pytest.raises(KeyboardInterrupt):
             run(tiny(), tmp_path)
+    (tmp_path / "recipe.yaml").unlink()
     for change in ("stages.pretrain.optim.lr=0.01", "data.padding=0", "threat.eps=0.2", "seed=1"):
-        (tmp_path / "recipe.yaml").unlink()
         with pytest.raises(CheckpointError, match=r"pretrain/state\.safetensors belongs to other settings"):
             run(tiny(change), tmp_path)
-    (tmp_path / "recipe.yaml").unlink()
     assert len(run(tiny("stages.finetune.epochs=0", "stages.finetune.select=last"), tmp_path)) == 2
 
 

@@ -354,7 +354,7 @@ def test_an_unfinished_save_is_no_checkpoint(tmp_path, monkeypatch):
     written = []
 
     def cut(path, value):
-        written.extend(sorted(file.name for file in tmp_path.iterdir()))
+        written.extend(sorted(file.name for file in tmp_path.glob("[!.]*")))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hydraprune.runs.checkpoint.write_json", cut)

@@ -16,6 +16,7 @@ from hydraprune.core.files import write_json
 from hydraprune.report import as_markdown
 from hydraprune.study import differences, results, run_study, study_in, work
 from hydraprune.study.schema import read_study
+from hydraprune.study.settle import settle
 from hydraprune.study.table import as_csv, differences_markdown
 from hydraprune.study.work import prepare
 from study.small import GRID, Training, study
@@ -218,13 +219,16 @@ def test_a_failed_cell_shows_in_the_exit_code(command, tmp_path, monkeypatch):
     class Here:
         """In place of a process of its own."""
 
-        def __call__(self, recipe, out):
-            work.run_plain(recipe, out)
+        def __init__(self, out, began):
+            self.settings = {"out": out, "began": began}
+
+        def __call__(self, cell):
+            return settle(cell, **self.settings)
 
         def close(self):
             pass
 
-    monkeypatch.setattr(work, "_Process", Here)
+    monkeypatch.setattr(work, "Beside", Here)
     (tmp_path / "bad.yaml").write_text(
         "name: bad\nrecipe: digits-demo\nset: {data.samples: 100000, compare: null}\ngrid: {seed: [0]}\n"
     )

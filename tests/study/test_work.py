@@ -13,10 +13,10 @@ from hydraprune.core.errors import SpecError, TrainingError
 from hydraprune.core.files import write_json
 from hydraprune.recipes.runner import run
 from hydraprune.runs.checkpoint import load
+from hydraprune.runs.lock import own
 from hydraprune.study import cluster, run_study, standing, work
-from hydraprune.study.claims import claim
+from hydraprune.study.settle import run_plain
 from hydraprune.study.shared import key, trunk
-from hydraprune.study.work import run_plain
 from study.small import RECIPE, Training, study
 
 GIVEN = study()
@@ -27,6 +27,7 @@ SHARED = sorted({key(trunk(cell.recipe)) for cell in GIVEN.cells()})
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     monkeypatch.setattr(work, "POLL", 0.01)
+    monkeypatch.setattr(work, "PATIENCE", 0)
 
 
 def test_shared_stages_are_trained_once_and_linked(tmp_path):
@@ -44,7 +45,7 @@ def test_shared_stages_are_trained_once_and_linked(tmp_path):
             assert mine.samefile(theirs)
         stages = [record["stage"] for record in json.loads((tmp_path / cell.name / "results.json").read_text())]
         assert stages == ["pretrain", "finetune"]
-    assert list((tmp_path / ".claims").iterdir()) == []
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_what_is_finished_is_skipped_and_a_larger_grid_goes_on(tmp_path):
@@ -128,15 +129,37 @@ def test_many_at_once_run_every_network_once(tmp_path):
     assert standing(GIVEN.cells(), tmp_path) == dict.fromkeys(NAMES, "done")
 
 
+class Another:
+    """A thread that owns a folder, until it is told to end or `until` is set."""
+
+    def __init__(self, folder, until=None):
+        self._folder, self._held, self._until = folder, threading.Event(), until or threading.Event()
+        self._thread = threading.Thread(target=self._hold)
+
+    def _hold(self):
+        with own(self._folder):
+            self._held.set()
+            assert self._until.wait(60)
+
+    def __enter__(self):
+        self._thread.start()
+        assert self._held.wait(60)
+
+    def __exit__(self, *error):
+        self._until.set()
+        self._thread.join()
+
+
 def test_a_cell_of_another_is_left_to_it(tmp_path):
-    with claim(tmp_path / ".claims", NAMES[0]):
+    work.prepare(GIVEN, GIVEN.cells(), tmp_path)
+    with Another(tmp_path / NAMES[0]):
         states = run_study(GIVEN, tmp_path, call=Training())
-        assert states == {name: "elsewhere" if name == NAMES[0] else "done" for name in NAMES}
+    assert states == {name: "elsewhere" if name == NAMES[0] else "done" for name in NAMES}
 
 
 def test_pre_training_by_another_is_awaited_while_other_cells_run(tmp_path):
     theirs = [cell.name for cell in GIVEN.cells() if key(trunk(cell.recipe)) == SHARED[0]]
-    held, released = threading.Event(), threading.Event()
+    released = threading.Event()
 
     class Releasing(Training):
         def __call__(self, values, out):
@@ -144,17 +167,10 @@ def test_pre_training_by_another_is_awaited_while_other_cells_run(tmp_path):
             if len([name for name in self.names if "=" in name]) == len(NAMES) - len(theirs):
                 released.set()
 
-    def hold():
-        with claim(tmp_path / ".claims", SHARED[0]):
-            held.set()
-            released.wait(60)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    held.wait(60)
     training = Releasing()
-    assert run_study(GIVEN, tmp_path, call=training) == dict.fromkeys(NAMES, "done")
-    holder.join()
+    work.prepare(GIVEN, GIVEN.cells(), tmp_path)
+    with Another(tmp_path / "shared" / SHARED[0], until=released):
+        assert run_study(GIVEN, tmp_path, call=training) == dict.fromkeys(NAMES, "done")
     assert sorted([name for name in training.names if "=" in name][-len(theirs) :]) == sorted(theirs)
 
 
@@ -217,7 +233,9 @@ def test_a_process_that_dies_costs_one_cell(tmp_path, monkeypatch):
     small = study(recipe={**RECIPE, "stages": stages}, grid={"net.kind": ["lethal:make", "cnn_digits"]})
     states = run_study(small, tmp_path / "out")
     assert states == {"net.kind=lethal-make": "failed", "net.kind=cnn_digits": "done"}
-    assert "BrokenProcessPool" in (tmp_path / "out" / "net.kind=lethal-make" / "failure.json").read_text()
+    assert (
+        "its process ended with exit code 9" in (tmp_path / "out" / "net.kind=lethal-make" / "failure.json").read_text()
+    )
 
 
 def test_ray_is_asked_for_a_worker_for_every_gpu(tmp_path, monkeypatch):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
@@ -20,10 +24,25 @@ from hydraprune.recipes.runner import fabric_for
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Evaluate
 from hydraprune.runs.checkpoint import Checkpoint, open_checkpoint
+from hydraprune.runs.lock import own
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")]
+P = ParamSpec("P")
 
 
+def _alone(command: Callable[P, None]) -> Callable[P, None]:
+    """The command, as the only writer of its checkpoint's folder."""
+
+    @wraps(command)
+    def alone(*args: P.args, **options: P.kwargs) -> None:
+        folder = inspect.signature(command).bind(*args, **options).arguments["checkpoint"]
+        with own(folder) if folder.is_dir() else nullcontext():  # a folder that is missing is told by the command
+            command(*args, **options)
+
+    return alone
+
+
+@_alone
 def evaluate(
     checkpoint: Folder,
     attacks: Annotated[
@@ -55,6 +74,7 @@ def evaluate(
     console.print(f"written to {path}")
 
 
+@_alone
 def check(
     checkpoint: Folder,
     samples: Annotated[int, typer.Option(min=1, help="First test images")] = 200,
@@ -76,6 +96,7 @@ def check(
         raise typer.Exit(1)
 
 
+@_alone
 def benchmark(
     checkpoint: Folder,
     name: Annotated[str | None, typer.Option(help="Of the method, such as HYDRA_Sehwag2020Hydra")] = None,
@@ -101,6 +122,7 @@ def benchmark(
     console.print(f"written to {path}")
 
 
+@_alone
 def verify(
     checkpoint: Folder,
     bounds: Annotated[str, typer.Option(help="Names, separated by commas; see `hydraprune list`")] = "best",
@@ -115,6 +137,7 @@ def verify(
     _certify(opened, recipe, "verification", {"bounds": bounds.split(","), "samples": samples})
 
 
+@_alone
 def certify(
     checkpoint: Folder,
     sigma: Annotated[str, typer.Option(help="Standard deviation of the noise, in pixels of [0, 1]; that of training")],

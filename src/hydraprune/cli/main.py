@@ -154,6 +154,12 @@ def main() -> None:
     try:
         app()
     except HydrapruneError as error:
-        line = printable(f"error: {error}")
-        Console(stderr=True).print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+        # Settings are those of all processes, so one tells what is wrong with them.
+        tell = rank_zero_only(_tell) if isinstance(error, SpecError) else _tell
+        tell(error)
         sys.exit(2)
+
+
+def _tell(error: HydrapruneError) -> None:
+    line = printable(f"error: {error}")
+    Console(stderr=True).print(line, style="red", highlight=False, markup=False, soft_wrap=True)

@@ -27,3 +27,7 @@ class TrainingError(HydrapruneError):
 
 class EvaluationError(HydrapruneError):
     """An evaluation that would not be worth its figure, such as a model that returns NaN."""
+
+
+class BusyError(HydrapruneError):
+    """A folder in which another process, or another thread of this one, is writing."""

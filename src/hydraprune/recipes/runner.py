@@ -7,6 +7,7 @@ import os
 import platform
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
+from torch.distributed import is_torchelastic_launched
 
 from hydraprune.core.errors import SpecError
-from hydraprune.core.files import output_folder, read_json, sweep, write_atomically, write_json
+from hydraprune.core.files import output_folder, read_json, write_atomically, write_json
 from hydraprune.core.objective import Batch
 from hydraprune.core.plain import evaluating, plain_copy
 from hydraprune.core.results import Record
@@ -42,6 +44,7 @@ from hydraprune.runs.checkpoint import (
     save,
     versions,
 )
+from hydraprune.runs.lock import awaited, own
 from hydraprune.train import Hook, fit
 from hydraprune.train.hooks import Log, ProgressBar
 from hydraprune.train.state import both
@@ -54,8 +57,14 @@ def fabric_for(trainer: Trainer) -> Fabric:
     """The machine that `trainer` asks for.
 
     Raises:
-        SpecError: if it asks for a GPU and there is none.
+        SpecError: if it asks for a GPU and there is none, or torchrun has started another number of processes.
     """
+    started = int(os.environ["WORLD_SIZE"]) if is_torchelastic_launched() else trainer.devices
+    if started != trainer.devices:
+        raise SpecError(
+            f"torchrun has started {started} processes, but trainer.devices is {trainer.devices}; "
+            f"use `--set trainer.devices={started}`"
+        )
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision
     cuda = torch.cuda.is_available()
     if trainer.device == "cuda" and not cuda:
@@ -76,7 +85,8 @@ def run(recipe: Recipe | str, out: Path | str, console: Console | None = None) -
     """Run every stage of `recipe` into the folder `out` and return the records of its evaluations.
 
     Finished stages are skipped, an unfinished one goes on after its last epoch. The folder gets `recipe.yaml`,
-    `environment.json`, `metrics.jsonl`, `tensorboard/`, a checkpoint folder per stage, and `results.json`.
+    `environment.json`, `metrics.jsonl`, `tensorboard/`, a checkpoint folder per stage, and `results.json`; nothing
+    before there is an epoch to keep, so that a recipe that cannot start may be mended. It is ours until the end.
 
     Args:
         recipe: what to run, or what `load_recipe` takes: its name, or a YAML file.
@@ -86,21 +96,26 @@ def run(recipe: Recipe | str, out: Path | str, console: Console | None = None) -
 
     Raises:
         SpecError: for no recipe, or if `out` holds a run of another one, or cannot be a folder to write into.
+        BusyError: if another process is running into `out`.
         HydrapruneError: whatever a stage raises; finished stages and saved epochs are kept.
     """
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
     recipe = Recipe.make(recipe, "recipe")
     fabric = fabric_for(recipe.trainer)
-    fabric.launch()
     here = _Run(recipe, output_folder(out), fabric, console or Console(quiet=True))
-    here.claim()
-    for job in plan(recipe):
-        if isinstance(job.stage, Fit):
-            here.train(job, job.stage)
-        elif isinstance(job.stage, Measure):
-            here.measure(job, job.stage)
-    return here.records()
+    # Before further processes are started: what is refused is refused once, and at once.
+    with own(here.out) if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            refuse_another(recipe, here.out)
+        fabric.launch()
+        for job in plan(recipe):
+            if isinstance(job.stage, Fit):
+                here.train(job, job.stage)
+            elif isinstance(job.stage, Measure):
+                here.measure(job, job.stage)
+        here.note()
+        return here.records()
 
 
 class _Run:
@@ -109,6 +124,7 @@ class _Run:
     def __init__(self, recipe: Recipe, out: Path, fabric: Fabric, console: Console) -> None:
         self.recipe, self.out, self.fabric = recipe, out, fabric
         self.console = console if fabric.is_global_zero else Console(quiet=True)
+        self._noted = not fabric.is_global_zero
 
     @cached_property
     def data(self) -> Dataset:
@@ -120,8 +136,6 @@ class _Run:
         data, path = self.recipe.data.load(), self.out / DATA
         if path.exists():
             data.refuse_unless(read_digests(path), str(self.out))
-        elif self.fabric.is_global_zero:
-            write_json(path, data.digests())
         return data
 
     @cached_property
@@ -129,14 +143,21 @@ class _Run:
         """Split -> what its images and labels are called."""
         return self.data.digests()
 
-    def claim(self) -> None:
-        """Write the recipe down, or see that the one that is there is the same."""
-        refuse_another(self.recipe, self.out)
-        if self.fabric.is_global_zero:
-            sweep(self.out)
+    def note(self) -> None:
+        """Write recipe, machine and what the data is down, now that there is something to keep."""
+        if not self._noted:
             write_atomically(self.out / "recipe.yaml", dump_recipe(self.recipe).encode())
             write_json(self.out / "environment.json", _environment(self.fabric))
-        self.fabric.barrier()
+            if not (self.out / DATA).exists():
+                write_json(self.out / DATA, self.digests)
+            self._noted = True
+
+    def alone(self, folder: Path) -> AbstractContextManager[None]:
+        """The first process is the only writer of a checkpoint's folder; a command that measures it is waited for."""
+        return awaited(folder, self._told) if self.fabric.is_global_zero else nullcontext()
+
+    def _told(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def records(self) -> list[Record]:
         """What was measured so far."""
@@ -153,9 +174,11 @@ class _Run:
                 _clear(folder)
             self.console.print(f"{job.path}: done before")
             return
+        with self.alone(folder):
+            self._train(job, stage, folder)
+
+    def _train(self, job: Job, stage: Fit, folder: Path) -> None:
         recipe, fabric = self.recipe, self.fabric
-        if fabric.is_global_zero:
-            sweep(folder)
         model, before = self._start(job)
         view = MaskView(fabric.to_device(model), stage.exempt)
         teacher = self._teacher(job)
@@ -174,7 +197,7 @@ class _Run:
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
-        hooks: list[Hook] = [validate]
+        hooks: list[Hook] = [_Note(self), validate]
         if process is not None:
             hooks.insert(0, process)
         if fabric.is_global_zero:
@@ -215,6 +238,7 @@ class _Run:
                 metrics=history[-1] if history else {},
                 data=self.digests,
             )
+            self.note()
             save(folder, model, meta)
             _clear(folder)
         fabric.barrier()
@@ -266,9 +290,11 @@ class _Run:
             how: Any = certify
             if isinstance(rest, Evaluate):
                 how = partial(measure, surrogates={name: others[name] for name in rest.transfer_from})
-            found = how(
-                checkpoint, self.recipe, rest, data=self.data, fabric=self.fabric, console=self.console
-            ).model_copy(update={"stage": target})
+            with self.alone(checkpoint.folder):
+                found = how(
+                    checkpoint, self.recipe, rest, data=self.data, fabric=self.fabric, console=self.console
+                ).model_copy(update={"stage": target})
+            self.note()
             records[target] = before.joined(found) if before is not None else found
             write_json(self.out / "results.json", [record.plain() for record in records.values()])
 
@@ -286,6 +312,16 @@ def _clear(folder: Path) -> None:
     """Remove what a finished stage does not need any more."""
     for leftover in both(folder / STATE):
         leftover.unlink(missing_ok=True)
+
+
+class _Note(Hook):
+    """Writes down what is run, before the first epoch is saved."""
+
+    def __init__(self, here: _Run) -> None:
+        self._here = here
+
+    def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
+        self._here.note()
 
 
 def _try(model: nn.Module, name: str, data: Dataset) -> None:

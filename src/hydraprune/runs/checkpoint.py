@@ -27,6 +27,7 @@ from hydraprune.core.threat import ThreatModel
 from hydraprune.masks.view import LayerCount, MaskView
 from hydraprune.nets import Net
 from hydraprune.runs.fill import fill, misfit, with_memory
+from hydraprune.runs.lock import own
 
 MODEL, MASKS, META = "model.safetensors", "masks.safetensors", "checkpoint.json"
 DATA = "data.json"
@@ -96,23 +97,26 @@ def save(folder: Path | str, model: nn.Module, meta: Meta | None = None) -> Meta
         SpecError: for arguments in another order.
         CheckpointError: for a model on the meta device, or with lazy layers.
         PruningError: for a model without prunable weights.
+        BusyError: if another process is writing in the folder.
+        TrainingError: if the folder cannot be written.
     """
     folder = _folder(folder, "save(folder, model)")
     if not isinstance(model, nn.Module):
         raise SpecError(f"save(folder, model) takes a network second, got {type(model).__name__}")
     with_memory(model)
     view = MaskView(model)
-    save_tensors(folder / MODEL, tensors(model), {})
     masks = view.masks()
     shapes = {name: list(mask.shape) for name, mask in masks.items()}
-    save_tensors(folder / MASKS, {name: pack_mask(mask) for name, mask in masks.items()}, {"shapes": shapes})
-    measured = _measured(view.counts()) | {
-        "versions": versions(),
-        "sha256": {name: _sha256(folder / name) for name in (MODEL, MASKS)},
-    }
-    meta = (meta or Meta()).model_copy(update=measured)
-    meta = meta.model_copy(update={"digest": seal(meta.plain())})
-    write_json(folder / META, meta.plain())
+    with own(folder):
+        save_tensors(folder / MODEL, tensors(model), {})
+        save_tensors(folder / MASKS, {name: pack_mask(mask) for name, mask in masks.items()}, {"shapes": shapes})
+        measured = _measured(view.counts()) | {
+            "versions": versions(),
+            "sha256": {name: _sha256(folder / name) for name in (MODEL, MASKS)},
+        }
+        meta = (meta or Meta()).model_copy(update=measured)
+        meta = meta.model_copy(update={"digest": seal(meta.plain())})
+        write_json(folder / META, meta.plain())
     return meta
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from hydraprune.core.errors import SpecError
 from hydraprune.study.schema import Study
-from hydraprune.study.work import State, prepare, run_study, standing
+from hydraprune.study.settle import State, standing
+from hydraprune.study.work import prepare, run_study
 
 
 def run_on_ray(study: Study, out: Path, address: str) -> dict[str, State]:

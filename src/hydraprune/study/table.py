@@ -22,8 +22,9 @@ from hydraprune.runs.checkpoint import DATA, read_digests
 from hydraprune.runs.entries import Told
 from hydraprune.runs.records import Measured, joined, measured
 from hydraprune.study.schema import SEED, Cell, read_study
+from hydraprune.study.settle import standing
 from hydraprune.study.shared import key, trunk
-from hydraprune.study.work import STUDY, standing
+from hydraprune.study.work import STUDY
 
 DRAWS = 10_000
 """Bootstrap samples of an interval."""

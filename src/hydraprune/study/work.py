@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 import time
-import traceback
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import yaml
 from rich.console import Console
 
-from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
-from hydraprune.core.files import output_folder, write_atomically, write_json
+from hydraprune.core.errors import SpecError
+from hydraprune.core.files import output_folder, write_atomically
 from hydraprune.recipes.library import read_settings
-from hydraprune.recipes.runner import refuse_another, run
-from hydraprune.recipes.schema import Recipe
-from hydraprune.runs.cells import DONE, FAILED, read_done, read_failure
-from hydraprune.study.claims import claim
+from hydraprune.recipes.runner import refuse_another
+from hydraprune.study.beside import Beside
 from hydraprune.study.schema import Cell, Study, resolved
-from hydraprune.study.shared import adopt, key, trunk
+from hydraprune.study.settle import Call, Outcome, State, settle
 
-STUDY, SHARED, CLAIMS = "study.yaml", "shared", ".claims"
+STUDY = "study.yaml"
 POLL = 1.0
 """Seconds between looks at what others are doing."""
-State = Literal["done", "failed", "elsewhere", "open"]
-Call = Callable[[dict[str, Any], str], None]
+PATIENCE = 10.0
+"""Seconds for which nothing is left to others: those of a study that was killed take a moment to end."""
 
 
 def run_study(
@@ -54,11 +52,19 @@ def run_study(
     """
     out, cells = output_folder(out), study.cells()
     prepare(study, cells, out)
-    worker = _Worker(cells, out, console or Console(quiet=True))
-    with ThreadPoolExecutor(jobs) as threads:
-        for done in [threads.submit(worker.work, call) for _ in range(jobs)]:
+    board = _Board(cells, console or Console(quiet=True))
+    with ThreadPoolExecutor(jobs) as threads, ExitStack() as ended:
+        working = []
+        for _ in range(jobs):
+            if call is not None:
+                working.append(threads.submit(board.work, partial(settle, out=out, began=board.began, call=call)))
+                continue
+            beside = ended.enter_context(closing(Beside(out, board.began)))
+            working.append(threads.submit(board.work, beside))
+            working[-1].add_done_callback(lambda _, idle=beside: idle.close())  # type: ignore[misc]
+        for done in working:
             done.result()
-    return worker.states
+    return board.states
 
 
 def prepare(study: Study, cells: list[Cell], out: Path) -> None:
@@ -75,146 +81,40 @@ def prepare(study: Study, cells: list[Cell], out: Path) -> None:
     write_atomically(written, yaml.safe_dump(resolved(study).plain(), sort_keys=False, width=120).encode())
 
 
-def standing(cells: list[Cell], out: Path) -> dict[str, State]:
-    """Cell -> `done`, `failed` or `open`, by what its folder holds."""
-    return {cell.name: _standing(cell, out / cell.name) for cell in cells}
+class _Board:
+    """The cells that are left, for several threads to take, and what came of the others."""
 
-
-def _standing(cell: Cell, folder: Path) -> State:
-    try:
-        done = read_done(folder)
-    except CheckpointError:  # it is run again, and finds what is finished
-        done = None
-    if done is not None and _is_of(cell, done.recipe):
-        return "done"
-    return "failed" if (folder / FAILED).exists() else "open"
-
-
-def _failed_before(folder: Path, moment: float) -> bool:
-    try:
-        failure = read_failure(folder)
-    except CheckpointError:
-        return True
-    return failure is None or failure.time < moment
-
-
-def _settings(cell: Cell) -> dict[str, Any]:
-    return cell.recipe.plain() | {"trainer": None}
-
-
-def _is_of(cell: Cell, settings: dict[str, Any]) -> bool:
-    """Whether a cell with these settings is `cell`, on whatever machine; what they lack is at its default."""
-    try:
-        return Recipe.parse(settings | {"trainer": cell.recipe.trainer.plain()}, cell.name) == cell.recipe
-    except SpecError:  # of another version, which knew other settings
-        return False
-
-
-class _Worker:
-    """Goes through cells until each is finished, failed, or in other hands."""
-
-    def __init__(self, cells: list[Cell], out: Path, console: Console) -> None:
-        self.cells, self.out, self.console = cells, out, console
+    def __init__(self, cells: list[Cell], console: Console) -> None:
+        self.console = console
         self.began = time.time()
-        self.states: dict[str, State] = {}
-        self.broken: dict[str, Exception] = {}
+        self.states: dict[str, State] = {cell.name: "open" for cell in cells}
+        self._left = [(0.0, cell) for cell in cells]
+        """When to look at a cell next."""
+        self._taking = threading.Lock()
 
-    def work(self, call: Call | None) -> None:
-        own = _Process() if call is None else None
-        pending = list(self.cells)
-        try:
-            while pending:
-                left = [cell for cell in pending if not self._settled(cell, call or own)]  # type: ignore[arg-type]
-                if len(left) == len(pending):
-                    time.sleep(POLL)
-                pending = left
-        finally:
-            if own is not None:
-                own.close()
-
-    def _settled(self, cell: Cell, call: Call) -> bool:
-        """Whether nothing is left to do here for the cell; not so while others train what it shares."""
-        folder = self.out / cell.name
-        if (state := self._known(cell)) is not None:
+    def work(self, attempt: Callable[[Cell], Outcome]) -> None:
+        """Attempt cells until each is finished, failed, or in other hands."""
+        while (cell := self._next()) is not None:
+            state, note, _ = attempt(cell)
             self.states[cell.name] = state
-            return True
-        with claim(self.out / CLAIMS, cell.name) as ours:
-            if not ours:
-                self.states.setdefault(cell.name, "elsewhere")
-                return True
-            if (state := self._known(cell)) is not None:  # it was finished between the look and the claim
-                self.states[cell.name] = state
-                return True
-            start = time.perf_counter()
-            try:
-                if not self._start(cell, call):
-                    return False
-                call(cell.recipe.plain(), str(folder))
-            except Exception as error:
-                self._failed(cell, error)
-                return True
-            seconds = time.perf_counter() - start
-            (folder / FAILED).unlink(missing_ok=True)
-            write_json(folder / DONE, {"labels": cell.labels, "seconds": seconds, "recipe": _settings(cell)})
-            self.states[cell.name] = "done"
-            self.console.print(f"{cell.name}: done in {seconds:.0f} s", highlight=False, markup=False)
-        return True
+            if note:
+                self.console.print(note, highlight=False, markup=False)
+            if state in ("elsewhere", "open"):
+                with self._taking:
+                    self._left.append((time.monotonic() + POLL, cell))
 
-    def _known(self, cell: Cell) -> State | None:
-        """`done`, or `failed` if that has happened since we began."""
-        folder = self.out / cell.name
-        state = _standing(cell, folder)
-        if state == "failed" and _failed_before(folder, self.began):
-            return None
-        return None if state == "open" else state
-
-    def _start(self, cell: Cell, call: Call) -> bool:
-        """Give the cell the stages that it shares with others; False if someone else is training them now."""
-        first = trunk(cell.recipe)
-        if first is None:
-            return True
-        shared = self.out / SHARED / key(first)
-        with claim(self.out / CLAIMS, shared.name) as ours:
-            if not ours:
-                return False
-            if shared.name in self.broken:
-                raise self.broken[shared.name]
-            try:
-                call(first.plain(), str(shared))
-            except Exception as error:
-                self.broken[shared.name] = error
-                raise
-        adopt(first, shared, self.out / cell.name)
-        return True
-
-    def _failed(self, cell: Cell, error: Exception) -> None:
-        shown = str(error) if isinstance(error, HydrapruneError) else f"{type(error).__name__}: {error}"
-        record = {"error": shown, "trace": "".join(traceback.format_exception(error)), "time": time.time()}
-        write_json(self.out / cell.name / FAILED, record | {"labels": cell.labels})
-        self.states[cell.name] = "failed"
-        self.console.print(f"{cell.name}: failed: {shown}", highlight=False, markup=False)
-
-
-class _Process:
-    """Runs recipes in a process beside this one, and in a new one after a failure."""
-
-    def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __call__(self, recipe: dict[str, Any], out: str) -> None:
-        self._pool = self._pool or ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-        try:
-            self._pool.submit(run_plain, recipe, out).result()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
-
-
-def run_plain(recipe: dict[str, Any], out: str) -> None:
-    """Run a recipe, given as plain settings, into a folder."""
-    run(Recipe.parse(recipe, out), out)
+    def _next(self) -> Cell | None:
+        """The cell whose turn it is; None if no other is left, or if others have been seen at all of them just now."""
+        while True:
+            with self._taking:
+                if not self._left:
+                    return None
+                entry = min(self._left, key=lambda entry: entry[0])
+                now = time.monotonic()
+                if entry[0] <= now:
+                    self._left.remove(entry)
+                    return entry[1]
+                others = all(self.states[cell.name] == "elsewhere" for _, cell in self._left)
+                if others and time.time() > self.began + PATIENCE:
+                    return None
+            time.sleep(entry[0] - now)

@@ -93,10 +93,11 @@ class Log(Hook):
     def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
         if self._file.exists():
             self._mend(done)
-        self._event(file_version="brain.Event:2")
-        self._event(step=done + 1, session_log=SessionLog(status=SessionLog.START))
 
     def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
+        if not self._events.exists():
+            self._event(file_version="brain.Event:2")
+            self._event(step=epoch, session_log=SessionLog(status=SessionLog.START))
         _append(self._file, (json.dumps({"stage": self._stage, "epoch": epoch, **metrics}) + "\n").encode())
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         self._event(step=epoch, summary=Summary(value=values))
