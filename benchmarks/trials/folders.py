@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 TESTS = Path(__file__).parent.parent.parent / "tests"
 TIMES = {"seconds", "time", "digest"}
@@ -62,12 +62,15 @@ def write(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
 
-def contents(folder: Path) -> dict[str, str]:
-    """File -> digest of what it holds apart from wall times; of event files and of locks, only that they are there."""
+def contents(folder: Path, below: tuple[str, ...] = ("",)) -> dict[str, str]:
+    """File -> digest of what it holds apart from wall times; of hidden files, only that they are there.
+
+    Event files are left out: each start of a stage has one of its own. `below` are names, or how they begin.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and "tensorboard/" not in name:
+        if path.is_file() and "tensorboard/" not in name and name.startswith(below):
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
             found[name] = "" if hidden else hashlib.sha256(_content(path)).hexdigest()
     return found
@@ -84,6 +87,13 @@ def difference(found: Mapping[str, str], wanted: Mapping[str, str]) -> str | Non
 
 
 def _content(path: Path) -> bytes:
+    try:
+        return _read(path)
+    except (ValueError, TypeError, KeyError, SafetensorError):  # nothing to be read: as it lies
+        return path.read_bytes()
+
+
+def _read(path: Path) -> bytes:
     if path.suffix == ".json":
         return _plain(timeless(json.loads(path.read_text())))
     if path.suffix == ".jsonl":

@@ -25,8 +25,8 @@ RUNS = {
 }
 LATER = {
     "evaluate": ("evaluate", STAGE, "--attacks", "fgsm,fmn", "--samples", 60, "--set", "data.samples=100"),
-    "verify": ("verify", STAGE, "--bounds", "ibp,crown", "--eps", "0.02", "--samples", 8),
-    "certify": ("certify", STAGE, "--sigma", "0.25", "--n0", 10, "--n", 100, "--samples", 8),
+    "verify": ("verify", STAGE, "--bounds", "ibp,crown", "--eps", "0.02", "--samples", 40),
+    "certify": ("certify", STAGE, "--sigma", "0.25", "--n0", 10, "--n", 100, "--samples", 30),
     "report": ("report", "run", "--out", "run/report.html"),
 }
 STUDY = ("study", "study.yaml", "--out", "run", "--jobs", 2)

@@ -42,7 +42,7 @@ def prepare(scratch: Path, seed: int, trials: int) -> World:
     world = World(alone, {})
     for kind in dict.fromkeys(KINDS[:trials]):
         folder = _fresh(world, kind, "reference")
-        for arguments in dict.fromkeys(PAIRS[kind]):
+        for arguments in _after(kind):
             began = time.monotonic()
             ended = (started(folder, *arguments) if kind == STUDY else Fork(command(*arguments), folder)).end(300)
             if ended.code:
@@ -69,7 +69,7 @@ def trial(world: World, number: int) -> Trial:
             if len(pair) == 1:
                 pair[0].running(gap)
     got = _judge(kind, [process.end(300) for process in pair])
-    for arguments in () if got else PAIRS[kind]:  # what was kept out comes second; what is done says so
+    for arguments in () if got else _after(kind):
         again = (started(folder, *arguments) if kind == STUDY else Fork(command(*arguments), folder)).end(120)
         got = got or (f"the same command again: {again.brief()}" if again.code else None)
     left = all_ended(folder, *(process.pid for process in pair), seconds=kills.GRACE)
@@ -78,6 +78,11 @@ def trial(world: World, number: int) -> Trial:
     if got is None:
         shutil.rmtree(folder)
     return Trial(kind, "as one alone" if got is None else "failure", did, got)
+
+
+def _after(kind: str) -> list[tuple[object, ...]]:
+    """What both do in turn: what was kept out comes second, and what is done says so."""
+    return [*dict.fromkeys(PAIRS[kind]), PAIRS[kind][0]]
 
 
 def _judge(kind: str, ended: list[Ended]) -> str | None:
@@ -102,5 +107,4 @@ def _torchrun(folder: Path, *arguments: object) -> Started:
 
 
 def _fresh(world: World, kind: str, name: str) -> Path:
-    folder = kills.fresh(world.alone, "evaluate" if kind == "two evaluate" else "run trades", f"pair-{name}")
-    return folder
+    return kills.fresh(world.alone, "evaluate" if kind == "two evaluate" else "run trades", f"pair-{name}")

@@ -18,10 +18,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import hydraprune
 from hydraprune.cli import main
 from trials import points
 
 MAIN = "from hydraprune.cli import main; main()"
+SOURCE = Path(hydraprune.__file__).parent.parent
 TRACE = "Traceback (most recent call last)"
 TAG = "HYDRAPRUNE_TRIAL"
 
@@ -128,7 +130,7 @@ class Started(Process):
 
     def __init__(self, arguments: list[str], folder: Path) -> None:
         super().__init__()
-        path = os.pathsep.join(filter(None, [str(folder / "site"), os.environ.get("PYTHONPATH")]))
+        path = os.pathsep.join([str(folder / "site"), str(SOURCE)])
         self._process = subprocess.Popen(
             arguments,
             cwd=folder,

@@ -29,4 +29,4 @@ class Trial:
 
 def held(ended: Ended) -> bool:
     """Whether a command says, in one line, that another process has the folder."""
-    return bool(ended.complaint and re.search(r"process|\bpid\b|at work|in use|held", ended.complaint))
+    return bool(ended.complaint and re.search(r"process \d+|another process", ended.complaint))
