@@ -2,7 +2,7 @@
 
     python benchmarks/faults.py kills --trials 84 --jobs 2        # also: pairs, mutations, misuses, hostile
     python benchmarks/faults.py all --quick                       # a few trials of each, in a minute
-    python benchmarks/faults.py write results/reliability.json    # the table of what was measured, as Markdown beside it
+    python benchmarks/faults.py write results/reliability.json   # as Markdown beside it
 
 Trials are numbered, and each is a function of the seed and its number: `--only 17` repeats one. What fails is in the
 JSON with what was done and what came out.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,31 +26,38 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import trials  # before torch, which starts threads otherwise
-from hydraprune.runs.checkpoint import versions
-from machine import machine
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from hydraprune.runs.checkpoint import versions
+from machine import machine
 from trials.trial import Trial
 
 ROOT = Path(__file__).parent.parent
 PARTS = {"kills": 84, "pairs": 40, "mutations": 5000, "misuses": 200, "hostile": 120}
 """Part -> trials of a whole measurement."""
-QUICK = {"kills": 4, "pairs": 3, "mutations": 60, "misuses": 40, "hostile": 20}
-NOUNS = {"kills": "kills", "pairs": "pairs of processes", "mutations": "damaged files", "misuses": "misuses", "hostile": "hostile inputs"}
+QUICK = {"kills": 4, "pairs": 2, "mutations": 40, "misuses": 40, "hostile": 20}
+NOUNS = {
+    "kills": "kills",
+    "pairs": "pairs of processes",
+    "mutations": "damaged files",
+    "misuses": "misuses",
+    "hostile": "hostile inputs",
+}
 _job: Callable[[int], Trial]
 
 
-def conduct(part: str, numbers: Sequence[int], seed: int, jobs: int, keep: Path | None) -> dict[str, Any]:
-    """Run the trials of a part; what came out, JSON-ready."""
+def conduct(part: str, numbers: Sequence[int], total: int, seed: int, jobs: int, scratch: Path) -> dict[str, Any]:
+    """Run trials of a part, out of `total`, below the folder `scratch`; what came out, JSON-ready."""
     global _job
     module = import_module(f"trials.{part}")
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix=f"faults-{part}-") as temporary:
-        world = module.prepare(keep or Path(temporary), seed, max(numbers) + 1)
-        _job = partial(module.trial, world)
-        found = list(track(_results(numbers, jobs), part, len(numbers), console=Console(stderr=True), transient=True))
+    (scratch / part).mkdir(parents=True)
+    world = module.prepare(scratch / part, seed, total)
+    _job = partial(module.trial, world)
+    found = list(track(_results(numbers, jobs), part, len(numbers), console=Console(stderr=True), transient=True))
+    kinds = sorted({one.kind for _, one in found})
     failures = [{"trial": number, **asdict(one)} for number, one in sorted(found) if one.got is not None]
     return {
         "part": part,
@@ -59,7 +67,7 @@ def conduct(part: str, numbers: Sequence[int], seed: int, jobs: int, keep: Path 
         "faults": sum(one.events for _, one in found),
         "failed": len(failures),
         "outcomes": dict(sorted(Counter(one.outcome for _, one in found).items())),
-        "kinds": {kind: _counts([one for _, one in found if one.kind == kind]) for kind in sorted({o.kind for _, o in found})},
+        "kinds": {kind: _counts([one for _, one in found if one.kind == kind]) for kind in kinds},
         "failures": failures,
         "seconds": round(time.perf_counter() - began, 1),
         "commit": _git("rev-parse", "--short", "HEAD"),
@@ -124,7 +132,9 @@ def write(source: Path) -> Path:
         lines += [f"* {outcome}: {count:,}" for outcome, count in one["outcomes"].items()]
         lines += ["", "| kind | trials | faults | as it should be |", "|---|---:|---:|---:|"]
         for kind, counts in one["kinds"].items():
-            lines.append(f"| {kind} | {counts['trials']} | {counts['faults']} | {counts['trials'] - counts['failed']} |")
+            lines.append(
+                f"| {kind} | {counts['trials']} | {counts['faults']} | {counts['trials'] - counts['failed']} |"
+            )
         if one["failures"]:
             lines += ["", "Failures:", ""]
             lines += [f"* {f['trial']}, {f['kind']}: {f['did']} → {f['got']}" for f in one["failures"]]
@@ -149,14 +159,16 @@ def main() -> None:
         print(f"written to {write(args.source)}")
         return
     reports = {} if not (args.out and args.out.exists()) else {r["part"]: r for r in json.loads(args.out.read_text())}
-    failed = 0
+    failed, scratch = 0, args.keep or Path(tempfile.mkdtemp(prefix="faults-"))
     for part in PARTS if args.part == "all" else [args.part]:
-        numbers = args.only or range(args.trials or (QUICK if args.quick else PARTS)[part])
-        reports[part] = conduct(part, numbers, args.seed, args.jobs, args.keep and args.keep / part)
+        total = args.trials or (QUICK if args.quick else PARTS)[part]
+        reports[part] = conduct(part, args.only or range(total), total, args.seed, args.jobs, scratch)
         failed += reports[part]["failed"]
         show(reports[part])
         if args.out:
             args.out.write_text(json.dumps([reports[name] for name in PARTS if name in reports], indent=2) + "\n")
+    if not args.keep:
+        shutil.rmtree(scratch)
     sys.exit(1 if failed else 0)
 
 

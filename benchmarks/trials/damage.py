@@ -21,8 +21,8 @@ from hydraprune.core.files import save_tensors
 
 DEEP = 20_000
 ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 10**30, 1e308, float("nan"), float("inf"), "", "x", "../x", "é\u2028\0", "9" * 5000, [], {}, [[]],
-    {"kind": "x"}, [None], "<script>",
+    None, True, -1, 0, 10**30, 1e308, float("nan"), float("inf"), "", "x", "../x", "é\u2028\0", "9" * 5000, [], {},
+    [[]], {"kind": "x"}, [None], "<script>",
 )  # fmt: skip
 
 
@@ -58,7 +58,9 @@ def _bytes(content: bytes, rng: random.Random) -> tuple[str, bytes]:
     at, length = rng.randrange(size + 1), rng.choice((1, 1, 4, 64, 1000))
     how = rng.choice(("flip", "truncate", "insert", "duplicate", "zero", "empty", "noise"))
     made = {
-        "flip": lambda: content[:at] + bytes(b ^ (1 << rng.randrange(8)) for b in content[at : at + 1]) + content[at + 1 :],
+        "flip": lambda: (
+            content[:at] + bytes(b ^ (1 << rng.randrange(8)) for b in content[at : at + 1]) + content[at + 1 :]
+        ),
         "truncate": lambda: content[:at],
         "insert": lambda: content[:at] + rng.randbytes(length) + content[at:],
         "duplicate": lambda: content[:at] + content[max(0, at - length) : at] + content[at:],
@@ -102,8 +104,8 @@ def changed(value: Any, rng: random.Random) -> tuple[str, Any]:
 
 def _json(path: Path, rng: random.Random) -> tuple[str, bool]:
     what, value = changed(json.loads(path.read_text()), rng)
-    if isinstance(value, dict) and "digest" in value:
-        value["digest"] = seal(value)
+    if path.name == "checkpoint.json" and isinstance(value, dict):
+        value = sealed(value)
     path.write_text(_text(value))
     return what, True
 
@@ -127,10 +129,13 @@ def _text(value: Any) -> str:
     return json.dumps(value).replace('"DEEP"', "[" * DEEP + "]" * DEEP)
 
 
-def seal(entries: dict[str, Any]) -> str:
-    """The digest of the other entries of `checkpoint.json`."""
+def sealed(entries: dict[str, Any]) -> dict[str, Any]:
+    """The entries of `checkpoint.json` with the digest of all others, if they have one."""
+    if "digest" not in entries:
+        return entries
     rest = {name: value for name, value in entries.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return rest | {"digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def resign(folder: Path) -> None:
@@ -140,9 +145,7 @@ def resign(folder: Path) -> None:
         meta = json.loads(path.read_text())
         for name in meta["sha256"]:
             meta["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        if "digest" in meta:
-            meta["digest"] = seal(meta)
-        path.write_text(json.dumps(meta, indent=2))
+        path.write_text(json.dumps(sealed(meta), indent=2))
 
 
 def _tensors(path: Path, rng: random.Random) -> tuple[str, bool]:

@@ -31,15 +31,12 @@ def recipes() -> dict[str, dict[str, Any]]:
     noise = {"kind": "certify", "smoothing": smoothing, **small}
     last = [{**stage, "select": "last"} if stage["kind"] == "fit" else stage for stage in tiny["stages"]]
     clean = [{**stage, "validation": {"samples": 10, "steps": 0}} for stage in tiny["stages"][:3]]
-    certified = {"norm": "linf", "eps": 0.02}
+    certified = {**tiny, "threat": {"norm": "linf", "eps": 0.02}, "stages": [*tiny["stages"][:3], bounds]}
     return {
         "trades": {**tiny, "name": "trades"},
         "pgd": {**tiny, "name": "pgd", "objective": {"kind": "pgd", "steps": 2}, "stages": last},
-        "ibp": {**tiny, "name": "ibp", "objective": "ibp", "threat": certified, "stages": [*tiny["stages"][:3], bounds]},
-        "crown-ibp": {
-            **tiny, "name": "crown-ibp", "objective": "crown-ibp", "threat": certified,
-            "stages": [*tiny["stages"][:3], bounds],
-        },
+        "ibp": {**certified, "name": "ibp", "objective": "ibp"},
+        "crown-ibp": {**certified, "name": "crown-ibp", "objective": "crown-ibp"},
         "smoothing": {
             **tiny, "name": "smoothing", "objective": {"kind": "stability", "beta": 6, "sigma": 0.25},
             "threat": {"norm": "l2", "eps": 0.25}, "stages": [*clean, noise],
@@ -52,7 +49,11 @@ def study() -> dict[str, Any]:
     methods = {"hydra": {"stages.prune.pruner": "hydra"}, "magnitude": {"stages.prune.pruner": "magnitude"}}
     methods["magnitude"]["stages.prune.epochs"] = 0
     recipe = recipes()["trades"]
-    return {"name": "small", "recipe": recipe, "grid": {"method": methods, "sparsity": {"stages.prune.budget.sparsity": [0.5, 0.9]}}}
+    return {
+        "name": "small",
+        "recipe": recipe,
+        "grid": {"method": methods, "sparsity": {"stages.prune.budget.sparsity": [0.5, 0.9]}},
+    }
 
 
 def write(folder: Path) -> None:

@@ -55,15 +55,23 @@ class World:
 def prepare(scratch: Path, seed: int, trials: int) -> World:
     """Undisturbed commands of the kinds that come up."""
     world = World(seed, scratch, {}, {})
-    source = scratch / "source"
-    folders.write(source)
-    run = command(*RUNS["run trades"])
-    warm(source, run)
-    undisturbed(world, "run trades", source)
+    shutil.copytree(base(scratch.parent / "base"), scratch / "source")
     for kind in dict.fromkeys(KINDS[:trials]):
-        if kind not in world.wanted:
-            undisturbed(world, kind, fresh(world, kind, "reference"))
+        undisturbed(world, kind, fresh(world, kind, "reference"))
     return world
+
+
+def base(folder: Path) -> Path:
+    """`folder` with the recipes, and a finished run of the first: made once for all parts."""
+    if not folder.exists():
+        folders.write(folder)
+        run = command(*RUNS["run trades"])
+        warm(folder, run)
+        shutil.rmtree(folder / "run")
+        ended = Fork(run, folder).end()
+        if ended.code:
+            raise SystemExit(f"a run fails without any fault: {ended.brief()}")
+    return folder
 
 
 def undisturbed(world: World, kind: str, folder: Path) -> None:
@@ -111,13 +119,19 @@ def trial(world: World, number: int) -> Trial:
     return Trial(kind, "as undisturbed" if got is None else "failure", "; ".join(did), got, events=len(did))
 
 
-def _chain(world: World, kind: str, folder: Path, rng: random.Random, did: list[str], sessions: list[int]) -> str | None:
+def _chain(
+    world: World, kind: str, folder: Path, rng: random.Random, did: list[str], sessions: list[int]
+) -> str | None:
     """Kill up to four times (a study at most twice), then let it finish; what went wrong."""
     slow = kind.startswith("study")
     for _ in range(rng.randint(1, 2 if slow else 4)):
         number = rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
         delay = rng.uniform(0.0, 1.0 if not did else 0.6) * world.seconds[kind]
-        point = (rng.randint(1, OPERATIONS[kind.partition(" ")[0].strip(",")]), rng.random() < 0.5) if rng.random() < 0.4 else None
+        point = (
+            (rng.randint(1, OPERATIONS[kind.partition(" ")[0].strip(",")]), rng.random() < 0.5)
+            if rng.random() < 0.4
+            else None
+        )
         process = begin(kind, folder, point)
         sessions.append(process.pid)
         if point is None and process.running(delay):

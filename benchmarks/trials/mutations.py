@@ -29,10 +29,10 @@ from trials.trial import Trial
 
 SECONDS, MEMORY, SPARE = 20.0, 2 << 30, 300
 """What a reader may take: seconds, bytes of address space, and MiB beyond what the undamaged file takes."""
-LONG = 200
-"""From so many trials on, studies and claims, which take long to make, are among the files."""
 STAGE = "run/finetune"
 RUN = ("run", "trades.yaml", "--out")
+SLOW = ("study", f"{STAGE}/claim")
+"""Files that take long to make."""
 
 
 def api(call: Callable[[], Any]) -> Callable[[], Any]:
@@ -66,7 +66,13 @@ def _load() -> str:
 
 def _split(**settings: Any) -> str:
     data = hp.load_data(**settings)
-    return digest({name: next(iter(part.batches(64, seed=0).epoch(0))).x for name, part in vars(data).items() if name in ("train", "test")})
+    return digest(
+        {
+            name: next(iter(part.batches(64, seed=0).epoch(0))).x
+            for name, part in vars(data).items()
+            if name in ("train", "test")
+        }
+    )
 
 
 def _images() -> str:
@@ -153,26 +159,28 @@ class World:
 
 def prepare(scratch: Path, seed: int, trials: int) -> World:
     """Every kind of file, whole, and what its readers make of it."""
-    kills.prepare(scratch, seed, 1)
-    source = scratch / "source"
+    shutil.copytree(kills.base(scratch.parent / "base"), scratch / "source")
+    source, rng = scratch / "source", random.Random(seed)
+    chosen = [(pattern, reader) for pattern, readers in TARGETS.items() for reader in readers]
+    rng.shuffle(chosen)
+    chosen.sort(key=lambda case: case[0].startswith(SLOW))  # a short measurement does without
+    wanted = " ".join(pattern for pattern, _ in chosen[:trials])
     further = ("evaluate", STAGE, "--attacks", "fmn", "--corruptions", "true", "--samples", 20)
-    check, claim = ("check", STAGE, "--samples", 20), ("benchmark", STAGE, "--samples", 4)
-    for later in (*kills.LATER.values(), further, check, *((claim,) if trials >= LONG else ())):
-        ended = Fork(command(*later), source).end(300)
-        if ended.code == 2:
-            raise SystemExit(f"{later} fails without any damage: {ended.brief()}")
-    _killed(source)
-    if trials >= LONG:
-        _study(source)
-    _data(source / "data")
+    commands = {"claim": ("benchmark", STAGE, "--samples", 4), "checks": ("check", STAGE, "--samples", 20)}
+    for name, later in {**kills.LATER, "corruptions": further, **commands}.items():
+        if name in kills.LATER or name in wanted:
+            ended = Fork(command(*later), source).end(300)
+            if ended.code == 2:
+                raise SystemExit(f"{name} fails without any damage: {ended.brief()}")
+    for name, make in {"killed/": _killed, "study/": _study, "data/": _data}.items():
+        if name in wanted:
+            make(source)
     cases = [
         (path.relative_to(source).as_posix(), reader)
-        for pattern, readers in TARGETS.items()
+        for pattern, reader in chosen[:trials]
         for path in sorted(source.glob(pattern))
-        for reader in readers
     ]
-    # Those that come first come in a short measurement, too.
-    random.Random(seed).shuffle(cases)
+    rng.shuffle(cases)
     used = dict.fromkeys(reader for _, reader in cases[:trials])
     world = World(seed, scratch, cases, {})
     warm(_copy(world, "warm"), *(READERS[reader][0] for reader in used))
@@ -199,7 +207,9 @@ def trial(world: World, number: int) -> Trial:
     return Trial(kind, outcome, f"{name}: {what}; then {reader}", got)
 
 
-def _judge(world: World, reader: str, name: str, ended: Ended, folder: Path, believable: bool) -> tuple[str, str | None]:
+def _judge(
+    world: World, reader: str, name: str, ended: Ended, folder: Path, believable: bool
+) -> tuple[str, str | None]:
     """In two words what came out, and what is wrong with it."""
     first, answer = world.answers[reader]
     file = folder / name
@@ -222,7 +232,9 @@ def _judge(world: World, reader: str, name: str, ended: Ended, folder: Path, bel
     told = ended.out + (page.read_text() if page.exists() else "")
     if told.count(file.name) > (first.out + answer).count(file.name):
         return "left out, and told", None
-    return ("valid, other content", None) if believable else ("silently wrong", "another answer than from the whole file")
+    return (
+        ("valid, other content", None) if believable else ("silently wrong", "another answer than from the whole file")
+    )
 
 
 def _answer(reader: str, ended: Ended, folder: Path) -> str:
@@ -270,8 +282,9 @@ def _study(source: Path) -> None:
     (cell.parent / "failure.json").write_text(json.dumps(failure))
 
 
-def _data(folder: Path) -> None:
+def _data(source: Path) -> None:
     """Images in tables, with their cache; further images; weights of others."""
+    folder = source / "data"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for split, count in (("train", 60), ("test", 20)):
@@ -281,7 +294,7 @@ def _data(folder: Path) -> None:
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(stream, "PNG")
             rows.append({"bytes": stream.getvalue(), "path": ""})
         pq.write_table(pa.table({"img": rows, "label": [k % 10 for k in range(count)]}), folder / f"{split}.parquet")
-    Fork(_images, folder.parent).end(60)
+    Fork(_images, source).end(60)
     np.savez(folder / "extra.npz", image=rng.integers(0, 256, (30, 8, 8, 1), np.uint8), label=np.arange(30) % 10)
     state = hp.Net(kind="cnn_digits").build(10, 1, 8).state_dict()
     torch.save(state, folder / "foreign.pth")

@@ -38,7 +38,7 @@ class World:
 
 def prepare(scratch: Path, seed: int, trials: int) -> World:
     """The commands of the kinds that come up, one after the other."""
-    alone = kills.prepare(scratch, seed, 1)
+    alone = kills.prepare(scratch, seed, 0)
     world = World(alone, {})
     for kind in dict.fromkeys(KINDS[:trials]):
         folder = _fresh(world, kind, "reference")

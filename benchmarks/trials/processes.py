@@ -56,7 +56,9 @@ class Ended:
     def brief(self) -> str:
         """For lists of failures: the exit status, and the end of what was written."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
-        return f"{'hung' if self.hung else f'exit {self.code}'}: {' | '.join(line.strip() for line in lines[-2:])[:300]}"
+        return (
+            f"{'hung' if self.hung else f'exit {self.code}'}: {' | '.join(line.strip() for line in lines[-2:])[:300]}"
+        )
 
 
 class Process:
