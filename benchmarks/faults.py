@@ -145,8 +145,7 @@ def write(source: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=[*PARTS, "all", "write"])
-    parser.add_argument("source", type=Path, nargs="?", help="for `write`")
+    parser.add_argument("parts", nargs="+", metavar="PART", help=f"{', '.join(PARTS)}, all; or: write FILE.json")
     parser.add_argument("--trials", type=int, help="how many; by default as many as the table of results has")
     parser.add_argument("--only", type=int, action="append", help="this trial; may be given several times")
     parser.add_argument("--quick", action="store_true", help="a few trials of each part")
@@ -155,12 +154,15 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="an empty folder for the trials, those that fail are left there")
     parser.add_argument("--out", type=Path, help="a JSON file; the parts that it has already are replaced or stay")
     args = parser.parse_args()
-    if args.part == "write":
-        print(f"written to {write(args.source)}")
+    if args.parts[0] == "write" and len(args.parts) == 2:
+        print(f"written to {write(Path(args.parts[1]))}")
         return
+    parts = [*PARTS] if args.parts == ["all"] else args.parts
+    if unknown := {*parts} - {*PARTS}:
+        parser.error(f"there is no part {min(unknown)!r}; known: {', '.join(PARTS)}, all")
     reports = {} if not (args.out and args.out.exists()) else {r["part"]: r for r in json.loads(args.out.read_text())}
     failed, scratch = 0, args.keep or Path(tempfile.mkdtemp(prefix="faults-"))
-    for part in PARTS if args.part == "all" else [args.part]:
+    for part in parts:
         total = args.trials or (QUICK if args.quick else PARTS)[part]
         reports[part] = conduct(part, args.only or range(total), total, args.seed, args.jobs, scratch)
         failed += reports[part]["failed"]

@@ -72,8 +72,9 @@ CALLS: dict[str, tuple[str, dict[str, str]]] = {
 """Function -> a call of it, as Python, and its right arguments."""
 SPECIAL = {
     "evaluate batches": "loader | batch | (x, y) | [(x, y)] | x | [hp.Batch(x.half(), y)] | "
-    "[hp.Batch(x.double(), y)] | [hp.Batch(x.repeat(1, 3, 1, 1), y)] | [hp.Batch(x.repeat(1, 1, 2, 2), y)] | [hp.Batch((255 * x).byte(), y)] | "
-    "[hp.Batch(x, y + 10)] | [hp.Batch(x, y.float())] | [hp.Batch(x, y[:3])] | [hp.Batch(x * float('nan'), y)]",
+    "[hp.Batch(x.double(), y)] | [hp.Batch(x.repeat(1, 3, 1, 1), y)] | [hp.Batch(x.repeat(1, 1, 2, 2), y)] | "
+    "[hp.Batch((255 * x).byte(), y)] | [hp.Batch(x, y + 10)] | [hp.Batch(x, y.float())] | [hp.Batch(x, y[:3])] | "
+    "[hp.Batch(x * float('nan'), y)]",
     "evaluate model": "other.half() | other.to('meta') | Pair() | nn.Flatten() | wide | nn.Linear",
     "evaluate threat": "{'norm': 'linf', 'eps': 0.05} | 0.05",
     "evaluate attacks": "['pgd'] | [hp.PGDAttack] | hp.PGDAttack() | [hp.TRADES()]",
