@@ -32,9 +32,9 @@ from rich.table import Table
 
 from hydraprune.runs.checkpoint import versions
 from machine import machine
+from trials.processes import SOURCE
 from trials.trial import Trial
 
-ROOT = Path(__file__).parent.parent
 PARTS = {"kills": 84, "pairs": 40, "mutations": 5000, "misuses": 200, "hostile": 120}
 """Part -> trials of a whole measurement."""
 QUICK = {"kills": 4, "pairs": 2, "mutations": 40, "misuses": 40, "hostile": 20}
@@ -70,7 +70,7 @@ def conduct(part: str, numbers: Sequence[int], total: int, seed: int, jobs: int,
         "kinds": {kind: _counts([one for _, one in found if one.kind == kind]) for kind in kinds},
         "failures": failures,
         "seconds": round(time.perf_counter() - began, 1),
-        "commit": _git("rev-parse", "--short", "HEAD"),
+        "commit": _git("describe", "--always", "--dirty", "--exclude", "*"),
         "date": _git("show", "-s", "--format=%cs", "HEAD"),
         "versions": versions(),
         "machine": machine(),
@@ -96,7 +96,7 @@ def _numbered(number: int) -> tuple[int, Trial]:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(["git", "-C", str(SOURCE), *arguments], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 

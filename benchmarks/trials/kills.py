@@ -30,9 +30,10 @@ LATER = {
     "report": ("report", "run", "--out", "run/report.html"),
 }
 STUDY = ("study", "study.yaml", "--out", "run", "--jobs", 2)
+ALONE = "study, parent alone"
 OPERATIONS = {"run": 60, "study": 40, "evaluate": 8, "verify": 10, "certify": 10, "report": 2}
 """Command -> about as many file operations does it make."""
-KINDS = (*RUNS, *LATER, "run trades", "run trades, new processes", *RUNS, "study", *LATER, "study, parent alone")
+KINDS = (*RUNS, *LATER, "run trades", "run trades, new processes", *RUNS, "study", *LATER, ALONE)
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,11 @@ def _chain(
         process = begin(kind, folder, point)
         sessions.append(process.pid)
         if point is None and process.running(delay):
-            process.kill(number, group=kind != "study, parent alone")
+            process.kill(number, group=kind != ALONE)
             did.append(f"{signal.Signals(number).name} after {delay:.2f} s")
         ended = process.end(60)
+        if kind == ALONE and did and rng.random() < 0.5 and (left := all_ended(folder, process.pid, seconds=GRACE)):
+            return f"{len(left)} processes live on {GRACE:g} s after their parent; {did[-1]}"
         if ended.hung:
             return f"it does not end after {did[-1] if did else point}"
         if point is not None and ended.code == -signal.SIGKILL:
