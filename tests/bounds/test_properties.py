@@ -319,7 +319,7 @@ def test_refuses_a_network_in_training_mode_and_images_that_are_none(ask: Any) -
     for bad, message in (
         (x * 300, r"floats in \[0, 1\]"),
         (x * torch.nan, r"floats in \[0, 1\]"),
-        (x.byte(), "floats"),
+        (x.byte(), "torch.uint8"),
     ):
         with pytest.raises(SpecError, match=message):
             ask(net, bad, THREAT, "ibp")

@@ -178,7 +178,7 @@ def test_the_resolved_recipe_shows_whole_objectives_and_reads_back():
     recipe = tiny(GROWING, "stages.prune.objective={ramp: {length: 0}}")
     shown = recipe.plain()
     assert shown["stages"][1]["objective"] == recipe.objective.plain() | {
-        "ramp": {"start": 1, "length": 0, "shape": "smooth", "initial": 0}
+        "ramp": {"start": 1, "length": 0, "shape": "smooth", "middle": 0.25, "power": 4, "initial": 0}
     }
     assert Recipe.parse(shown, "again") == recipe
     assert Recipe.parse(shown | {"objective": recipe.objective, "stages": recipe.stages}, "again") == recipe

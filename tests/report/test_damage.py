@@ -200,4 +200,4 @@ def test_a_record_of_a_folder_outside_of_the_run_is_left_out(run):
     records = json.loads((run / "results.json").read_text())
     records[1]["stage"] = f"../{run.name}/{STAGE}"
     _, problems = shown(run, "results.json", as_json(records))
-    assert [text for text in problems if "is no folder inside of the run" in text]
+    assert [text for text in problems if "expected a path inside of the run" in text]

@@ -267,6 +267,7 @@ def test_a_state_that_was_signed_anew_changes_nothing_unless_all_of_it_fits(tmp_
     with pytest.raises(Killed):
         train("scores", OPTIMS["adam"], state=state, hooks=[KillAtStep(4)])
     tensors, meta = load_tensors(state)
+    key = meta["key"]
     odd = strategies.one_of(odd_tensors(tensors).map(lambda t: (t, meta)), structural(meta).map(lambda m: (tensors, m)))
 
     @settings(QUICK, max_examples=60)
@@ -279,7 +280,7 @@ def test_a_state_that_was_signed_anew_changes_nothing_unless_all_of_it_fits(tmp_
         if not isinstance(said, dict):
             return
         save_tensors(state, content, said)
-        states = States(state, "", model, OPTIMS["adam"], OPTIMS["adam"].build([p for _, p in params]), None, [])
+        states = States(state, key, model, OPTIMS["adam"], OPTIMS["adam"].build([p for _, p in params]), None, [])
         states.average = Average([p for _, p in params], 0.9)
         error = complaint(states.load, EPOCHS, str)
         if error is None:

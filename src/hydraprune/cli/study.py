@@ -57,7 +57,10 @@ def table(
     if not study_in(runs[0]):
         if baseline is not None or where:
             raise SpecError(f"--baseline and --where are about the cells of a study, but {runs[0]} holds none")
-        _write(rows(runs, _left_out), out)
+        found = rows(runs, _left_out)
+        if not found:
+            raise SpecError(f"nothing that was measured in {', '.join(map(str, runs))} is whole; measure again")
+        _write(found, out)
         return
     if len(runs) > 1:
         raise SpecError("a table shows one study; give one folder")

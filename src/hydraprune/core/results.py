@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, Field
 
 from hydraprune.core.fingerprint import fingerprint
-from hydraprune.core.spec import Count, Real, Share, Spec
+from hydraprune.core.spec import Count, Real, Several, Share, Spec
 from hydraprune.core.threat import ThreatModel
 
 WORST = "worst-case"
@@ -38,7 +38,7 @@ class Verified(Spec):
         close: how many of them lie within what float32 arithmetic loses.
     """
 
-    samples: Count = Field(ge=1)
+    samples: Several
     precision: str
     clean_accuracy: Share
     verified_accuracy: Share
@@ -62,7 +62,7 @@ class Certified(Spec):
         abstention_rate: share without a certificate.
     """
 
-    samples: Count = Field(ge=1)
+    samples: Several
     sigma: Real
     n0: Count
     n: Count
@@ -83,7 +83,7 @@ class Corrupted(Spec):
         mean_accuracy: over corruptions and severities.
     """
 
-    samples: Count = Field(ge=1)
+    samples: Several
     accuracy: dict[str, Annotated[list[Share], Field(min_length=5, max_length=5)]]
     mean_accuracy: Share
 
@@ -149,16 +149,16 @@ class Record(Spec):
     pruner: str | None = None
     sparsity: Share
     kept: Count
-    total: Count = Field(ge=1)
+    total: Several
     clean_accuracy: Share
     robust_accuracy: dict[str, Share] = {}
-    robust_samples: dict[str, Annotated[Count, Field(ge=1)]] = {}
+    robust_samples: dict[str, Several] = {}
     macs: Count | None = None
     macs_dense: Count | None = None
     verified: dict[str, Verified] = {}
     certified: dict[str, Certified] = {}
     corrupted: dict[str, Corrupted] = {}
-    samples: Count = Field(ge=1)
+    samples: Several
     threat: ThreatModel | None = None
     seed: int
     seconds: Annotated[Real, Field(ge=0)]

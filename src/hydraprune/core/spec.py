@@ -76,6 +76,8 @@ Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 """A measured share; no text and no truth value stands for it."""
 Count = Annotated[int, Field(ge=0, le=2**62, strict=True)]
 """A measured number of things."""
+Several = Annotated[int, Field(ge=1, le=2**62, strict=True)]
+"""A measured number of things, of which there is one at least."""
 Real = Annotated[float, Field(ge=-1e30, le=1e30, strict=True)]
 """A measured number that can be reckoned and drawn with."""
 

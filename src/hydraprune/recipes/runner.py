@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributed import is_torchelastic_launched
 
 from hydraprune.core.errors import SpecError
-from hydraprune.core.files import output_folder, read_json, write_atomically, write_json
+from hydraprune.core.files import inside, output_folder, write_atomically, write_json
 from hydraprune.core.objective import Batch
 from hydraprune.core.plain import evaluating, plain_copy
 from hydraprune.core.results import Record
@@ -45,6 +45,7 @@ from hydraprune.runs.checkpoint import (
     versions,
 )
 from hydraprune.runs.lock import awaited, own
+from hydraprune.runs.records import RESULTS, read_records
 from hydraprune.train import Hook, fit
 from hydraprune.train.hooks import Log, ProgressBar
 from hydraprune.train.state import both
@@ -134,8 +135,8 @@ class _Run:
             DataError: if they are not those that an earlier start of this run read.
         """
         data, path = self.recipe.data.load(), self.out / DATA
-        if path.exists():
-            data.refuse_unless(read_digests(path), str(self.out))
+        if os.path.lexists(path):
+            data.refuse_unless(read_digests(inside(self.out, path)), str(self.out))
         return data
 
     @cached_property
@@ -161,9 +162,7 @@ class _Run:
 
     def records(self) -> list[Record]:
         """What was measured so far."""
-        path = self.out / "results.json"
-        values = read_json(path) if path.exists() else []
-        return [Record.parse(value, f"{path}[{number}]") for number, value in enumerate(values)]
+        return read_records(self.out) if os.path.lexists(self.out / RESULTS) else []
 
     def train(self, job: Job, stage: Fit) -> None:
         """One training stage: start network, masks, fit, checkpoint."""
@@ -197,7 +196,7 @@ class _Run:
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
-        hooks: list[Hook] = [_Note(self), validate]
+        hooks: list[Hook] = [validate, _Note(self)]
         if process is not None:
             hooks.insert(0, process)
         if fabric.is_global_zero:
@@ -296,7 +295,7 @@ class _Run:
                 ).model_copy(update={"stage": target})
             self.note()
             records[target] = before.joined(found) if before is not None else found
-            write_json(self.out / "results.json", [record.plain() for record in records.values()])
+            write_json(self.out / RESULTS, [record.plain() for record in records.values()])
 
     def _open(self, folder: Path) -> Checkpoint:
         """A checkpoint of this run. The recipe, which the user gave, says which factory may be called for it."""
@@ -356,9 +355,9 @@ def refuse_another(recipe: Recipe, out: Path) -> None:
         SpecError: if it is a run of another recipe.
     """
     path = out / "recipe.yaml"
-    if not path.exists():
+    if not os.path.lexists(path):
         return
-    written = read_recipe(path)
+    written = read_recipe(inside(out, path))
     old, new = (
         r.plain() | {"trainer": None, "stages": [stage.plain() for stage in r.stages if isinstance(stage, Fit)]}
         for r in (written, recipe)

@@ -90,7 +90,8 @@ class States:
                 damaged.append(error)
                 continue
             if meta["key"] != self.key:
-                others = ", ".join(name for name in self.key if meta["key"].get(name) != self.key[name])
+                saved = meta["key"] if isinstance(meta["key"], dict) else {}
+                others = ", ".join(name for name, value in self.key.items() if saved.get(name) != value)
                 raise CheckpointError(
                     f"{file} belongs to other settings than these ({others}); use a new folder, or remove it"
                 )
@@ -114,7 +115,7 @@ class States:
     def _check_meta(self, file: Path, meta: Mapping[str, Any], epochs: int) -> None:
         """Raises CheckpointError unless it says what a state says."""
         history, epoch = meta.get("history"), meta.get("epoch")
-        whole = isinstance(meta.get("key"), dict) and _is_count(epoch) and _is_count(meta.get("average_steps"))
+        whole = "key" in meta and _is_count(epoch) and _is_count(meta.get("average_steps"))
         if whole and meta["key"] == self.key:
             whole = 1 <= meta["epoch"] <= epochs
         if not whole or not _is_history(history, epoch):
