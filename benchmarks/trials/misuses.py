@@ -105,7 +105,8 @@ VALID = {
     ("evaluate", "attacks", "[]"), ("fit", "epochs", "True"), ("fit", "optim", "None"), ("fit", "threat", "None"),
     ("load", "model", "None"), ("load_data", "samples", "None"), ("save", "folder", "'x'"), ("run", "out", "'x'"),
     ("certify", "sigma", "2.5"), ("batches", "seed", "10**30"), ("prune", "budget", "None"),
-    ("take", "count", "10**30"),
+    ("take", "count", "10**30"), ("batches", "size", "10**30"), ("fit", "seed", "10**30"),
+    ("evaluate", "model", "other.half()"),
 }  # fmt: skip
 """What is no misuse, or whose right answer is another than that of the right call."""
 LINES = """

@@ -30,6 +30,7 @@ from hydraprune.core.files import (
     write_atomically,
     write_json,
 )
+from hydraprune.core.sealed import seal
 
 LAUGHS = b"".join(b"a%d: &a%d [%s]\n" % (i, i, b",".join([b"*a%d" % (i - 1) if i else b"1"] * 10)) for i in range(12))
 """Aliases of aliases: a few lines that stand for 10**12 values."""
@@ -178,7 +179,7 @@ def test_json_round_trips_and_is_refused_where_broken(tmp_path):
     path = tmp_path / "run" / "meta.json"
     write_json(path, META)
     assert read_json(path) == META
-    assert json.loads(path.read_text()) == META
+    assert json.loads(path.read_text()) == META | {"digest": seal(META)}
     path.write_text(path.read_text()[:-5])
     with pytest.raises(CheckpointError, match=r"meta\.json is unreadable"):
         read_json(path)

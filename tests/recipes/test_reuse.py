@@ -16,6 +16,7 @@ from hydraprune.runs.checkpoint import open_checkpoint
 from hydraprune.runs.records import measured
 from recipes.tiny import TINY, timeless, tiny
 
+GONE = ("made", "images", "digest")
 PGD = {"kind": "pgd", "steps": 2, "restarts": 1}
 
 
@@ -85,7 +86,7 @@ def test_what_is_known_is_not_measured_again(again, monkeypatch):
 
 def test_a_record_that_does_not_say_how_it_was_made_is_measured_again(again, fresh, tmp_path):
     path = tmp_path / "run" / "results.json"
-    old = [{key: value for key, value in one.items() if key not in ("made", "images")} for one in read_json(path)]
+    old = [{key: value for key, value in one.items() if key not in GONE} for one in read_json(path)]
     write_json(path, [one | {"robust_accuracy": {"pgd-2x1": 0.987}} for one in old])
     assert timeless(again(samples=10).plain()) == timeless(fresh(samples=10).plain())
 

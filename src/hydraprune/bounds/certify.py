@@ -14,6 +14,7 @@ from hydraprune.core.batches import logits_of
 from hydraprune.core.errors import SpecError
 from hydraprune.core.network import device_of
 from hydraprune.core.precision import exact
+from hydraprune.core.spec import said
 from hydraprune.core.threat import PIXELS, Box, ThreatModel
 
 Method = str | dict[str, Any] | Bounds
@@ -51,6 +52,8 @@ def margin_bounds(
         y: class ids (B,), int64.
     """
     bound, box = _checked(model, x, threat, method)
+    if not isinstance(y, Tensor):
+        raise SpecError(f"labels are {said(y)}; give a tensor (B,) of class ids")
     if y.shape != x.shape[:1] or y.dtype != torch.int64 or (len(y) and y.min() < 0):
         raise SpecError(f"labels are {y.dtype} of shape {tuple(y.shape)}; give one class id (int64, from 0) per image")
     with exact(), torch.autocast(x.device.type, enabled=False):
@@ -70,6 +73,8 @@ def _checked(
     model: nn.Module, x: Tensor, threat: ThreatModel | Mapping[str, Any], method: Method
 ) -> tuple[Bounds, Box]:
     device_of(model)
+    if not isinstance(x, Tensor):
+        raise SpecError(f"images are {said(x)}; give a tensor (B, C, H, W)")
     threat = ThreatModel.make(threat, "threat")
     check_norm(threat)
     # A mask has a mode, too, which changes nothing.

@@ -24,6 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hydraprune.core.errors import CheckpointError, SpecError, TrainingError
+from hydraprune.core.sealed import DIGEST, seal
 
 HEADER = "hydraprune"
 """The one entry of the header of a file of tensors: the digest of its content, and what is said of it, as JSON."""
@@ -100,6 +101,8 @@ def output_folder(out: Path | str) -> Path:
     Raises:
         SpecError: if it has no name or an impossible one, a file lies there, or it may not be written.
     """
+    if not isinstance(out, str | Path):
+        raise SpecError(f"the folder to write into is a {type(out).__name__}; give its path")
     if not str(out):
         raise SpecError("the folder to write into has no name; give one, or `.` for the working directory")
     folder = Path(out)
@@ -131,7 +134,9 @@ def output_file(out: Path | str) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
+    """Write `value` as indented JSON, atomically; a mapping with the digest of its entries."""
+    if isinstance(value, dict):
+        value = value | {DIGEST: seal(value)}
     write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
@@ -169,17 +174,24 @@ def read_text(path: Path, remedy: str = REMEDY) -> str:
         raise _unreadable(path, error, remedy) from None
 
 
-def read_json(path: Path, remedy: str = REMEDY) -> Any:
-    """Read JSON.
+def read_json(path: Path, remedy: str = REMEDY, *, sealed: bool = False) -> Any:
+    """Read JSON; a mapping without its digest, which must be that of its other entries.
+
+    Args:
+        sealed: refuse a mapping that has no digest, as other programs write it.
 
     Raises:
-        CheckpointError: if the file is missing, is no JSON, or is nested too deeply; it names the file and the
-            `remedy`.
+        CheckpointError: if the file is missing, is no JSON, is nested too deeply, or was altered; it names the file and
+            the `remedy`.
     """
     text = read_text(path, remedy)
     try:
         value = json.loads(text)
         _count(value, NODES)
+        if sealed and isinstance(value, dict) and DIGEST not in value:
+            raise ValueError("it has no digest: it is of an earlier version, or was altered")
+        if isinstance(value, dict) and DIGEST in value and value.pop(DIGEST) != seal(value):
+            raise ValueError("it has been altered: its digest is not that of its entries")
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, error, remedy) from None
     return value

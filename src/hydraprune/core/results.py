@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, Field
 
 from hydraprune.core.fingerprint import fingerprint
+from hydraprune.core.sealed import Sealed
 from hydraprune.core.spec import Count, Real, Several, Share, Spec
 from hydraprune.core.threat import ThreatModel
 
@@ -115,7 +116,7 @@ class Subject:
 Counted = TypeVar("Counted", Verified, Corrupted)
 
 
-class Record(Spec):
+class Record(Sealed):
     """One network under one threat model. Accuracies and sparsity lie in [0, 1].
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,14 +17,18 @@ from hydraprune.core.files import load_tensors, save_tensors
 from hydraprune.core.fingerprint import fingerprint
 
 
-def cached(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def cached(name: str, make: Callable[[], dict[str, Tensor]], kinds: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
     """The tensors stored as `name`, or those of `make()`, which are then stored.
 
-    The file has a checksum: a damaged or altered one is made anew.
+    The file has a checksum: one that is damaged, or holds others than tensors of these `kinds` and of one length, is
+    made anew.
     """
     file = Path(os.environ.get("HYDRAPRUNE_CACHE", "~/.cache/hydraprune")).expanduser() / f"{name}.safetensors"
     with suppress(HydrapruneError):
-        return load_tensors(file)[0]
+        held, _ = load_tensors(file)
+        lengths = {tuple(tensor.shape[:1]) for tensor in held.values()}
+        if {key: tensor.dtype for key, tensor in held.items()} == kinds and len(lengths) == 1 and lengths != {(0,)}:
+            return held
     tensors = make()
     # Where nothing can be stored (a full disk, a read-only home) the next run makes them again.
     with suppress(HydrapruneError):
@@ -52,7 +56,8 @@ def files_digest(files: Sequence[str]) -> str:
     def read() -> dict[str, Tensor]:
         return {"digest": torch.tensor([*bytes.fromhex(digest_of(files))], dtype=torch.uint8)}
 
-    return bytes(cached(f"files-{fingerprint(looks=looks)}", read)["digest"].tolist()).hex()
+    held = cached(f"files-{fingerprint(looks=looks)}", read, {"digest": torch.uint8})
+    return bytes(held["digest"].tolist()).hex()
 
 
 def _digest(file: str | Path) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import pyarrow as pa
+import torch
 from pydantic import Field
 
 from hydraprune.core.errors import DataError
@@ -13,6 +14,9 @@ from hydraprune.data.images import Images
 from hydraprune.data.parquet import parquet_files, read_table, tensors
 from hydraprune.data.resident import Resident
 from hydraprune.data.source import Source
+
+KINDS = {"pixels": torch.uint8, "labels": torch.int64}
+"""What `tensors` makes of tables."""
 
 
 class Hub(Source):
@@ -36,12 +40,13 @@ class Hub(Source):
 
     def _split(self, split: str) -> Resident:
         if self.path is None:
-            held = cached(f"{self.kind}-{split}-hub", lambda: tensors(self._download(split), self.image))
+            held = cached(f"{self.kind}-{split}-hub", lambda: tensors(self._download(split), self.image), KINDS)
         else:
             files = parquet_files(self.path, split)
             held = cached(
                 f"{self.kind}-{split}-{digest_of(files)}",
                 lambda: tensors({str(file): read_table(file) for file in files}, self.image),
+                KINDS,
             )
         return Resident(held["pixels"], held["labels"], flip=self.flip, padding=self.padding)
 

@@ -81,7 +81,7 @@ class Batches:
         else:
             order = torch.arange(self.total)
         mine = order[self.rank :: self.world][: min(self._share(), len(self) * self.batch_size)]
-        return self.fetch(number, mine, self.batch_size) if len(mine) else iter(())
+        return self.fetch(number, mine, min(self.batch_size, len(mine))) if len(mine) else iter(())
 
 
 class Images(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 from hydraprune.core.errors import CheckpointError, EvaluationError
 from hydraprune.core.fingerprint import LENGTH, content
 from hydraprune.core.plain import plain_copy
-from hydraprune.core.spec import Spec, sentence
+from hydraprune.core.sealed import Sealed
+from hydraprune.core.spec import sentence
 
 _START = b'{"index":'
 """How each line of a file begins: whatever else ends without a newline is not ours to cut off."""
 
 
-class ImageRecord(Spec):
+class ImageRecord(Sealed):
     """One line of the file.
 
     Args:
@@ -96,7 +98,7 @@ class Ledger(Generic[R]):
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab") as file:
-                file.write(record.model_dump_json().encode() + b"\n")
+                file.write(json.dumps(record.plain(), separators=(",", ":")).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 
 from hydraprune.core.errors import PruningError
-from hydraprune.core.spec import nearest
+from hydraprune.core.spec import nearest, said
 
 
 def fits(name: str, pattern: str) -> bool:
@@ -26,17 +26,20 @@ def known(patterns: Iterable[str], names: Iterable[str]) -> None:
             raise PruningError(f"no prunable layer is called {pattern!r}; {nearest(pattern, layers)}")
 
 
-def exempt(patterns: Iterable[str], names: Iterable[str]) -> set[str]:
+def exempt(patterns: str | Iterable[str], names: Iterable[str]) -> set[str]:
     """Those of `names`, the prunable weights in the order of the model, that are not to be pruned.
 
     Args:
-        patterns: names, patterns, `first` and `last`; the last layer is the classifier in most networks.
+        patterns: names, patterns, `first` and `last`, or one of these; the last layer is a classifier in most networks.
         names: canonical names.
 
     Raises:
-        PruningError: if a pattern fits none.
+        PruningError: if a pattern fits none, or is no text.
     """
     names = list(names)
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(patterns, Collection) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise PruningError(f"exempt is {said(patterns)}; give names of layers, such as ['last']")
     places = {"first": names[0], "last": names[-1]}
     patterns = [places.get(pattern, pattern) for pattern in patterns]
     known(patterns, names)

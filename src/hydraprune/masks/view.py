@@ -45,7 +45,7 @@ class MaskView:
             already computes the weight of one (spectral or weight normalisation), or if an exempt layer is unknown.
     """
 
-    def __init__(self, model: nn.Module, exempt: Iterable[str] = ()) -> None:
+    def __init__(self, model: nn.Module, exempt: str | Iterable[str] = ()) -> None:
         self.model = model
         self.modules: dict[str, list[Any]] = {}
         self._exempt: dict[str, nn.Parameter] = {}

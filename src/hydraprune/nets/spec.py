@@ -19,7 +19,7 @@ from torch.nn.modules.module import (
 )
 
 from hydraprune.core.errors import HydrapruneError, SpecError
-from hydraprune.core.spec import Spec, nearest
+from hydraprune.core.spec import Spec, nearest, whole
 from hydraprune.nets.foreign import load_weights
 from hydraprune.nets.init import fast_certified_init
 from hydraprune.nets.normalize import NamedNormalization, Normalize
@@ -93,6 +93,8 @@ class Net(Spec):
             SpecError: if the network cannot be made; the message names the kind and the remedy.
             CheckpointError: if `weights` do not fit it.
         """
+        sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+        num_classes, in_channels, image_size = (whole(size, name, 1) for name, size in sizes.items())
         try:
             if self.kind.startswith("timm:"):
                 factory, values = self._timm(num_classes, in_channels)

@@ -13,7 +13,7 @@ import yaml
 
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import read_yaml
-from hydraprune.core.spec import nearest
+from hydraprune.core.spec import nearest, said
 from hydraprune.recipes.schema import Recipe
 
 _FOLDER = files("hydraprune.recipes") / "files"
@@ -35,6 +35,8 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         SpecError: if there is no such recipe or key (the nearest is named), or a value does not fit.
     """
+    if not isinstance(name, str):
+        raise SpecError(f"a recipe is called by name or file, got {said(name)}")
     values = _read(name)
     return resolve(values, overrides, str(values.get("name", name)))
 
@@ -73,6 +75,12 @@ def resolve(values: dict[str, Any], overrides: Sequence[str], where: str) -> Rec
 
 def parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     """Path and value of each `path.to.key=value`, the value being YAML."""
+    if (
+        isinstance(overrides, str)
+        or not isinstance(overrides, Sequence)
+        or not all(isinstance(o, str) for o in overrides)
+    ):
+        raise SpecError(f"overrides are {said(overrides)}; give a list such as ['stages.prune.epochs=5']")
     found = []
     for override in overrides:
         path, equals, text = override.partition("=")

@@ -1,14 +1,12 @@
 """Checkpoints: plain tensors with canonical names, masks as packed bits, and JSON that says what they are.
 
-`checkpoint.json` holds the digests of the two files of tensors, and one of itself, so that any program can check it:
-`digest` is the SHA-256, in hexadecimal, of its other entries as canonical JSON: keys sorted, no spaces, characters
-outside of ASCII as `\\uXXXX`, numbers as they stand in the file.
+`checkpoint.json` holds the digests of the two files of tensors, and one of itself as `core/sealed.py` says, so that any
+program can check it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,7 +55,6 @@ class Meta(Spec):
         versions: of the packages that made it.
         data: split -> digest of the images and labels that its run read; empty for a module that was made in Python.
         sha256: file -> digest, of the two files of tensors.
-        digest: of all other entries.
     """
 
     net: Net | None = None
@@ -75,7 +72,6 @@ class Meta(Spec):
     versions: dict[str, str] = {}
     data: dict[str, str] = {}
     sha256: dict[str, str] = {}
-    digest: str = ""
 
     def facts(self) -> dict[str, Any]:
         """What a record says of the network itself."""
@@ -115,15 +111,8 @@ def save(folder: Path | str, model: nn.Module, meta: Meta | None = None) -> Meta
             "sha256": {name: _sha256(folder / name) for name in (MODEL, MASKS)},
         }
         meta = (meta or Meta()).model_copy(update=measured)
-        meta = meta.model_copy(update={"digest": seal(meta.plain())})
         write_json(folder / META, meta.plain())
     return meta
-
-
-def seal(entries: Mapping[str, Any]) -> str:
-    """The digest of the entries of `checkpoint.json`, JSON-ready, but for that of `digest` itself."""
-    rest = {name: value for name, value in entries.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -171,6 +160,8 @@ class Checkpoint:
                 or does not fit its network; a `model` that was given is then unchanged.
             PruningError: if something else than masks computes a weight of `model`.
         """
+        if model is not None and not isinstance(model, nn.Module):
+            raise SpecError(f"load(folder, model) takes a network second, got {type(model).__name__}")
         model = self._made() if model is None else model
         fill(model, self.values, self.masks, self.meta.layers, str(self.folder))
         return model
@@ -292,13 +283,9 @@ def _measured(counts: Mapping[str, LayerCount]) -> dict[str, Any]:
 
 
 def _read_meta(path: Path) -> Meta:
-    entries = read_json(path)
+    entries = read_json(path, "restore it or train again", sealed=True)
     if not isinstance(entries, dict):
         raise _altered(path, "it holds no mapping")
-    if "digest" not in entries:
-        raise CheckpointError(f"{path} has no digest: it is of an earlier version, or was altered; run again")
-    if entries["digest"] != seal(entries):
-        raise _altered(path, "its digest is not that of its entries")
     try:
         meta = Meta.parse(entries, str(path))
     except SpecError as error:

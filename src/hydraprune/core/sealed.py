@@ -1,0 +1,44 @@
+"""JSON that says of itself whether it is whole: a digest of all other entries, so that no changed figure is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import model_validator
+
+from hydraprune.core.spec import Spec
+
+DIGEST = "digest"
+
+
+def seal(entries: Mapping[str, Any]) -> str:
+    """The digest of JSON-ready entries, but for that of `digest` itself.
+
+    It is the SHA-256, in hexadecimal, of the other entries as canonical JSON: keys sorted, no spaces, characters that
+    are not of ASCII as `\\uXXXX`, numbers as they stand in the file.
+    """
+    rest = json.loads(json.dumps({name: value for name, value in entries.items() if name != DIGEST}))
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class Sealed(Spec):
+    """A record in a file: it is written with its digest, and refused where that is not of its entries.
+
+    One without a digest, such as another program makes, is taken as it is.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or DIGEST not in values:
+            return values
+        if values[DIGEST] != seal(values):
+            raise ValueError("it has been altered: its digest is not that of its entries")
+        return {name: value for name, value in values.items() if name != DIGEST}
+
+    def plain(self) -> dict[str, Any]:
+        values = super().plain()
+        return values | {DIGEST: seal(values)}
