@@ -26,7 +26,7 @@ from hydraprune.core.attack import Attack
 from hydraprune.core.objective import Batch
 from hydraprune.core.plain import plain_copy
 from hydraprune.core.threat import ThreatModel
-from hydraprune.evaluate import evaluate
+from hydraprune.evaluation import evaluate
 from hydraprune.recipes.library import load_recipe
 from hydraprune.runs.checkpoint import load
 from machine import publish, synchronize

@@ -20,7 +20,7 @@ from scipy.stats import chi2_contingency, combine_pvalues
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from hydraprune.evaluate.smoothing import Smoothing, certify
+from hydraprune.evaluation.smoothing import Smoothing, certify
 from hydraprune.nets import Net
 from machine import publish, synchronize
 

@@ -1,7 +1,5 @@
 """Networks that are both compact and robust: prune with the robust training objective itself."""
 
-import sys
-
 from torch import Tensor, nn
 
 from hydraprune.attacks.autoattack import AutoAttack
@@ -12,7 +10,7 @@ from hydraprune.core.objective import Batch, Context, Loss, Objective
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import SOURCES, Dataset
-from hydraprune.evaluate import Evaluation, Smoothing, Verification, evaluate, smoothing, verify
+from hydraprune.evaluation import Evaluation, Smoothing, Verification, evaluate, smoothing, verify
 from hydraprune.masks.budgets import ERK, Global, Uniform
 from hydraprune.masks.view import MaskView
 from hydraprune.nets import Net
@@ -31,10 +29,6 @@ from hydraprune.recipes.runner import run
 from hydraprune.runs.checkpoint import load, save
 from hydraprune.train import Optim, fit
 
-# The function stands before the package of its name, so it leads on to what is in there: for Python,
-# `import hydraprune.evaluate.smoothing as s` asks `hydraprune.evaluate` for `smoothing`.
-evaluate.__dict__ = vars(sys.modules["hydraprune.evaluate"])
-
 
 def load_data(kind: str, **settings: object) -> Dataset:
     """The data set called `kind` (`digits`, `cifar10`, `svhn`, `images`), such as `load_data("cifar10", path="data")`.
@@ -51,7 +45,7 @@ def certify(
 ) -> tuple[Tensor, Tensor]:
     """Class (B,), or -1 to abstain, and certified l2 radius (B,) of images `x` (B, C, H, W) under Gaussian noise.
 
-    See `Smoothing` for the settings; data sets are certified by `evaluate.smoothing.certify_dataset`.
+    See `Smoothing` for the settings; data sets are certified by `evaluation.smoothing.certify_dataset`.
 
     Raises:
         SpecError: for a setting out of range, such as `sigma` 0.

@@ -16,7 +16,7 @@ from hydraprune.attacks.transfer import Transfer
 from hydraprune.core.attack import Attack
 from hydraprune.core.objective import Batch
 from hydraprune.core.threat import ThreatModel
-from hydraprune.evaluate import evaluate
+from hydraprune.evaluation import evaluate
 
 
 class Watched(Attack):

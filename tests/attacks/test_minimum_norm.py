@@ -14,7 +14,7 @@ from hydraprune.attacks.pgd import margin
 from hydraprune.core.errors import SpecError
 from hydraprune.core.objective import Batch
 from hydraprune.core.threat import ThreatModel
-from hydraprune.evaluate import evaluate
+from hydraprune.evaluation import evaluate
 
 # How far above the true minimum each attack may land.
 FACTORS = {

@@ -10,8 +10,8 @@ from torch import nn
 
 from hydraprune.attacks.ensemble import Ensemble
 from hydraprune.attacks.fgsm import FGSM
-from hydraprune.evaluate import checks
-from hydraprune.evaluate.verdicts import load
+from hydraprune.evaluation import checks
+from hydraprune.evaluation.verdicts import load
 from hydraprune.recipes import benchmark as benchmarks
 from hydraprune.recipes.runner import run
 from hydraprune.runs.checkpoint import Checkpoint, save

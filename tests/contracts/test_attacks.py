@@ -12,7 +12,7 @@ from hydraprune.attacks import ATTACKS
 from hydraprune.core.errors import EvaluationError
 from hydraprune.core.objective import Batch
 from hydraprune.core.threat import ThreatModel
-from hydraprune.evaluate import clean_accuracy, evaluate
+from hydraprune.evaluation import clean_accuracy, evaluate
 
 THREATS = {"linf": ThreatModel(eps=0.3), "l2": ThreatModel(norm="l2", eps=1.5)}
 NORMS = [(name, norm) for name in ATTACKS.names() for norm in ATTACKS.get(name).norms]

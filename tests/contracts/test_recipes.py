@@ -8,7 +8,7 @@ import torch
 from contracts.material import settings
 from hydraprune.attacks.fgsm import FGSM
 from hydraprune.core.plain import plain_copy
-from hydraprune.evaluate import evaluate
+from hydraprune.evaluation import evaluate
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
 from hydraprune.recipes.certify import Certify

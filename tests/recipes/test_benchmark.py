@@ -11,7 +11,7 @@ from hydraprune.core.errors import SpecError
 from hydraprune.core.files import read_json
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import SOURCES
-from hydraprune.evaluate.verdicts import load
+from hydraprune.evaluation.verdicts import load
 from hydraprune.masks.source import FixedMask
 from hydraprune.masks.view import MaskView
 from hydraprune.nets import Net

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hydraprune.core.errors import SpecError
-from hydraprune.evaluate import smoothing, verification
+from hydraprune.evaluation import smoothing, verification
 from hydraprune.recipes.library import load_recipe
 from hydraprune.recipes.runner import run
 from hydraprune.report import as_markdown, rows
@@ -92,7 +92,7 @@ def test_a_finished_run_is_not_certified_again(whole, monkeypatch):
 def test_a_kill_between_two_records_changes_nothing(whole, tmp_path, monkeypatch, bomb):
     """Records count from both networks, three files each; bounds are written four images at a time."""
     out, _ = whole
-    ledger, left = sys.modules["hydraprune.evaluate.records"].Ledger, [bomb]
+    ledger, left = sys.modules["hydraprune.evaluation.records"].Ledger, [bomb]
     add = ledger.add
 
     def killing(self, record):

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from hydraprune.core.errors import DataError, SpecError
 from hydraprune.core.files import read_json, write_json
-from hydraprune.evaluate import clean_accuracy, corruptions
-from hydraprune.evaluate.corruptions import BENCHMARK, offered
+from hydraprune.evaluation import clean_accuracy, corruptions
+from hydraprune.evaluation.corruptions import BENCHMARK, offered
 from hydraprune.recipes.measure import measure
 from hydraprune.recipes.runner import fabric_for, run
 from hydraprune.recipes.stages import Evaluate

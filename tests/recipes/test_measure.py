@@ -9,9 +9,9 @@ from rich.console import Console
 from hydraprune.attacks.pgd import PGD
 from hydraprune.core.files import load_tensors, read_json, write_json
 from hydraprune.core.threat import ThreatModel
-from hydraprune.evaluate.records import network_key
-from hydraprune.evaluate.verdicts import load
-from hydraprune.evaluate.verification import VerifiedImage
+from hydraprune.evaluation.records import network_key
+from hydraprune.evaluation.verdicts import load
+from hydraprune.evaluation.verification import VerifiedImage
 from hydraprune.recipes import measure as measuring
 from hydraprune.recipes.runner import fabric_for, run
 from hydraprune.recipes.stages import Evaluate

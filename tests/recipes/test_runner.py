@@ -16,7 +16,7 @@ from hydraprune import MaskView, Record, load
 from hydraprune.core.errors import CheckpointError, PruningError, SpecError, TrainingError
 from hydraprune.core.files import read_json, write_json
 from hydraprune.core.plain import tensors
-from hydraprune.evaluate import Evaluation
+from hydraprune.evaluation import Evaluation
 from hydraprune.recipes.library import load_recipe
 from hydraprune.recipes.runner import run
 from hydraprune.train.hooks import ProgressBar

@@ -1,4 +1,4 @@
-"""JSON that says of itself whether it is whole: a digest of its other entries, so that no changed figure is believed."""
+"""JSON that says of itself whether it is whole: with a digest of its entries, so that no changed figure is believed."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import Dataset
 from hydraprune.data.images import Images
-from hydraprune.evaluate import evaluate
-from hydraprune.evaluate.accuracy import share
-from hydraprune.evaluate.tuning import tuned
+from hydraprune.evaluation import evaluate
+from hydraprune.evaluation.accuracy import share
+from hydraprune.evaluation.tuning import tuned
 from hydraprune.masks.view import MaskView
 from hydraprune.recipes.measure import measure
 from hydraprune.recipes.schema import Recipe

@@ -17,10 +17,10 @@ from hydraprune.core.results import Certified, Record, Subject, Verified
 from hydraprune.core.spec import Number
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import Dataset
-from hydraprune.evaluate import evaluate
-from hydraprune.evaluate.records import ImageRecord, begin_anew, network_key
-from hydraprune.evaluate.smoothing import RADII, CertifiedImage, Smoothing, certified_how, certify_dataset, summary
-from hydraprune.evaluate.verification import Precision, VerifiedImage, verified_how, verify
+from hydraprune.evaluation import evaluate
+from hydraprune.evaluation.records import ImageRecord, begin_anew, network_key
+from hydraprune.evaluation.smoothing import RADII, CertifiedImage, Smoothing, certified_how, certify_dataset, summary
+from hydraprune.evaluation.verification import Precision, VerifiedImage, verified_how, verify
 from hydraprune.recipes.measure import place, subject_of
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Measure

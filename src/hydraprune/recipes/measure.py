@@ -22,22 +22,22 @@ from hydraprune.core.results import Corrupted, Record, Subject
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import Dataset, Images
-from hydraprune.evaluate import Evaluation, evaluate
-from hydraprune.evaluate.checks import Check
-from hydraprune.evaluate.checks import check as run_checks
-from hydraprune.evaluate.records import network_key, read_records
-from hydraprune.evaluate.size import macs
-from hydraprune.evaluate.verdicts import Origin
-from hydraprune.evaluate.verdicts import load as load_verdicts
-from hydraprune.evaluate.verdicts import save as save_verdicts
-from hydraprune.evaluate.verification import VerifiedImage
+from hydraprune.evaluation import Evaluation, evaluate
+from hydraprune.evaluation.checks import Check
+from hydraprune.evaluation.checks import check as run_checks
+from hydraprune.evaluation.records import network_key, read_records
+from hydraprune.evaluation.size import macs
+from hydraprune.evaluation.verdicts import Origin
+from hydraprune.evaluation.verdicts import load as load_verdicts
+from hydraprune.evaluation.verdicts import save as save_verdicts
+from hydraprune.evaluation.verification import VerifiedImage
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Evaluate
 from hydraprune.runs.checkpoint import Checkpoint
 from hydraprune.train.hooks import progress_bar
 
 if TYPE_CHECKING:
-    from hydraprune.evaluate.corruptions import Files, Made
+    from hydraprune.evaluation.corruptions import Files, Made
 
 VERDICTS, EXAMPLES, CURVES, CHECKS = "verdicts.safetensors", "examples.safetensors", "curves.json", "checks.json"
 CORRUPTIONS = "corruptions.json"
@@ -222,7 +222,7 @@ def _to_corrupt(stage: Evaluate, images: Images, seed: int, known: dict[str, Cor
     """The corrupted images that the stage asks for, unless accuracy on as many of them is known."""
     if stage.corrupted_by is None:
         return None
-    from hydraprune.evaluate.corruptions import Made, offered, read_files  # slow to import, and seldom needed
+    from hydraprune.evaluation.corruptions import Made, offered, read_files  # slow to import, and seldom needed
 
     parts: Files | Made
     if isinstance(stage.corruptions, Path):
@@ -234,7 +234,7 @@ def _to_corrupt(stage: Evaluate, images: Images, seed: int, known: dict[str, Cor
 
 
 def _corrupted(name: str, model: nn.Module, parts: Files | Made, console: Console) -> Corrupted:
-    from hydraprune.evaluate.corruptions import corruption_accuracy
+    from hydraprune.evaluation.corruptions import corruption_accuracy
 
     with progress_bar(console) as bar:
         task = bar.add_task(f"{name}: corruptions", total=len(parts), note="")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hydraprune.attacks.pgd import PGD
 from hydraprune.core.hook import Hook, alike
 from hydraprune.data import Batches, Images
-from hydraprune.evaluate import evaluate
+from hydraprune.evaluation import evaluate
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Fit
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hydraprune.evaluate.costs import calibration_error, flips, per_class
-from hydraprune.evaluate.verdicts import Evaluation, load
+from hydraprune.evaluation.costs import calibration_error, flips, per_class
+from hydraprune.evaluation.verdicts import Evaluation, load
 from hydraprune.report.experiment import Entry
 from hydraprune.report.folder import Network
 from hydraprune.report.matrix import Cell, Matrix, points, shaded, signed

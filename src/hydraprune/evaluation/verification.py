@@ -23,8 +23,8 @@ from hydraprune.core.plain import plain_copy
 from hydraprune.core.precision import exact
 from hydraprune.core.results import Verified
 from hydraprune.core.threat import ThreatModel
-from hydraprune.evaluate.accuracy import classify
-from hydraprune.evaluate.records import ImageRecord, Ledger, network_key
+from hydraprune.evaluation.accuracy import classify
+from hydraprune.evaluation.records import ImageRecord, Ledger, network_key
 
 Precision = Literal["float64", "float32"]
 

@@ -8,12 +8,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import hydraprune as hp
-import hydraprune.evaluate.smoothing as smoothing
+import hydraprune.evaluation.smoothing as smoothing
 from contracts.material import batch, net, snapshot, unchanged
 from hydraprune.core.objective import Batch
-from hydraprune.evaluate import clean_accuracy
-from hydraprune.evaluate.checks import check
-from hydraprune.evaluate.corruptions import Part, corruption_accuracy
+from hydraprune.evaluation import clean_accuracy
+from hydraprune.evaluation.checks import check
+from hydraprune.evaluation.corruptions import Part, corruption_accuracy
 from misuse import refused
 
 X, Y = batch(16)

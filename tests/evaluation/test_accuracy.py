@@ -6,7 +6,7 @@ from torch import nn
 
 from hydraprune.core.errors import DataError, EvaluationError, SpecError
 from hydraprune.core.objective import Batch
-from hydraprune.evaluate import clean_accuracy
+from hydraprune.evaluation import clean_accuracy
 
 X, Y = torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1])
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from hydraprune.evaluate.size import Macs, macs
+from hydraprune.evaluation.size import Macs, macs
 from hydraprune.masks.source import FixedMask
 from hydraprune.masks.view import MaskView
 

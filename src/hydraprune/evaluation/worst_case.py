@@ -19,8 +19,8 @@ from hydraprune.core.network import device_of
 from hydraprune.core.spec import nearest, whole
 from hydraprune.core.threat import PIXELS, ThreatModel
 from hydraprune.core.twin import judged
-from hydraprune.evaluate.accuracy import classify
-from hydraprune.evaluate.verdicts import Evaluation
+from hydraprune.evaluation.accuracy import classify
+from hydraprune.evaluation.verdicts import Evaluation
 
 Progress = Callable[[str, int, int], None]
 """What is done ("clean" or an attack's name), in how many batches, of how many (0 where unknown)."""

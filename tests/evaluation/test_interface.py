@@ -6,7 +6,7 @@ import torch
 import hydraprune as hp
 from attacks.trained import digits
 from hydraprune.core.errors import DataError, SpecError
-from hydraprune.evaluate import smoothing
+from hydraprune.evaluation import smoothing
 
 
 def test_bounds_and_verification():

@@ -28,9 +28,9 @@ from hydraprune.core.objective import Batch
 from hydraprune.core.precision import exact
 from hydraprune.core.spec import Number, Spec, whole
 from hydraprune.core.twin import judged
-from hydraprune.evaluate.accuracy import judge
-from hydraprune.evaluate.records import ImageRecord, Ledger, network_key
-from hydraprune.evaluate.worst_case import _channels_last
+from hydraprune.evaluation.accuracy import judge
+from hydraprune.evaluation.records import ImageRecord, Ledger, network_key
+from hydraprune.evaluation.worst_case import _channels_last
 
 ABSTAIN = -1
 """The class of an image for which the votes do not suffice."""

@@ -15,7 +15,7 @@ from hydraprune.core.files import load_tensors, save_tensors
 from hydraprune.core.results import WORST, Record
 from hydraprune.core.spec import Count, Real, Spec
 from hydraprune.core.threat import ThreatModel
-from hydraprune.evaluate.accuracy import share
+from hydraprune.evaluation.accuracy import share
 
 GROUPS = ("survived", "distance", "example")
 EXAMPLE = {"image", "adversarial", "label", "prediction", "adversarial_prediction"}

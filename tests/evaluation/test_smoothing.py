@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 from attacks.trained import digits
 from hydraprune.core.errors import CheckpointError, DataError, EvaluationError, HydrapruneError, SpecError
 from hydraprune.core.objective import Batch
-from hydraprune.evaluate import smoothing as module
-from hydraprune.evaluate.smoothing import (
+from hydraprune.evaluation import smoothing as module
+from hydraprune.evaluation.smoothing import (
     ABSTAIN,
     CertifiedImage,
     Smoothing,

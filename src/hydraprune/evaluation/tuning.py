@@ -10,7 +10,7 @@ from torch import nn
 from hydraprune.attacks.fmn import FMN
 from hydraprune.core.objective import Batch
 from hydraprune.core.threat import ThreatModel
-from hydraprune.evaluate.worst_case import evaluate
+from hydraprune.evaluation.worst_case import evaluate
 
 STEP_SIZES, GAMMAS = (0.02, 10.0), (0.005, 0.3)
 """Ranges that are searched, evenly in their logarithms."""

@@ -24,9 +24,9 @@ from hydraprune.core.objective import Batch
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import PIXELS, ThreatModel
 from hydraprune.core.twin import judged
-from hydraprune.evaluate.accuracy import classify, share
-from hydraprune.evaluate.verdicts import Evaluation
-from hydraprune.evaluate.worst_case import evaluate
+from hydraprune.evaluation.accuracy import classify, share
+from hydraprune.evaluation.verdicts import Evaluation
+from hydraprune.evaluation.worst_case import evaluate
 
 TOLERANCE = 0.02
 """Share of the images by which random starts may differ without meaning anything."""

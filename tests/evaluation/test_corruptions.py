@@ -12,7 +12,7 @@ from torch import nn
 from hydraprune.core.errors import DataError, EvaluationError, SpecError
 from hydraprune.core.objective import Batch
 from hydraprune.data.resident import Resident
-from hydraprune.evaluate.corruptions import (
+from hydraprune.evaluation.corruptions import (
     BENCHMARK,
     CORRUPTIONS,
     SEVERITIES,

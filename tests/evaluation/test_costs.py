@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hydraprune.evaluate.costs import calibration_error, flips, per_class
+from hydraprune.evaluation.costs import calibration_error, flips, per_class
 
 LABEL = torch.tensor([0, 0, 1, 1, 1, 3])
 

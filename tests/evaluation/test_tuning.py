@@ -4,8 +4,8 @@ from attacks.trained import digits
 from hydraprune.attacks.fmn import FMN
 from hydraprune.core.objective import Batch
 from hydraprune.core.threat import ThreatModel
-from hydraprune.evaluate import evaluate
-from hydraprune.evaluate.tuning import tuned
+from hydraprune.evaluation import evaluate
+from hydraprune.evaluation.tuning import tuned
 
 THREAT = ThreatModel(eps=0.1)
 

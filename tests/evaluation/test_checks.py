@@ -8,7 +8,7 @@ from attacks.trained import digits
 from hydraprune.core.errors import EvaluationError
 from hydraprune.core.objective import Batch
 from hydraprune.core.threat import ThreatModel
-from hydraprune.evaluate import Evaluation, checks
+from hydraprune.evaluation import Evaluation, checks
 
 THREAT = ThreatModel(eps=0.1)
 

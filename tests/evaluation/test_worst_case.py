@@ -15,7 +15,7 @@ from hydraprune.core.attack import Attack
 from hydraprune.core.errors import DataError, EvaluationError, SpecError
 from hydraprune.core.objective import Batch
 from hydraprune.core.threat import ThreatModel
-from hydraprune.evaluate import clean_accuracy, evaluate
+from hydraprune.evaluation import clean_accuracy, evaluate
 
 SHORT = PGD(steps=5, restarts=2)
 

@@ -16,8 +16,8 @@ from hydraprune.bounds import BOUNDS, margin_bounds
 from hydraprune.core.errors import CheckpointError, DataError, EvaluationError, HydrapruneError, SpecError
 from hydraprune.core.objective import Batch
 from hydraprune.core.threat import ThreatModel
-from hydraprune.evaluate import evaluate, verification, verify
-from hydraprune.evaluate.verification import VerifiedImage, summary
+from hydraprune.evaluation import evaluate, verification, verify
+from hydraprune.evaluation.verification import VerifiedImage, summary
 
 METHODS = ["ibp", "crown-ibp", {"kind": "crown-ibp", "slope": "zero"}, "symbolic", "crown", "best"]
 THREAT = ThreatModel(eps=0.03)

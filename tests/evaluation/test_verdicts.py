@@ -11,8 +11,8 @@ from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import load_tensors, save_tensors
 from hydraprune.core.objective import Batch
 from hydraprune.core.results import Record, Verified
-from hydraprune.evaluate import evaluate
-from hydraprune.evaluate.verdicts import Origin, load, save
+from hydraprune.evaluation import evaluate
+from hydraprune.evaluation.verdicts import Origin, load, save
 
 ATTACKS = [FGSM(), PGD(steps=3, restarts=2), FMN(steps=5)]
 NAMES = [attack.name for attack in ATTACKS]

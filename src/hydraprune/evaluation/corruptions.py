@@ -28,7 +28,7 @@ from hydraprune.core.results import Corrupted
 from hydraprune.core.spec import nearest
 from hydraprune.core.twin import judged
 from hydraprune.data.images import Batches, seeded
-from hydraprune.evaluate.accuracy import gathered, judge, share
+from hydraprune.evaluation.accuracy import gathered, judge, share
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
