@@ -45,6 +45,24 @@ NOUNS = {
     "misuses": "misuses",
     "hostile": "hostile inputs",
 }
+MEANT = {
+    "kills": "Commands on the embedded digits are killed (`kill -9`, some by SIGTERM) at random moments and at "
+    "chosen file operations, studies by their parent alone or as a whole group, and started again until "
+    "they end. As it should be: what they leave equals what an undisturbed one leaves, wall times aside, "
+    "and no process or temporary file is left.",
+    "pairs": "Two processes are started together on one folder. As it should be: the results are those of one "
+    "alone, and a process that is refused says so in one line that names the other, with exit code 2.",
+    "mutations": "One file is damaged, its bytes or its structure, some with checksums made anew, and read by a "
+    "command or from Python. As it should be: the answer of the whole file; or one sentence that names "
+    "the file; or a page or table that leaves it out and says so. Text that is valid and has no checksum, "
+    "such as a recipe, counts as other content.",
+    "misuses": "Wrong arguments in Python and on the command line. As it should be: one sentence and exit code 2, or "
+    "the right result where the intention is plain; after a failure the model is as it was.",
+    "hostile": "Checkpoints, recipes, studies and run folders that try to run code, read elsewhere, or take memory. "
+    "As it should be: nothing is run, nothing outside is opened (an audit hook sees to that), memory "
+    "stays bounded.",
+}
+"""What a part does, and what counts as right."""
 _job: Callable[[int], Trial]
 
 
@@ -128,7 +146,8 @@ def write(source: Path) -> Path:
         place = f"`{one['commit']}` | {one['date']} | {one['machine']['device']}, {one['machine']['threads']} thread"
         lines.append(f"| {NOUNS[one['part']]} | {one['trials']:,} | {one['faults']:,} | {fine:,} | {place} |")
     for one in parts:
-        lines += ["", f"## {NOUNS[one['part']].capitalize()}", "", f"`{one['command']}`, {one['seconds']:,.0f} s", ""]
+        lines += ["", f"## {NOUNS[one['part']].capitalize()}", "", MEANT[one["part"]], ""]
+        lines += [f"`{one['command']}`, {one['seconds']:,.0f} s", ""]
         lines += [f"* {outcome}: {count:,}" for outcome, count in one["outcomes"].items()]
         lines += ["", "| kind | trials | faults | as it should be |", "|---|---:|---:|---:|"]
         for kind, counts in one["kinds"].items():
