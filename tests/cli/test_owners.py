@@ -85,7 +85,7 @@ def test_what_was_earned_is_kept_and_named(command, recipe, tmp_path):
     assert {"recipe.yaml", "environment.json", "pretrain/checkpoint.json"} <= before.keys()
     assert not (tmp_path / "run" / "prune").exists()
     code, _, err = command("run", recipe, "--out", "run")
-    assert (code, "holds a run of another recipe (it differs in stages)" in err) == (2, True)
+    assert (code, "holds a run of another recipe (recipe.yaml differs in stages)" in err) == (2, True)
     assert contents(tmp_path / "run") == before
 
 

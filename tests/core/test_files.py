@@ -275,7 +275,7 @@ def test_paths_that_stay_in_a_folder_are_given_back(tmp_path, monkeypatch):
 def test_lines_are_read_up_to_one_that_is_being_written(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
-    assert read_lines(path) == [{"a": 1}, {"a": 2}]
+    assert read_lines(path) == {1: {"a": 1}, 2: {"a": 2}}
     for bad, reason in (("[1]", "no mapping"), ("{", "Expecting"), ("[" * 100_000, "nested too deeply")):
         path.write_text(f'{{"a": 1}}\n{bad}\n')
         with pytest.raises(CheckpointError, match=f"metrics.jsonl:2 is unreadable .*{reason}"):

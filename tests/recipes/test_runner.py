@@ -75,7 +75,7 @@ def test_the_metrics_have_one_line_for_each_epoch(whole):
     assert {frozenset(line) for line in lines} == {
         frozenset({
             "stage", "epoch", "loss", "accuracy", "robust_accuracy", "clean_loss", "stability_loss",
-            "validation_accuracy", "validation_robust_accuracy", "lr", "seconds",
+            "validation_accuracy", "validation_robust_accuracy", "lr", "seconds", "digest",
         })
     }  # fmt: skip
 
@@ -240,7 +240,7 @@ def test_a_finished_run_is_not_run_again(whole, monkeypatch):
 def test_another_recipe_is_refused_in_the_same_folder(whole, override, key):
     out, _, _ = whole
     before = contents(out)
-    with pytest.raises(SpecError, match=rf"holds a run of another recipe \(it differs in {key}\); choose"):
+    with pytest.raises(SpecError, match=rf"holds a run of another recipe \(recipe.yaml differs in {key}\); choose"):
         run(tiny(override), out)
     assert contents(out) == before
 

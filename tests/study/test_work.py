@@ -191,7 +191,7 @@ def test_a_failure_elsewhere_since_we_began_is_not_repeated(tmp_path):
     ("other", "complaint"),
     [
         (study(name="other"), r"holds the study 'small'; choose another --out"),
-        (study(set={"stages.finetune.epochs": 7}), r"holds a run of another recipe \(it differs in stages\)"),
+        (study(set={"stages.finetune.epochs": 7}), r"holds a run of another recipe \(recipe.yaml differs in stages\)"),
     ],
 )
 def test_the_folder_of_another_study_is_refused_before_anything_runs(tmp_path, other, complaint):

@@ -13,7 +13,7 @@ import typer
 
 from hydraprune.cli.console import console, printable
 from hydraprune.cli.options import Settings, TrustCode
-from hydraprune.core.errors import SpecError
+from hydraprune.core.errors import EvaluationError, SpecError
 from hydraprune.core.files import write_json
 from hydraprune.data import Dataset
 from hydraprune.recipes import benchmark as benchmarks
@@ -23,7 +23,7 @@ from hydraprune.recipes import measure as measuring
 from hydraprune.recipes.runner import fabric_for
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Evaluate
-from hydraprune.runs.checkpoint import Checkpoint, open_checkpoint
+from hydraprune.runs.checkpoint import META, Checkpoint, open_checkpoint
 from hydraprune.runs.lock import own
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")]
@@ -37,7 +37,10 @@ def _alone(command: Callable[P, None]) -> Callable[P, None]:
     def alone(*args: P.args, **options: P.kwargs) -> None:
         folder = inspect.signature(command).bind(*args, **options).arguments["checkpoint"]
         with own(folder) if folder.is_dir() else nullcontext():  # a folder that is missing is told by the command
-            command(*args, **options)
+            try:
+                command(*args, **options)
+            except EvaluationError as error:
+                raise EvaluationError(f"{folder}: {error}") from None
 
     return alone
 
@@ -169,7 +172,7 @@ def _recipe_of(checkpoint: Checkpoint, overrides: list[str] | None) -> Recipe:
     if checkpoint.meta.recipe is None:
         folder = checkpoint.folder
         raise SpecError(f"{folder} was not made by a recipe, so its data is unknown; use hydraprune from Python")
-    return library.resolve(checkpoint.meta.recipe, overrides or [], "recipe")
+    return library.resolve(checkpoint.meta.recipe, overrides or [], f"{checkpoint.folder / META}: recipe")
 
 
 def _data(checkpoint: Checkpoint, recipe: Recipe) -> Dataset:

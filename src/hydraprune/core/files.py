@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hydraprune.core.errors import CheckpointError, SpecError, TrainingError
-from hydraprune.core.sealed import DIGEST, seal
+from hydraprune.core.sealed import DIGEST, unsealed, with_digest
 
 HEADER = "hydraprune"
 """The one entry of the header of a file of tensors: the digest of its content, and what is said of it, as JSON."""
@@ -76,8 +76,8 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
     Their process, on this machine, has ended, or they are older than a day.
     """
-    with suppress(OSError):
-        for file in os.scandir(folder):
+    with suppress(OSError), os.scandir(folder) as files:
+        for file in files:
             found = TEMPORARY.fullmatch(file.name)
             if found is not None and name in (None, found["name"]) and _abandoned(Path(file.path), found):
                 os.unlink(file.path)
@@ -136,7 +136,7 @@ def output_file(out: Path | str) -> Path:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; a mapping with the digest of its entries."""
     if isinstance(value, dict):
-        value = value | {DIGEST: seal(value)}
+        value = with_digest(value)
     write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
@@ -190,8 +190,8 @@ def read_json(path: Path, remedy: str = REMEDY, *, sealed: bool = False) -> Any:
         _count(value, NODES)
         if sealed and isinstance(value, dict) and DIGEST not in value:
             raise ValueError("it has no digest: it is of an earlier version, or was altered")
-        if isinstance(value, dict) and DIGEST in value and value.pop(DIGEST) != seal(value):
-            raise ValueError("it has been altered: its digest is not that of its entries")
+        if isinstance(value, dict):
+            value = unsealed(value)
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, error, remedy) from None
     return value
@@ -213,22 +213,19 @@ def read_yaml(path: Path, remedy: str = REMEDY) -> Any:
     return value
 
 
-def read_lines(path: Path, remedy: str = REMEDY) -> list[dict[str, Any]]:
-    """Read lines of JSON mappings. A last line without an end was being written by a killed process; it is left out.
-
-    Raises:
-        CheckpointError: if the file is missing, or another line is no JSON mapping; it names the line and the `remedy`.
-    """
-    return list(whole_lines(path, remedy).values())
-
-
-def whole_lines(
+def read_lines(
     path: Path, remedy: str = REMEDY, told: Callable[[str], None] | None = None
 ) -> dict[int, dict[str, Any]]:
-    """What `read_lines` reads, by the number of the line, from 1.
+    """Read lines of JSON mappings, by their numbers from 1, without their digests.
+
+    A last line without an end was being written by a process that was killed; it is left out.
 
     Args:
         told: gets a sentence about each damaged line, which is then left out and raises nothing.
+
+    Raises:
+        CheckpointError: if the file is missing, or a line is no JSON mapping or was altered; it names the line and the
+            `remedy`.
     """
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
@@ -242,13 +239,12 @@ def whole_lines(
             record = json.loads(line.decode())
             if not isinstance(record, dict):
                 raise ValueError("no mapping")
+            records[number] = unsealed(record)
         except (ValueError, RecursionError) as error:
             damage = _unreadable(f"{path}:{number}", error, remedy)
             if told is None:
                 raise damage from None
             told(str(damage))
-        else:
-            records[number] = record
     return records
 
 

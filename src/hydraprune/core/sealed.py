@@ -24,6 +24,22 @@ def seal(entries: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def with_digest(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON-ready entries with their digest."""
+    return {**entries, DIGEST: seal(entries)}
+
+
+def unsealed(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries without their digest.
+
+    Raises:
+        ValueError: if they have one that is not theirs.
+    """
+    if DIGEST in entries and entries[DIGEST] != seal(entries):
+        raise ValueError("it has been altered: its digest is not that of its entries")
+    return {name: value for name, value in entries.items() if name != DIGEST}
+
+
 class Sealed(Spec):
     """A record in a file: it is written with its digest, and refused where that is not of its entries.
 
@@ -33,12 +49,7 @@ class Sealed(Spec):
     @model_validator(mode="before")
     @classmethod
     def _whole(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or DIGEST not in values:
-            return values
-        if values[DIGEST] != seal(values):
-            raise ValueError("it has been altered: its digest is not that of its entries")
-        return {name: value for name, value in values.items() if name != DIGEST}
+        return unsealed(values) if isinstance(values, dict) else values
 
     def plain(self) -> dict[str, Any]:
-        values = super().plain()
-        return values | {DIGEST: seal(values)}
+        return with_digest(super().plain())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -105,8 +107,12 @@ def _read(path: Path) -> tuple[Tensor, Tensor]:
             image, label = file["image"], file["label"]
     except FileNotFoundError:
         raise DataError(f"{path} is missing; give an .npz file with `image` and `label`") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is no .npz file with `image` and `label` ({error})") from None
     if image.dtype != np.uint8 or image.ndim != 4:
         raise DataError(f"{path}: `image` is {image.dtype} {image.shape}; store uint8 (N, H, W, C)")
-    return torch.from_numpy(image), torch.from_numpy(label.astype(np.int64) if label.dtype.kind == "u" else label)
+    if label.dtype.kind not in "iu" or label.shape != image.shape[:1] or not len(label):
+        raise DataError(
+            f"{path}: `label` is {label.dtype} {label.shape}; store a class id for each of {len(image)} images"
+        )
+    return torch.from_numpy(image), torch.from_numpy(label.astype(np.int64))

@@ -32,6 +32,10 @@ TOLERANCE = 1e-5
 """What float32 may lose of a margin, as a share of 1 + the largest margin; some 2e-6 were seen."""
 
 
+BEYOND = 1e30
+"""A mean margin that no table can show: of a network whose weights have run away."""
+
+
 class VerifiedImage(ImageRecord):
     """One line of the file that `verify` writes.
 
@@ -124,12 +128,13 @@ def verified_how(bound: Bounds, threat: ThreatModel, precision: Precision) -> st
 def summary(records: Sequence[VerifiedImage], precision: Precision) -> Verified:
     """Figures of a verified data set."""
     margins = {r.index: r.margin for r in records if r.margin is not None}
+    mean = fmean(margins.values()) if margins else None
     return Verified(
         samples=len(records),
         precision=precision,
         clean_accuracy=fmean(r.prediction == r.label for r in records),
         verified_accuracy=fmean(r.verified for r in records),
-        mean_margin=fmean(margins.values()) if margins else None,
+        mean_margin=mean if mean is not None and abs(mean) < BEYOND else None,
         close=sum(abs(margins[r.index]) <= r.tolerance for r in records if r.index in margins),
     )
 

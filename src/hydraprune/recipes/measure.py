@@ -253,7 +253,6 @@ def _keep(files: Path, found: Evaluation, origin: Origin) -> None:
             name: {"eps": radii.tolist(), "accuracy": accuracy.tolist()}
             for name, accuracy in found.security(radii).items()
         }
-        before = read_json(files / CURVES) if (files / CURVES).exists() else {}
-        write_json(files / CURVES, before | {"security": curves})
+        write_json(files / CURVES, {"security": curves})
     save_verdicts(files / VERDICTS, found, origin)
     (files / STATE).unlink(missing_ok=True)

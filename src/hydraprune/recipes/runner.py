@@ -364,7 +364,8 @@ def refuse_another(recipe: Recipe, out: Path) -> None:
     )
     if old != new:
         keys = [key for key in new if old.get(key) != new[key]]
-        raise SpecError(f"{out} holds a run of another recipe (it differs in {', '.join(keys)}); choose another --out")
+        others = ", ".join(keys)
+        raise SpecError(f"{out} holds a run of another recipe ({path.name} differs in {others}); choose another --out")
 
 
 def _environment(fabric: Fabric) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from hydraprune.core.errors import HydrapruneError, SpecError
-from hydraprune.core.files import inside, load_tensors, read_json, read_yaml, whole_lines
+from hydraprune.core.files import inside, load_tensors, read_json, read_lines, read_yaml
 from hydraprune.core.results import Record
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
@@ -120,7 +120,7 @@ class Network:
         return found
 
     def _certificates(self, path: Path) -> list[contents.Certificate]:
-        lines = {n: line for n, line in whole_lines(path).items() if "radius" in line}
+        lines = {n: line for n, line in read_lines(path).items() if "radius" in line}
         every = [entries.parsed(contents.Certificate, line, f"{path}:{number}") for number, line in lines.items()]
         return list({line.index: line for line in every}.values())
 
@@ -280,7 +280,7 @@ def _meta(path: Path) -> dict[str, Any]:
 def _metrics(run: Run, path: Path) -> list[dict[str, Any]]:
     """The epochs that are whole; however many lines are damaged, one is named."""
     damaged: list[str] = []
-    found = contents.epochs(whole_lines(path, "it is left out", damaged.append), path.name, damaged.append)
+    found = contents.epochs(read_lines(path, "it is left out", damaged.append), path.name, damaged.append)
     if damaged:
         run.left_out(damaged[0] + (f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""))
     return found

@@ -262,7 +262,10 @@ def unpacked(packed: Mapping[str, Tensor], header: Mapping[str, Any]) -> dict[st
     shapes = header.get("shapes")
     if not isinstance(shapes, dict) or shapes.keys() != packed.keys() or not all(map(_is_list, shapes.values())):
         raise CheckpointError(f"{MASKS} does not give a shape for each of its masks; restore it or train again")
-    return {name: unpack_mask(bits, tuple(shapes[name])) for name, bits in packed.items()}
+    try:
+        return {name: unpack_mask(bits, tuple(shapes[name])) for name, bits in packed.items()}
+    except CheckpointError as error:
+        raise CheckpointError(f"{MASKS}: {error}") from None
 
 
 def _is_list(value: object) -> bool:

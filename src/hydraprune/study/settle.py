@@ -85,7 +85,7 @@ def run_plain(recipe: dict[str, Any], out: str) -> None:
 
 
 def _settled(cell: Cell, out: Path, began: float, call: Call) -> Outcome:
-    folder, start = out / cell.name, time.perf_counter()
+    folder, start, damage = out / cell.name, time.perf_counter(), _damage(out / cell.name)
     if (state := known(cell, out, began)) is not None:  # another process was quicker
         return Outcome(state)
     first = trunk(cell.recipe)
@@ -104,7 +104,7 @@ def _settled(cell: Cell, out: Path, began: float, call: Call) -> Outcome:
     (folder / FAILED).unlink(missing_ok=True)
     settings = cell.recipe.plain() | {"trainer": None}
     write_json(folder / DONE, {"labels": cell.labels, "seconds": seconds, "recipe": settings})
-    return Outcome("done", f"{cell.name}: done in {seconds:.0f} s")
+    return Outcome("done", f"{cell.name}: done in {seconds:.0f} s{damage}")
 
 
 class _Awaited(Exception):
@@ -136,6 +136,15 @@ def _standing(cell: Cell, folder: Path) -> State:
     if done is not None and _is_of(cell, done.recipe):
         return "done"
     return "failed" if (folder / FAILED).exists() else "open"
+
+
+def _damage(folder: Path) -> str:
+    """What is to be told of a cell that is run again because its end cannot be read."""
+    try:
+        read_done(folder)
+    except CheckpointError as error:
+        return f", again: {error}"
+    return ""
 
 
 def _is_of(cell: Cell, settings: dict[str, Any]) -> bool:

@@ -53,7 +53,11 @@ def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -
         SpecError: if nothing is finished, or no cell has such a label.
         DataError: if cells with the same settings of data read other images or labels.
     """
-    cells = read_study(inside(folder, folder / STUDY)).cells()
+    path = inside(folder, folder / STUDY)
+    try:
+        cells = read_study(path).cells()
+    except SpecError as error:
+        raise SpecError(f"{error} (in {path})") from None
     for condition in where:
         cells = _with(cells, condition)
     states = standing(cells, folder)
@@ -67,7 +71,7 @@ def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -
             told(str(error))
     if not done:
         of = f" with {' and '.join(where)}" if where else ""
-        raise SpecError(f"no cell{of} of the study in {folder} is finished; run `hydraprune study` first")
+        raise SpecError(f"no cell{of} of the study in {path} is finished; run `hydraprune study` first")
     _same_data(done, folder)
     axes = [axis for axis in cells[0].labels if len({cell.labels[axis] for cell in cells}) > 1]
     groups: dict[tuple[Any, ...], list[tuple[dict[str, str], Record]]] = {}

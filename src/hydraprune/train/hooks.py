@@ -17,9 +17,10 @@ from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignor
 from torch import nn
 
 from hydraprune.core.errors import TrainingError
-from hydraprune.core.files import whole_lines, write_atomically
+from hydraprune.core.files import read_lines, write_atomically
 from hydraprune.core.hook import Hook
 from hydraprune.core.objective import Clock
+from hydraprune.core.sealed import with_digest
 
 
 def progress_bar(console: Console) -> Progress:
@@ -98,14 +99,14 @@ class Log(Hook):
         if not self._events.exists():
             self._event(file_version="brain.Event:2")
             self._event(step=epoch, session_log=SessionLog(status=SessionLog.START))
-        _append(self._file, (json.dumps({"stage": self._stage, "epoch": epoch, **metrics}) + "\n").encode())
+        _append(self._file, _line({"stage": self._stage, "epoch": epoch, **metrics}))
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         self._event(step=epoch, summary=Summary(value=values))
 
     def _mend(self, done: int) -> None:
         """Leave whole lines only, of epochs that were saved: a killed run may have logged one that is taken again."""
         damaged: list[str] = []
-        lines = whole_lines(self._file, "it is dropped", damaged.append)
+        lines = read_lines(self._file, "it is dropped", damaged.append)
         kept = []
         for number, line in lines.items():
             stage, epoch = line.get("stage"), line.get("epoch")
@@ -116,13 +117,17 @@ class Log(Hook):
         if damaged:
             more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
             self._told(f"{damaged[0]}{more}")
-        write_atomically(self._file, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_atomically(self._file, b"".join(map(_line, kept)))
 
     def _event(self, **content: Any) -> None:
         """Add an event to the curves, at once: TensorBoard's own writer is a thread that a full disk kills loudly."""
         record = io.BytesIO()
         RecordWriter(record).write(Event(wall_time=time.time(), **content).SerializeToString())
         _append(self._events, record.getvalue())
+
+
+def _line(entries: dict[str, Any]) -> bytes:
+    return json.dumps(with_digest(entries)).encode() + b"\n"
 
 
 def _append(file: Path, content: bytes) -> None:
