@@ -9,6 +9,7 @@ from torch import fx, nn
 from hydraprune.core.errors import SpecError
 from hydraprune.core.twin import foldable
 from hydraprune.nets.spec import Net, names
+from hydraprune.nets.wide_resnet import WideResNet
 
 LEAST = {"cnn_medium": 8, "vgg16_bn": 16, "resnet18": 8, "resnet34": 8, "cnn7_bn": 2}
 """Smallest side; 4 for all others."""
@@ -138,3 +139,19 @@ def test_vgg_heads_see_averages_of_2x2_quarters(kind):
     model, x = Net(kind=kind).build(10).eval(), torch.rand(2, 3, 32, 32)
     quarters = model.features(x).view(2, 128, 2, 4, 2, 4).mean((3, 5))
     torch.testing.assert_close(model(x), model.classifier(quarters.flatten(1)))
+
+
+def test_wide_resnets_of_any_depth_and_width():
+    small = Net(kind="wrn_10_1").build(10, 3, 32)
+    assert len(layers(small)) == 1 + 3 * 2 + 2 + 1  # the stem, three blocks, two shortcuts, the classifier
+    assert sum(layer.weight.numel() for layer in layers(small)) == (
+        3 * 16 * 9 + 2 * 16 * 16 * 9 + (16 + 32) * 32 * 9 + 16 * 32 + (32 + 64) * 64 * 9 + 32 * 64 + 640
+    )
+    wide = [(name, tuple(tensor.shape)) for name, tensor in Net(kind="wrn_28_4").build(10).state_dict().items()]
+    assert wide == [(name, tuple(t.shape)) for name, t in WideResNet(28, 4, 10, 3).state_dict().items()]
+    for kind, why in (("wrn_29_4", "no WRN-29-4; the depth is 10, 16"), ("wrn_4_1", "no WRN-4-1")):
+        with pytest.raises(SpecError, match=why):
+            Net(kind=kind).build(10)
+    for kind in ("wrn_28_0", "wrn_028_4", "wrn_28", "wrn_28_4_2", "wrn_1000_1"):
+        with pytest.raises(SpecError, match=f"unknown net '{kind}'"):
+            Net(kind=kind)

@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -289,6 +290,7 @@ def test_an_epoch_of_a_loader_follows_from_the_seed_and_its_number(tmp_path, wor
 
 
 OTHER = {
+    "precision": {"fabric": Fabric(accelerator="cpu", precision="bf16-mixed")},
     "objective": {"objective": hp.TRADES(steps=2)},
     "threat": {"threat": hp.ThreatModel(eps="4/255")},
     "optim": {"optim": {"lr": 0.01}},

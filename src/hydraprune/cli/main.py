@@ -47,7 +47,7 @@ def list_() -> None:
     """Recipes, and the names that a recipe may use."""
     _section("recipes", ((name, library.load_recipe(name).about) for name in library.names()))
     _section("studies", ((name, load_study(name).about) for name in study_names()))
-    _section("nets", ((name, "") for name in [*net_names(), "timm:NAME", "package.module:factory"]))
+    _section("nets", ((name, "") for name in [*net_names(), "wrn_DEPTH_WIDTH", "timm:NAME", "package.module:factory"]))
     for registry in (SOURCES, OBJECTIVES, PRUNERS, BUDGETS, STRUCTURES, ATTACKS, BOUNDS):
         _section(f"{registry.noun}s", ((name, _about(registry, name)) for name in registry.names()))
 

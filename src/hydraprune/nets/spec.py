@@ -37,10 +37,17 @@ _NETS = {
     "vgg16_bn": "hydraprune.nets.vgg:vgg16_bn",
     "resnet18": "hydraprune.nets.resnet:resnet18",
     "resnet34": "hydraprune.nets.resnet:resnet34",
-    "wrn_28_4": "hydraprune.nets.wide_resnet:wrn_28_4",
-    "wrn_28_10": "hydraprune.nets.wide_resnet:wrn_28_10",
-    "wrn_34_10": "hydraprune.nets.wide_resnet:wrn_34_10",
+    "wrn_28_4": "hydraprune.nets.wide_resnet:wrn",
+    "wrn_28_10": "hydraprune.nets.wide_resnet:wrn",
+    "wrn_34_10": "hydraprune.nets.wide_resnet:wrn",
 }
+_WIDE = re.compile(r"wrn_([1-9]\d{0,2})_([1-9]\d{0,2})")
+"""Wide residual nets of any depth and width are built in; the table has those of the literature."""
+
+
+def _built_in(kind: str) -> str | None:
+    """Module and function of a built-in network; None for another."""
+    return _NETS["wrn_28_4"] if _WIDE.fullmatch(kind) else _NETS.get(kind)
 
 
 def names() -> list[str]:
@@ -52,7 +59,7 @@ class Net(Spec):
     """Which network, and how it starts.
 
     Args:
-        kind: a built-in name, `timm:NAME`, or `package.module:factory`.
+        kind: a built-in name, among them `wrn_DEPTH_WIDTH`, `timm:NAME`, or `package.module:factory`.
         options: keyword arguments for the factory, of the types that it annotates; in those of a built-in or timm
             network numbers add up to 65,536 at most.
         normalize: per-channel constants, or the name of standard ones; None feeds pixels in [0, 1] as they are.
@@ -72,14 +79,14 @@ class Net(Spec):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        if kind not in _NETS and not re.fullmatch(r"[^\W\d][\w.]*:\S+", kind):
+        if _built_in(kind) is None and not re.fullmatch(r"[^\W\d][\w.]*:\S+", kind):
             raise ValueError(f"unknown net {kind!r}; {nearest(kind, _NETS)} (or timm:NAME, or package.module:factory)")
         return kind
 
     @property
     def calls(self) -> str | None:
         """What `build` imports and calls from outside of the package and timm, in words; None if nothing."""
-        if self.kind in _NETS or self.kind.startswith("timm:"):
+        if _built_in(self.kind) is not None or self.kind.startswith("timm:"):
             return None
         return f"{self.kind} with options {self.options}"
 
@@ -164,7 +171,7 @@ class Net(Spec):
     def _imported(
         self, num_classes: int, in_channels: int, image_size: int
     ) -> tuple[Callable[..., Any], dict[str, Any]]:
-        path, _, attribute = _NETS.get(self.kind, self.kind).partition(":")
+        path, _, attribute = (_built_in(self.kind) or self.kind).partition(":")
         try:
             module = import_module(path)
         except ImportError as error:
@@ -175,9 +182,11 @@ class Net(Spec):
         factory = getattr(module, attribute, None)
         if not callable(factory):
             raise SpecError(f"net {self.kind!r}: {path} has no function or class {attribute!r}; correct the name")
-        if self.kind in _NETS:
+        if _built_in(self.kind) is not None:
             bounded(self.kind, self.options)
         options = typed(self.kind, factory, self.options)
+        if wide := _WIDE.fullmatch(self.kind):
+            options |= {"depth": int(wide[1]), "widen": int(wide[2])}
         parameters = inspect.signature(factory).parameters
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         offers = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}

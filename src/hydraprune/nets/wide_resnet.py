@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from hydraprune.core.errors import SpecError
 from hydraprune.nets.sizes import require_side
 
 
@@ -68,25 +69,20 @@ class WideResNet(nn.Module):
         return self.fc(self.flatten(self.avgpool(self.relu(self.bn1(out)))))
 
 
-def wrn_28_4(
-    num_classes: int = 10, in_channels: int = 3, image_size: int = 32, legacy_dead_block: bool = False
+def wrn(
+    depth: int,
+    widen: int,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    image_size: int = 32,
+    legacy_dead_block: bool = False,
 ) -> WideResNet:
-    """WRN-28-4. Sides from 4."""
-    require_side("wrn_28_4", image_size, 4)
-    return WideResNet(28, 4, num_classes, in_channels, legacy_dead_block)
+    """WRN-`depth`-`widen`. Sides from 4.
 
-
-def wrn_28_10(
-    num_classes: int = 10, in_channels: int = 3, image_size: int = 32, legacy_dead_block: bool = False
-) -> WideResNet:
-    """WRN-28-10. Sides from 4."""
-    require_side("wrn_28_10", image_size, 4)
-    return WideResNet(28, 10, num_classes, in_channels, legacy_dead_block)
-
-
-def wrn_34_10(
-    num_classes: int = 10, in_channels: int = 3, image_size: int = 32, legacy_dead_block: bool = False
-) -> WideResNet:
-    """WRN-34-10. Sides from 4."""
-    require_side("wrn_34_10", image_size, 4)
-    return WideResNet(34, 10, num_classes, in_channels, legacy_dead_block)
+    Raises:
+        SpecError: for a depth that is not 6n + 4, or a width of 0.
+    """
+    if depth < 10 or (depth - 4) % 6 or widen < 1:
+        raise SpecError(f"there is no WRN-{depth}-{widen}; the depth is 10, 16, 22, 28, ..., and the width 1 or more")
+    require_side(f"wrn_{depth}_{widen}", image_size, 4)
+    return WideResNet(depth, widen, num_classes, in_channels, legacy_dead_block)

@@ -108,7 +108,8 @@ def fit(
         state = Path(state)
         if state.is_dir():
             raise SpecError(f"state {str(state)!r} is a folder; name a file in it, such as state.safetensors")
-        settings = _settings(model, moving, data, objective, optim, threat, teacher, epochs, seed, key)
+        precision = str(fabric.strategy.precision.precision)
+        settings = _settings(model, moving, data, objective, optim, threat, teacher, epochs, seed, precision, key)
         states = States(state, settings, model, loop.optim, loop.optimizer, loop.average, hooks)
         done, history = states.load(epochs, loop.tell)
     steps_per_epoch = len(data) * objective.steps_per_batch()
@@ -154,6 +155,7 @@ def _settings(
     teacher: nn.Module | None,
     epochs: int,
     seed: int,
+    precision: str,
     key: str,
 ) -> dict[str, str]:
     """What a state must have been saved under to be resumed: the name of each setting -> its fingerprint."""
@@ -168,6 +170,7 @@ def _settings(
         "teacher": teacher and content(*teacher.parameters(), *teacher.buffers()),
         "epochs": epochs,
         "seed": seed,
+        "precision": precision,
         "key": key,
     }
     return {name: fingerprint(value=part) for name, part in parts.items()}
