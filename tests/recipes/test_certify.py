@@ -155,7 +155,7 @@ def test_what_is_added_later_is_all_that_is_measured(tmp_path, monkeypatch):
     assert last.verified == longer.verified
 
 
-def test_other_settings_of_the_noise_are_certified_anew(tmp_path):
+def test_other_settings_of_the_noise_are_certified_anew(tmp_path, monkeypatch):
     """The name of the figure is the same: sigma and n. The record and the file must be of the new settings alone."""
     (before,) = run(certified({**STAGE, "of": None, "bounds": []}), tmp_path / "run")
     path = tmp_path / "run" / "finetune" / "certified-sigma=0.25,n=60.jsonl"
@@ -166,6 +166,11 @@ def test_other_settings_of_the_noise_are_certified_anew(tmp_path):
     assert (after.certified, after.made) == (fresh.certified, fresh.made)
     assert [after.certified["sigma=0.25,n=60"].n0, len(path.read_text().splitlines())] == [20, 6]
     assert before.certified["sigma=0.25,n=60"].n0 == 10
+    # The first ones lie aside, and are taken back.
+    certify = "hydraprune.evaluation.smoothing._certified"
+    monkeypatch.setattr(certify, refuse)
+    (back,) = run(certified({**STAGE, "of": None, "bounds": []}), tmp_path / "run")
+    assert (back.certified, back.made) == (before.certified, before.made)
 
 
 def test_branches_share_the_certificates_of_their_pretraining(tmp_path):

@@ -164,3 +164,72 @@ def test_digests_are_of_content(tmp_path):
     assert one.test.take(10).digest() != one.test.digest()
     swapped = one.test.subset(torch.tensor([1, 0, *range(2, len(one.test))]))
     assert swapped.digest() != one.test.digest()
+
+
+def killed_at(monkeypatch, place, count):
+    """The measurement dies after so many batches of attacks are on file."""
+    left, saved = [count], measuring.save_verdicts
+
+    def save(path, *arguments, **settings):
+        saved(path, *arguments, **settings)
+        left[0] -= path.name == "evaluation.state.safetensors"
+        if left[0] == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(measuring, "save_verdicts", save)
+
+
+def test_an_attack_that_was_killed_is_no_figure_until_it_goes_on(again, fresh, tmp_path, monkeypatch):
+    slow = PGD | {"steps": 3}
+    with monkeypatch.context() as patch:
+        killed_at(patch, tmp_path, 2)
+        with pytest.raises(KeyboardInterrupt):
+            again(slow, batch_size=100)
+    other = again("fgsm", batch_size=100)
+
+    assert "pgd-3x1" not in other.robust_accuracy
+    state = tmp_path / "run" / "pretrain" / "evaluation.state.safetensors"
+    assert state.exists()
+    seen, search = [], measuring.evaluate
+
+    def noted(*arguments, known, **settings):
+        seen.append({name: len(verdict) for name, verdict in known.survived.items()} if known else {})
+        return search(*arguments, known=known, **settings)
+
+    monkeypatch.setattr(measuring, "evaluate", noted)
+    whole = again(slow, "fgsm", batch_size=100)
+    assert seen[0]["pgd-3x1"] == 200
+    assert not state.exists()
+    expected = fresh(slow, "fgsm", batch_size=100)
+    names = ("pgd-3x1", "fgsm")
+    assert [whole.robust_accuracy[n] for n in names] == [expected.robust_accuracy[n] for n in names]
+
+
+def test_a_recipe_keeps_its_figure_beside_that_of_another_seed(trained, tmp_path):
+    """A command measures the same attack in another way; then the recipe asks for one attack more."""
+    shutil.copytree(trained, tmp_path / "run")
+    checkpoint, here = open_checkpoint(tmp_path / "run" / "pretrain"), recipe(samples=20).model_copy(update={"seed": 5})
+    fabric = measuring.Fabric(accelerator="cpu", devices=1)
+    measuring.measure(
+        checkpoint, here, here.stages[1], data=here.data.load(), fabric=fabric, console=Console(quiet=True)
+    )
+    both = recipe(PGD, "fgsm", samples=20)
+    (record,) = run(both, tmp_path / "run")
+    (expected,) = run(both, tmp_path / "fresh")
+    assert (record.robust_accuracy, record.made) == (expected.robust_accuracy, expected.made)
+    assert run(both, tmp_path / "run") == [record]
+
+
+def test_certificates_on_fewer_images_do_not_replace_those_on_more():
+    from hydraprune.core.results import Certified, Record
+
+    def certified(samples, radii):
+        values = {"sigma": 0.25, "n0": 10, "n": 100, "alpha": 0.001, "precision": "float32", "clean_accuracy": 0.5}
+        figures = {"average_certified_radius": 0.1, "abstention_rate": 0.0}
+        one = Certified(samples=samples, certified_accuracy=radii, **values, **figures)
+        base = {"stage": "s", "sparsity": 0, "kept": 1, "total": 1, "clean_accuracy": 0.5, "seed": 0, "seconds": 1.0}
+        return Record(**base, samples=samples, certified={"c": one}, made={"c": "f"})
+
+    many, few = certified(60, {0.0: 0.6}), certified(10, {0.0: 0.7})
+    assert many.joined(few).certified["c"].samples == few.joined(many).certified["c"].samples == 60
+    assert many.joined(certified(60, {0.5: 0.2})).certified["c"].certified_accuracy == {0.5: 0.2}

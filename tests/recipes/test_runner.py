@@ -525,3 +525,10 @@ def test_two_processes_share_a_run(tmp_path):
     epochs = [(line["stage"], line["epoch"]) for line in written["metrics.jsonl"]]
     assert len(epochs) == len(set(epochs)) == 5
     assert not [name for name in written if name.partition("/")[2].startswith("state.")]
+
+
+def test_the_folder_of_a_study_takes_no_run(tmp_path):
+    (tmp_path / "study.yaml").write_text("name: small\n")
+    with pytest.raises(SpecError, match="holds a study; choose another --out"):
+        run(tiny(), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["study.yaml"]

@@ -13,8 +13,9 @@ import typer
 
 from hydraprune.cli.console import console, printable
 from hydraprune.cli.options import Settings, TrustCode
-from hydraprune.core.errors import EvaluationError, SpecError
-from hydraprune.core.files import write_json
+from hydraprune.core.errors import CheckpointError, EvaluationError, SpecError
+from hydraprune.core.files import read_json, write_json
+from hydraprune.core.results import Record
 from hydraprune.data import Dataset
 from hydraprune.recipes import benchmark as benchmarks
 from hydraprune.recipes import certify as certificates
@@ -68,7 +69,10 @@ def evaluate(
     if attacks is None and corruptions is None:
         attacks = "pgd"
     names = attacks.split(",") if attacks else []
-    stage = Evaluate.parse({"attacks": names, "samples": samples, "corruptions": corruptions or False}, "evaluate")
+    settings: dict[str, Any] = {"attacks": names, "samples": samples, "corruptions": corruptions or False}
+    # Random numbers of an attack follow from its batches: with those of the recipe, figures join.
+    settings |= next(({"batch_size": s.batch_size} for s in recipe.stages if isinstance(s, Evaluate)), {})
+    stage = Evaluate.parse(settings, "evaluate")
     fabric, data = fabric_for(recipe.trainer), _data(opened, recipe)
     others = {} if transfer_from is None else {transfer_from.name: _opened(transfer_from, trust_code)}
     record = measuring.measure(opened, recipe, stage, data=data, fabric=fabric, console=console, surrogates=others)
@@ -183,10 +187,20 @@ def _data(checkpoint: Checkpoint, recipe: Recipe) -> Dataset:
     return data
 
 
+def _joined(path: Path, record: Record) -> Record:
+    """The record with what an earlier command of its kind found of the same network, images and adversary."""
+    try:
+        before = Record.parse(read_json(path), str(path))
+    except (CheckpointError, SpecError):  # there is none, or it is damaged and goes
+        return record
+    alike = all(getattr(before, name) == getattr(record, name) for name in ("network", "images", "threat"))
+    return before.joined(record) if alike else record
+
+
 def _certify(checkpoint: Checkpoint, recipe: Recipe, what: str, settings: dict[str, Any]) -> None:
     stage = certificates.Certify.parse(settings, what)
     fabric, data = fabric_for(recipe.trainer), _data(checkpoint, recipe)
     record = certificates.certify(checkpoint, recipe, stage, data=data, fabric=fabric, console=console)
     path = measuring.place(checkpoint, measuring.subject_of(checkpoint, recipe, data)) / f"{what}.json"
-    write_json(path, record.plain())
+    write_json(path, _joined(path, record).plain())
     console.print(f"written to {path}")

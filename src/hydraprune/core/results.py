@@ -215,7 +215,7 @@ class Record(Sealed):
                 "robust_accuracy": {name: side.robust_accuracy[name] for name, side in sides.items()},
                 "robust_samples": {name: count for name, count in counts.items() if count < larger.samples},
                 "verified": _larger(self.verified, other.verified),
-                "certified": self.certified | other.certified,
+                "certified": _wider(self.certified, other.certified),
                 "corrupted": _larger(self.corrupted, other.corrupted),
                 "macs": other.macs or self.macs,
                 "macs_dense": other.macs_dense or self.macs_dense,
@@ -227,3 +227,15 @@ class Record(Sealed):
 def _larger(first: dict[str, Counted], second: dict[str, Counted]) -> dict[str, Counted]:
     """Both; of the same name the one on more images, or else the second."""
     return first | {n: new for n, new in second.items() if n not in first or new.samples >= first[n].samples}
+
+
+def _wider(first: dict[str, Certified], second: dict[str, Certified]) -> dict[str, Certified]:
+    """Both; of the same name the second, unless the first has all of its radii on more images."""
+    larger = {
+        name: old
+        for name, old in first.items()
+        if name in second
+        and old.samples > second[name].samples
+        and old.certified_accuracy.keys() >= second[name].certified_accuracy.keys()
+    }
+    return first | second | larger

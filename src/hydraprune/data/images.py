@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -47,6 +48,9 @@ class Batches:
     With `shuffle`, the `world` ranks take disjoint shares of equal length of one permutation, and the few images left
     over sit this epoch out. In fixed order no image is left out, so shares may differ by one image.
     """
+
+    sound: ClassVar[bool] = True
+    """Whoever made the split has looked at its images and labels."""
 
     fetch: Fetch
     total: int

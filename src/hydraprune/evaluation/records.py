@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from hydraprune.core.errors import CheckpointError, EvaluationError
-from hydraprune.core.fingerprint import LENGTH, content
+from hydraprune.core.fingerprint import LENGTH, content, fingerprint
 from hydraprune.core.plain import plain_copy
 from hydraprune.core.sealed import Sealed
 from hydraprune.core.spec import sentence
@@ -117,15 +117,23 @@ def network_key(model: nn.Module) -> str:
 
 
 def begin_anew(kind: type[R], path: Path, network: str, made: str) -> bool:
-    """Remove a file of records of another network or other settings; returns whether there was one.
+    """Put a file of records of another network or other settings aside; returns whether there was one.
+
+    It lies beside as `NAME.jsonl.FINGERPRINT`, from where the same call with its settings takes it back.
 
     Raises:
         CheckpointError: if it is damaged or holds no records.
     """
-    stale = any((record.network, record.made) != (network, made) for record in _read(kind, path).values())
-    if stale:
-        path.unlink(missing_ok=True)
-    return stale
+    others = [(r.network, r.made) for r in _read(kind, path).values() if (r.network, r.made) != (network, made)]
+    if others:
+        path.replace(_aside(path, *others[0]))
+    if not path.exists() and (mine := _aside(path, network, made)).exists():
+        mine.replace(path)
+    return bool(others)
+
+
+def _aside(path: Path, network: str, made: str) -> Path:
+    return path.with_name(f"{path.name}.{fingerprint(network=network, made=made)}")
 
 
 def read_records(kind: type[R], path: Path, network: str) -> list[R]:

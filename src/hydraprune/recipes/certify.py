@@ -94,7 +94,7 @@ def certify(
     """Clean accuracy of a checkpoint, and what is proved of it.
 
     Records per image are kept in its folder, `verified-BOUND,eps=EPS.jsonl` and `certified-SETTINGS.jsonl`, from which
-    a killed call goes on. A file that was made by another network or other settings is begun anew.
+    a killed call goes on. A file of another network or other settings is put aside.
     """
     began = time.perf_counter()
     folder, subject = checkpoint.folder, subject_of(checkpoint, recipe, data)
@@ -116,7 +116,7 @@ def certify(
             bar.add_task(f"{folder.name}: {bound.name}", total=len(images), note="")
             path = beside / f"verified-{bound.name},eps={recipe.threat.eps:g}.jsonl"
             if begin_anew(VerifiedImage, path, network, verified_how(bound, recipe.threat, stage.precision)):
-                console.print(f"{path}: of another network or other settings, begun anew", highlight=False)
+                console.print(f"{path}: of another network or other settings, put aside", highlight=False)
             verified[bound.name] = verify(
                 model,
                 batches.epoch(0),
@@ -131,7 +131,7 @@ def certify(
             bar.add_task(f"{folder.name}: {smoothing.name}", total=certifiable, note="")
             path = beside / f"certified-{smoothing.name}.jsonl"
             if begin_anew(CertifiedImage, path, network, certified_how(smoothing, recipe.seed)):
-                console.print(f"{path}: of another network or other settings, begun anew", highlight=False)
+                console.print(f"{path}: of another network or other settings, put aside", highlight=False)
             records = certify_dataset(
                 model,
                 batches.epoch(0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,7 @@ def measure(
     fabric: Fabric,
     console: Console,
     surrogates: Mapping[str, Checkpoint] | None = None,
+    made: Mapping[str, str] | None = None,
 ) -> Record:
     """Clean and robust accuracy of a checkpoint under the recipe's threat model, and under corruptions.
 
@@ -78,6 +79,7 @@ def measure(
         fabric: the machine.
         console: for progress.
         surrogates: name -> checkpoint, on which images are found that are tried on this one.
+        made: fingerprints of further figures, which the stage has on file: what was made otherwise is left out.
 
     Returns:
         The record of everything that is known of the checkpoint under this threat model.
@@ -87,8 +89,9 @@ def measure(
     attacks = [*stage.attacks, *(_transfer(name, other) for name, other in (surrogates or {}).items())]
     subject = subject_of(checkpoint, recipe, data)
     files = place(checkpoint, subject)
-    made = stage.made(subject, {name: other.digest for name, other in (surrogates or {}).items()})
-    known, earlier = _known(files, subject, made)
+    made = {**(made or {}), **stage.made(subject, {name: other.digest for name, other in (surrogates or {}).items()})}
+    asked = {attack.name for attack in attacks}
+    known, earlier, unfinished = _known(files, subject, made, asked)
     origin = Origin(network=subject.network, images=subject.images, made=earlier | made)
     images = data.test if stage.samples is None else data.test.take(stage.samples)
     batches = images.batches(stage.batch_size, seed=0, device=fabric.device)
@@ -109,7 +112,12 @@ def measure(
             progress=lambda what, done, total: bar.update(task, advance=1, note=what),
             keep=partial(save_verdicts, files / STATE, origin=origin, examples=True),
         )
-    _keep(files, evaluation, origin)
+    whole = evaluation.only({*evaluation.survived} - unfinished)
+    _keep(files, whole, origin)
+    if unfinished:  # of a killed call with other attacks, which may go on
+        save_verdicts(files / STATE, evaluation.only(unfinished), origin, examples=True)
+    else:
+        (files / STATE).unlink(missing_ok=True)
     began = time.perf_counter()
     if parts is not None and stage.corrupted_by is not None:
         source = stage.corrupted_by
@@ -118,7 +126,7 @@ def measure(
         write_json(beside / CORRUPTIONS, corrupted.plain())
     seconds = evaluation.seconds + time.perf_counter() - began
     size, _ = macs(model, data.shape)
-    record = evaluation.record(
+    record = whole.record(
         stage=folder.name,
         seed=recipe.seed,
         images=subject.images,
@@ -130,10 +138,15 @@ def measure(
     every = earlier | made | corrupted.made
     shown = {name: every[name] for name in every if name in record.figures()}
     record = record.model_copy(update={"seconds": seconds, "made": shown})
+    console.print(f"{folder}: {_in_words(record)}")
+    return record
+
+
+def _in_words(record: Record) -> str:
     figures = {"sparsity": record.sparsity, "clean": record.clean_accuracy, **record.robust_accuracy}
     figures |= {f"corruptions ({source})": one.mean_accuracy for source, one in record.corrupted.items()}
-    console.print(f"{folder}: {', '.join(f'{name} {value:.3f}' for name, value in figures.items())}")
-    return record
+    fewer = {name: f" on {count} of {record.samples}" for name, count in record.robust_samples.items()}
+    return ", ".join(f"{name} {value:.3f}{fewer.get(name, '')}" for name, value in figures.items())
 
 
 def check(
@@ -150,7 +163,7 @@ def check(
     files = place(checkpoint, subject)
     images = data.test.take(samples)
     (batch,) = images.batches(len(images), seed=0, device=fabric.device).epoch(0)
-    known, _ = _known(files, subject, {})
+    known, _ = _verdicts(files / VERDICTS, subject, {})
     model = fabric.to_device(checkpoint.network())
     verified = _verified(place(checkpoint, replace(subject, threat=None)), model, recipe.threat)
     found = run_checks(model, batch, recipe.threat, seed=recipe.seed, verdicts=known, verified=verified)
@@ -178,7 +191,7 @@ def place(checkpoint: Checkpoint, subject: Subject) -> Path:
     Next to the checkpoint, or in a folder there for another threat model, or other test images, than those of its run.
     """
     threat, images = subject.threat, checkpoint.meta.data.get("test", subject.images)
-    names = [threat.label] if threat is not None and checkpoint.meta.threat not in (None, threat) else []
+    names = [threat.label] if threat is not None and threat != checkpoint.meta.threat else []
     names += [f"images-{subject.images}"] if images != subject.images else []
     return inside(checkpoint.folder, checkpoint.folder / ",".join(names))
 
@@ -187,17 +200,30 @@ def _transfer(name: str, origin: Checkpoint) -> Attack:
     return Transfer(surrogate=origin.network(), origin=name, digest=origin.digest)
 
 
-def _known(files: Path, subject: Subject, made: Mapping[str, str]) -> tuple[Evaluation | None, dict[str, str]]:
-    """Verdicts on this network and these images, but for those that `made` makes otherwise; and how they were made."""
-    path = files / STATE if (files / STATE).exists() else files / VERDICTS
+def _known(
+    files: Path, subject: Subject, made: Mapping[str, str], asked: Collection[str]
+) -> tuple[Evaluation | None, dict[str, str], set[str]]:
+    """Verdicts on this network and these images, but for those that `made` makes otherwise; and how they were made.
+
+    The third part names attacks of a killed call that are not `asked` for now: they reached some images only, so they
+    wait for a call that goes on with them, and are no figures.
+    """
+    finished, how = _verdicts(files / VERDICTS, subject, made)
+    killed, so_far = _verdicts(files / STATE, subject, made)
+    if killed is None:
+        # Only a killed call's time belongs to this one.
+        return finished and replace(finished, seconds=0.0), how, set()
+    return killed, so_far, {*killed.survived} - {*asked} - {*(finished.survived if finished else ())}
+
+
+def _verdicts(path: Path, subject: Subject, made: Mapping[str, str]) -> tuple[Evaluation | None, dict[str, str]]:
     if not path.exists():
         return None, {}
     found, origin = load_verdicts(path)
     if (origin.network, origin.images, found.threat) != (subject.network, subject.images, subject.threat):
         return None, {}
     same = {name: how for name, how in origin.made.items() if made.get(name, how) == how}
-    # Only a killed call's time belongs to this one.
-    return replace(found.only(set(same)), seconds=found.seconds if path.name == STATE else 0.0), same
+    return found.only(set(same)), same
 
 
 def _known_corrupted(files: Path, subject: Subject, made: Mapping[str, str]) -> Corruptions:
@@ -242,7 +268,7 @@ def _corrupted(name: str, model: nn.Module, parts: Files | Made, console: Consol
 
 
 def _keep(files: Path, found: Evaluation, origin: Origin) -> None:
-    """Write the files; the state goes last, so that a kill in between loses nothing."""
+    """Write the files of what is finished."""
     attacks = [name for name, example in found.example.items() if len(example["label"])]
     if attacks and found.threat is not None:
         strongest = min(attacks, key=lambda name: found.robust_accuracy[name])
@@ -255,4 +281,3 @@ def _keep(files: Path, found: Evaluation, origin: Origin) -> None:
         }
         write_json(files / CURVES, {"security": curves})
     save_verdicts(files / VERDICTS, found, origin)
-    (files / STATE).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from hydraprune.core.errors import SpecError
 from hydraprune.core.files import inside, output_folder, write_atomically, write_json
 from hydraprune.core.objective import Batch
 from hydraprune.core.plain import evaluating, plain_copy
-from hydraprune.core.results import Record
+from hydraprune.core.results import WORST, Record
 from hydraprune.data import Dataset
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
@@ -34,6 +34,7 @@ from hydraprune.recipes.plan import Job, plan
 from hydraprune.recipes.schema import Recipe, Trainer
 from hydraprune.recipes.stages import Evaluate, Fit, Measure
 from hydraprune.recipes.validation import Validate
+from hydraprune.runs.cells import STUDY
 from hydraprune.runs.checkpoint import (
     DATA,
     Checkpoint,
@@ -91,8 +92,9 @@ def run(recipe: Recipe | str, out: Path | str, console: Console | None = None) -
 
     Args:
         recipe: what to run, or what `load_recipe` takes: its name, or a YAML file.
-        out: a new folder, or one of an earlier run of the same recipe; only machine and evaluations may differ, and
-            what is already measured with the attacks asked for is not measured again.
+        out: a new folder, or one of an earlier run of the same recipe; only evaluations and the machine may differ (the
+            number of processes and the precision not within a stage), and what is measured already in the same way is
+            not measured again.
         console: where progress is shown; None shows nothing.
 
     Raises:
@@ -286,15 +288,23 @@ class _Run:
             if rest is None:
                 self.console.print(f"{target}: measured before")
                 continue
-            how: Any = certify
-            if isinstance(rest, Evaluate):
-                how = partial(measure, surrogates={name: others[name] for name in rest.transfer_from})
+
+            def found(what: Any, checkpoint: Checkpoint = checkpoint, made: dict[str, str] = made) -> Record:
+                how: Any = certify
+                if isinstance(what, Evaluate):
+                    how = partial(measure, surrogates={name: others[name] for name in what.transfer_from}, made=made)
+                return how(checkpoint, self.recipe, what, data=self.data, fabric=self.fabric, console=self.console)
+
             with self.alone(checkpoint.folder):
-                found = how(
-                    checkpoint, self.recipe, rest, data=self.data, fabric=self.fabric, console=self.console
-                ).model_copy(update={"stage": target})
+                record = found(rest) if before is None else before.joined(found(rest))
+                if (
+                    isinstance(stage, Evaluate)
+                    and len(record.robust_accuracy) > 1
+                    and WORST not in record.robust_accuracy
+                ):
+                    record = record.joined(found(stage))  # of one that is on file the verdicts are gone
             self.note()
-            records[target] = before.joined(found) if before is not None else found
+            records[target] = record.model_copy(update={"stage": target})
             write_json(self.out / RESULTS, [record.plain() for record in records.values()])
 
     def _open(self, folder: Path) -> Checkpoint:
@@ -355,6 +365,8 @@ def refuse_another(recipe: Recipe, out: Path) -> None:
         SpecError: if it is a run of another recipe.
     """
     path = out / "recipe.yaml"
+    if (out / STUDY).exists():
+        raise SpecError(f"{out} holds a study; choose another --out")
     if not os.path.lexists(path):
         return
     written = read_recipe(inside(out, path))

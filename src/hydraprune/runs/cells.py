@@ -11,7 +11,7 @@ from hydraprune.core.files import read_json
 from hydraprune.core.spec import Real
 from hydraprune.runs.entries import Entry, S, parsed
 
-DONE, FAILED = "cell.json", "failure.json"
+STUDY, DONE, FAILED = "study.yaml", "cell.json", "failure.json"
 AGAIN = "remove it, and the same study runs the cell again, from what is finished of it"
 
 

@@ -17,14 +17,13 @@ from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.results import Record
 from hydraprune.core.spec import nearest
 from hydraprune.report.summary import averaged
-from hydraprune.runs.cells import read_done
+from hydraprune.runs.cells import STUDY, read_done
 from hydraprune.runs.checkpoint import DATA, read_digests
 from hydraprune.runs.entries import Told
 from hydraprune.runs.records import Measured, joined, measured
 from hydraprune.study.schema import SEED, Cell, read_study
 from hydraprune.study.settle import standing
 from hydraprune.study.shared import key, trunk
-from hydraprune.study.work import STUDY
 
 DRAWS = 10_000
 """Bootstrap samples of an interval."""

@@ -17,11 +17,11 @@ from hydraprune.core.errors import SpecError
 from hydraprune.core.files import output_folder, write_atomically
 from hydraprune.recipes.library import read_settings
 from hydraprune.recipes.runner import refuse_another
+from hydraprune.runs.cells import STUDY
 from hydraprune.study.beside import Beside
 from hydraprune.study.schema import Cell, Study, resolved
 from hydraprune.study.settle import Call, Outcome, State, settle
 
-STUDY = "study.yaml"
 POLL = 1.0
 """Seconds between looks at what others are doing."""
 PATIENCE = 10.0
