@@ -87,7 +87,8 @@ def test_a_damaged_line_is_dropped_and_said_and_stops_nothing(tmp_path, damage):
 
 def test_epochs_are_appended(tmp_path, monkeypatch):
     """However long the log is, an epoch costs a line."""
-    (tmp_path / "metrics.jsonl").write_text('{"stage": "pretrain", "epoch": 1}\n' * 3)
+    earlier = [f'{{"stage": "pretrain", "epoch": {epoch}}}\n' for epoch in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(earlier))
     written = []
 
     def counted(path, content):
@@ -157,3 +158,19 @@ def test_the_progress_bar_counts_every_step():
     (task,) = bar._bar.tasks
     assert (task.completed, task.total, task.finished) == (9, 9, True)
     assert "epoch 3/3" in task.fields["note"]
+
+
+def test_a_line_that_stands_there_twice_is_dropped_and_told(tmp_path):
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        train("scores", OPTIMS["sgd"], state=state, hooks=[log(tmp_path), KillAfterEpoch(2)])
+    file = tmp_path / "metrics.jsonl"
+    first, *_ = file.read_text().splitlines(keepends=True)
+    with file.open("a") as end:
+        end.write(first)
+    said: list[str] = []
+    hook = log(tmp_path)
+    hook._told = said.append
+    train("scores", OPTIMS["sgd"], state=state, hooks=[hook])
+    assert [(line["stage"], line["epoch"]) for line in lines(tmp_path)] == [("prune", 1), ("prune", 2), ("prune", 3)]
+    assert [text.endswith("stands there twice; it is dropped") for text in said] == [True]

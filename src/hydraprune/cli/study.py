@@ -29,7 +29,7 @@ def study(
     """Run a grid of recipes; start it several times, on any machines that see the folder, to go faster."""
     grid = load_study(study, set_ or [])
     if dry_run:
-        for name, state in standing(grid.cells(), out).items():
+        for name, state in standing(grid.cells(), out, _told).items():
             console.print(f"{name}  {state}", highlight=False, markup=False, soft_wrap=True)
         return
     states = run_study(grid, out, console, jobs=jobs) if ray is None else run_on_ray(grid, out, ray)
@@ -78,8 +78,12 @@ def table(
         write_json(Path(f"{out}.differences.json"), gains)
 
 
+def _told(why: str) -> None:
+    console.print(printable(why), highlight=False, markup=False, soft_wrap=True)
+
+
 def _left_out(why: str) -> None:
-    console.print(printable(f"left out: {why}"), highlight=False, markup=False, soft_wrap=True)
+    _told(f"left out: {why}")
 
 
 def _write(table: list[dict[str, object]], out: Path | None) -> None:

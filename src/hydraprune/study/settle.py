@@ -13,6 +13,7 @@ from hydraprune.core.files import write_json
 from hydraprune.recipes.runner import run
 from hydraprune.recipes.schema import Recipe
 from hydraprune.runs.cells import DONE, FAILED, read_done, read_failure
+from hydraprune.runs.entries import Told
 from hydraprune.runs.lock import holder, own
 from hydraprune.study.schema import Cell
 from hydraprune.study.shared import adopt, key, trunk
@@ -36,8 +37,10 @@ class Outcome(NamedTuple):
     spoiled: bool = False
 
 
-def standing(cells: list[Cell], out: Path) -> dict[str, State]:
-    """Cell -> `done`, `failed` or `open`, by what its folder holds."""
+def standing(cells: list[Cell], out: Path, told: Told = lambda why: None) -> dict[str, State]:
+    """Cell -> `done`, `failed` or `open`, by what its folder holds; `told` gets a line about each damaged end."""
+    for damage in filter(None, (_damage(out / cell.name) for cell in cells)):
+        told(damage)
     return {cell.name: _standing(cell, out / cell.name) for cell in cells}
 
 
@@ -104,7 +107,8 @@ def _settled(cell: Cell, out: Path, began: float, call: Call) -> Outcome:
     (folder / FAILED).unlink(missing_ok=True)
     settings = cell.recipe.plain() | {"trainer": None}
     write_json(folder / DONE, {"labels": cell.labels, "seconds": seconds, "recipe": settings})
-    return Outcome("done", f"{cell.name}: done in {seconds:.0f} s{damage}")
+    again = f", again: {damage}" if damage else ""
+    return Outcome("done", f"{cell.name}: done in {seconds:.0f} s{again}")
 
 
 class _Awaited(Exception):
@@ -143,7 +147,7 @@ def _damage(folder: Path) -> str:
     try:
         read_done(folder)
     except CheckpointError as error:
-        return f", again: {error}"
+        return str(error)
     return ""
 
 

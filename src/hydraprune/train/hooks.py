@@ -107,17 +107,19 @@ class Log(Hook):
         """Leave whole lines only, of epochs that were saved: a killed run may have logged one that is taken again."""
         damaged: list[str] = []
         lines = read_lines(self._file, "it is dropped", damaged.append)
-        kept = []
+        kept: dict[tuple[str, int], dict[str, Any]] = {}
         for number, line in lines.items():
             stage, epoch = line.get("stage"), line.get("epoch")
             if not isinstance(stage, str) or type(epoch) is not int:
                 damaged.append(f"{self._file}:{number} names no stage and epoch; it is dropped")
+            elif (stage, epoch) in kept:
+                damaged.append(f"{self._file}:{number} stands there twice; it is dropped")
             elif stage != self._stage or epoch <= done:
-                kept.append(line)
+                kept[stage, epoch] = line
         if damaged:
             more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
             self._told(f"{damaged[0]}{more}")
-        write_atomically(self._file, b"".join(map(_line, kept)))
+        write_atomically(self._file, b"".join(map(_line, kept.values())))
 
     def _event(self, **content: Any) -> None:
         """Add an event to the curves, at once: TensorBoard's own writer is a thread that a full disk kills loudly."""
