@@ -1,16 +1,12 @@
 """The package as users meet it: its imports, its front door, and the example of the README."""
 
 import pkgutil
-import re
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import hydraprune as hp
 from misuse import refused
-
-README = Path(__file__).parents[1] / "README.md"
 
 
 def test_no_public_name_stands_before_a_package():
@@ -65,15 +61,3 @@ def test_splits_refuse_what_is_no_number(call, message):
 DATA = hp.load_data("digits", samples=100)
 SPLIT = DATA.test
 PAIRS = [tuple(next(iter(part.batches(20, seed=0).epoch(0)))) for part in (DATA.train, DATA.test)]
-
-
-def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert 5 <= len(example.strip().splitlines()) <= 16
-    quick = re.sub(r"epochs=\d+", "epochs=1", example).replace('"digits")', '"digits", samples=200)')
-    quick = quick.replace('attacks=["pgd"]', 'attacks=[{"kind": "pgd", "steps": 1, "restarts": 1}]')
-    assert quick.count("epochs=1") == 3
-    exec(compile(quick, "README.md", "exec"), {})
-    assert "LayerCount(kept=" in capsys.readouterr().out
-    assert (tmp_path / "pruned" / "checkpoint.json").is_file()

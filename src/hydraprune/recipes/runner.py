@@ -20,6 +20,7 @@ from torch.distributed import is_torchelastic_launched
 
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import inside, output_folder, write_atomically, write_json
+from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.objective import Batch
 from hydraprune.core.plain import evaluating, plain_copy
 from hydraprune.core.results import WORST, Record
@@ -355,7 +356,7 @@ def _seed(seed: int, purpose: str) -> int:
 def _key(recipe: Recipe, job: Job, stage: Fit) -> str:
     """What a saved state must have been trained with."""
     settings = recipe.plain() | {"trainer": None, "stages": None, "compare": None, "about": None}
-    return f"{zlib.crc32(repr((settings, stage.plain())).encode()):08x}/{job.path}"
+    return fingerprint(recipe=settings, stage=stage.plain(), path=job.path)
 
 
 def refuse_another(recipe: Recipe, out: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from hydraprune.core.files import read_json, write_atomically, write_json
+from hydraprune.core.fingerprint import fingerprint
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Fit, Measure, Stage
 from hydraprune.runs.checkpoint import DATA, MASKS, META, MODEL, finished
@@ -41,7 +40,7 @@ def key(recipe: Recipe) -> str:
     """What names trained alike have in common: a digest of all settings that training depends on."""
     fits = [stage.plain() for stage in recipe.stages if isinstance(stage, Fit)]
     settings = recipe.plain() | {"name": None, "about": None, "stages": fits}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return fingerprint(settings=settings)
 
 
 def adopt(recipe: Recipe, shared: Path, out: Path) -> None:
