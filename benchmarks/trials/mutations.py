@@ -223,14 +223,18 @@ def _judge(
         mine = (file.name, *((file.parent.name,) if (file.parent / "checkpoint.json").exists() else ()))
         named = any(part in ended.complaint for part in mine) or (file.suffix == ".yaml" and file.parent == folder)
         return ("error", None) if named else ("unnamed", ended.complaint)
+    if reader == "check" and (first.code, ended.code) == (0, 1) and believable and "expected: " in ended.out:
+        return "valid, other content", None  # a check that fails is an answer
     if ended.code != first.code:
         return "raw error", ended.brief()
     found = _answer(reader, ended, folder)
     if found == answer:
         return "right answer", None
     page = folder / "page.html"
-    told = ended.out + (page.read_text() if page.exists() else "")
-    if told.count(file.name) > (first.out + answer).count(file.name):
+    told, before = ended.out + (page.read_text() if page.exists() else ""), first.out
+    if page.exists():
+        before += answer
+    if told.count(file.name) > before.count(file.name):
         return "left out, and told", None
     return (
         ("valid, other content", None) if believable else ("silently wrong", "another answer than from the whole file")

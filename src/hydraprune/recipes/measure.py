@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hydraprune.attacks.transfer import Transfer
 from hydraprune.core.attack import Attack
-from hydraprune.core.errors import SpecError
+from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import inside, read_json, save_tensors, write_json
 from hydraprune.core.results import Corrupted, Record, Subject
 from hydraprune.core.spec import Spec
@@ -91,7 +91,7 @@ def measure(
     files = place(checkpoint, subject)
     made = {**(made or {}), **stage.made(subject, {name: other.digest for name, other in (surrogates or {}).items()})}
     asked = {attack.name for attack in attacks}
-    known, earlier, unfinished = _known(files, subject, made, asked)
+    known, earlier, unfinished = _known(files, subject, made, asked, data.test.labels)
     origin = Origin(network=subject.network, images=subject.images, made=earlier | made)
     images = data.test if stage.samples is None else data.test.take(stage.samples)
     batches = images.batches(stage.batch_size, seed=0, device=fabric.device)
@@ -163,7 +163,7 @@ def check(
     files = place(checkpoint, subject)
     images = data.test.take(samples)
     (batch,) = images.batches(len(images), seed=0, device=fabric.device).epoch(0)
-    known, _ = _verdicts(files / VERDICTS, subject, {})
+    known, _ = _verdicts(files / VERDICTS, subject, {}, data.test.labels)
     model = fabric.to_device(checkpoint.network())
     verified = _verified(place(checkpoint, replace(subject, threat=None)), model, recipe.threat)
     found = run_checks(model, batch, recipe.threat, seed=recipe.seed, verdicts=known, verified=verified)
@@ -201,27 +201,33 @@ def _transfer(name: str, origin: Checkpoint) -> Attack:
 
 
 def _known(
-    files: Path, subject: Subject, made: Mapping[str, str], asked: Collection[str]
+    files: Path, subject: Subject, made: Mapping[str, str], asked: Collection[str], labels: Tensor
 ) -> tuple[Evaluation | None, dict[str, str], set[str]]:
     """Verdicts on this network and these images, but for those that `made` makes otherwise; and how they were made.
 
     The third part names attacks of a killed call that are not `asked` for now: they reached some images only, so they
     wait for a call that goes on with them, and are no figures.
     """
-    finished, how = _verdicts(files / VERDICTS, subject, made)
-    killed, so_far = _verdicts(files / STATE, subject, made)
+    finished, how = _verdicts(files / VERDICTS, subject, made, labels)
+    killed, so_far = _verdicts(files / STATE, subject, made, labels)
     if killed is None:
         # Only a killed call's time belongs to this one.
         return finished and replace(finished, seconds=0.0), how, set()
     return killed, so_far, {*killed.survived} - {*asked} - {*(finished.survived if finished else ())}
 
 
-def _verdicts(path: Path, subject: Subject, made: Mapping[str, str]) -> tuple[Evaluation | None, dict[str, str]]:
+def _verdicts(
+    path: Path, subject: Subject, made: Mapping[str, str], labels: Tensor
+) -> tuple[Evaluation | None, dict[str, str]]:
     if not path.exists():
         return None, {}
     found, origin = load_verdicts(path)
     if (origin.network, origin.images, found.threat) != (subject.network, subject.images, subject.threat):
         return None, {}
+    if not torch.equal(found.label, labels[: len(found.label)]):
+        raise CheckpointError(
+            f"{path} is damaged (its labels are not those of its images); remove it, and measure again"
+        )
     same = {name: how for name, how in origin.made.items() if made.get(name, how) == how}
     return found.only(set(same)), same
 
