@@ -2,7 +2,7 @@
 
     python benchmarks/faults.py kills --trials 84 --jobs 2        # also: pairs, mutations, misuses, hostile
     python benchmarks/faults.py all --quick                       # a few trials of each, in a minute
-    python benchmarks/faults.py write results/reliability.json   # as Markdown beside it
+    python benchmarks/faults.py write results/reliability.json   # as Markdown beside it; further files follow it
 
 Trials are numbered, and each is a function of the seed and its number: `--only 17` repeats one. What fails is in the
 JSON with what was done and what came out.
@@ -130,9 +130,9 @@ def show(report: dict[str, Any]) -> None:
         console.print(f"  {one['trial']} {one['kind']}: {one['did']} -> {one['got']}", highlight=False, markup=False)
 
 
-def write(source: Path) -> Path:
-    """`results/reliability.md` from the parts' reports in one JSON file."""
-    parts = json.loads(source.read_text())
+def write(sources: Sequence[Path]) -> Path:
+    """`results/reliability.md` from the parts' reports in JSON files, the first of which gives it its name."""
+    parts = [part for source in sources for part in json.loads(source.read_text())]
     lines = [
         "# Reliability",
         "",
@@ -157,7 +157,7 @@ def write(source: Path) -> Path:
         if one["failures"]:
             lines += ["", "Failures:", ""]
             lines += [f"* {f['trial']}, {f['kind']}: {f['did']} → {f['got']}" for f in one["failures"]]
-    target = source.with_suffix(".md")
+    target = sources[0].with_suffix(".md")
     target.write_text("\n".join(lines) + "\n")
     return target
 
@@ -173,8 +173,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="an empty folder for the trials, those that fail are left there")
     parser.add_argument("--out", type=Path, help="a JSON file; the parts that it has already are replaced or stay")
     args = parser.parse_args()
-    if args.parts[0] == "write" and len(args.parts) == 2:
-        print(f"written to {write(Path(args.parts[1]))}")
+    if args.parts[0] == "write" and len(args.parts) > 1:
+        print(f"written to {write([Path(part) for part in args.parts[1:]])}")
         return
     parts = [*PARTS] if args.parts == ["all"] else args.parts
     if unknown := {*parts} - {*PARTS}:
