@@ -7,7 +7,7 @@ import os
 import platform
 import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import nn
 from torch.distributed import is_torchelastic_launched
 
-from hydraprune.core.errors import SpecError
+from hydraprune.core.errors import BusyError, SpecError
 from hydraprune.core.files import inside, output_folder, write_atomically, write_json
 from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.objective import Batch
@@ -173,7 +173,8 @@ class _Run:
         # The first process decides: the others may look only after it has finished the stage.
         if self.fabric.broadcast(finished(folder)):
             if self.fabric.is_global_zero:
-                _clear(folder)
+                with suppress(BusyError), own(folder):  # which sweeps what a killed run has left
+                    _clear(folder)
             self.console.print(f"{job.path}: done before")
             return
         with self.alone(folder):
