@@ -96,3 +96,11 @@ def test_bounds_are_listed(command):
     assert code == 0
     for name in ("ibp", "crown-ibp", "best"):
         assert f"  {name} " in out
+
+
+def test_a_later_proof_joins_what_an_earlier_command_found(command):
+    for bound, samples in (("ibp", "6"), ("crown", "4"), ("ibp", "3")):
+        code, _, err = command("verify", "run/pretrain", "--bounds", bound, "--samples", samples)
+        assert (code, err) == (0, "")
+    found = json.loads(Path("run/pretrain/verification.json").read_text())["verified"]
+    assert {bound: proof["samples"] for bound, proof in found.items()} == {"ibp": 6, "crown": 4}

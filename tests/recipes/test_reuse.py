@@ -1,6 +1,7 @@
 """A figure is taken over only where all that it depends on is the same."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -233,3 +234,12 @@ def test_certificates_on_fewer_images_do_not_replace_those_on_more():
     many, few = certified(60, {0.0: 0.6}), certified(10, {0.0: 0.7})
     assert many.joined(few).certified["c"].samples == few.joined(many).certified["c"].samples == 60
     assert many.joined(certified(60, {0.5: 0.2})).certified["c"].certified_accuracy == {0.5: 0.2}
+
+
+def test_a_network_that_was_trained_without_an_adversary_has_a_folder_for_each(trained):
+    checkpoint, here = open_checkpoint(trained / "pretrain"), recipe(samples=10)
+    natural = replace(checkpoint, meta=checkpoint.meta.model_copy(update={"threat": None}))
+    subject = measuring.subject_of(natural, here, here.data.load())
+    assert measuring.place(checkpoint, subject) == checkpoint.folder
+    assert measuring.place(natural, subject) == checkpoint.folder / subject.threat.label
+    assert measuring.place(natural, replace(subject, threat=None)) == checkpoint.folder
