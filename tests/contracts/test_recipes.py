@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from hydraprune.recipes.plan import plan
 
 from contracts.material import settings
 from hydraprune.attacks.fgsm import FGSM
@@ -13,7 +14,6 @@ from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
 from hydraprune.recipes.certify import Certify
 from hydraprune.recipes.library import load_recipe, names
-from hydraprune.recipes.plan import plan
 from hydraprune.recipes.runner import run
 from hydraprune.recipes.stages import Evaluate, Fit
 from hydraprune.train import fit

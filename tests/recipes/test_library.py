@@ -4,10 +4,10 @@ import re
 
 import pytest
 import yaml
+from hydraprune.recipes.plan import plan
 
 from hydraprune.core.errors import SpecError
 from hydraprune.recipes.library import dump_recipe, load_recipe, names, read_recipe, resolve
-from hydraprune.recipes.plan import plan
 from recipes.tiny import TINY, tiny
 
 

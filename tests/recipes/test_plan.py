@@ -1,7 +1,8 @@
 """What a recipe does, in which order, and from which network each stage starts."""
 
-from hydraprune.recipes.library import load_recipe
 from hydraprune.recipes.plan import plan
+
+from hydraprune.recipes.library import load_recipe
 from hydraprune.recipes.stages import Fit
 from recipes.tiny import COMPARE, tiny
 

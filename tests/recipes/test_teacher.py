@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from hydraprune.recipes.plan import plan
 
 from hydraprune import load
 from hydraprune.core.errors import SpecError
 from hydraprune.core.objective import Loss
 from hydraprune.objectives.natural import Natural
-from hydraprune.recipes.plan import plan
 from hydraprune.recipes.runner import run
 from recipes.tiny import COMPARE, tiny
 

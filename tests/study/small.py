@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hydraprune.recipes.plan import plan
+
 from hydraprune.core.files import write_json
 from hydraprune.core.results import Record
 from hydraprune.recipes.library import dump_recipe
-from hydraprune.recipes.plan import plan
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Fit
 from hydraprune.study import Study

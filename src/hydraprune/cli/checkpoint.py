@@ -16,14 +16,14 @@ from hydraprune.cli.options import Settings, TrustCode
 from hydraprune.core.errors import CheckpointError, EvaluationError, SpecError
 from hydraprune.core.files import read_json, write_json
 from hydraprune.core.results import Record
-from hydraprune.data import Dataset
 from hydraprune.recipes import benchmark as benchmarks
-from hydraprune.recipes import certify as certificates
 from hydraprune.recipes import library
 from hydraprune.recipes import measure as measuring
+from hydraprune.recipes.certify import Certify
+from hydraprune.recipes.evaluate import Evaluate
 from hydraprune.recipes.runner import fabric_for
 from hydraprune.recipes.schema import Recipe
-from hydraprune.recipes.stages import Evaluate
+from hydraprune.recipes.stages import Bench
 from hydraprune.runs.checkpoint import META, Checkpoint, open_checkpoint
 from hydraprune.runs.lock import own
 
@@ -73,10 +73,10 @@ def evaluate(
     # Random numbers of an attack follow from its batches: with those of the recipe, figures join.
     settings |= next(({"batch_size": s.batch_size} for s in recipe.stages if isinstance(s, Evaluate)), {})
     stage = Evaluate.parse(settings, "evaluate")
-    fabric, data = fabric_for(recipe.trainer), _data(opened, recipe)
+    bench = _bench(opened, recipe)
     others = {} if transfer_from is None else {transfer_from.name: _opened(transfer_from, trust_code)}
-    record = measuring.measure(opened, recipe, stage, data=data, fabric=fabric, console=console, surrogates=others)
-    path = measuring.place(opened, measuring.subject_of(opened, recipe, data)) / "evaluation.json"
+    record = stage.measured(opened, bench, others)
+    path = measuring.place(opened, bench.subject(opened)) / "evaluation.json"
     write_json(path, record.plain())
     console.print(f"written to {path}")
 
@@ -90,9 +90,7 @@ def check(
 ) -> None:
     """Sanity checks against false security: is the robustness real? Exit code 1 if one fails."""
     opened = _opened(checkpoint, trust_code)
-    recipe = _recipe_of(opened, set_)
-    data, fabric = _data(opened, recipe), fabric_for(recipe.trainer)
-    found, path = measuring.check(opened, recipe, samples, data=data, fabric=fabric)
+    found, path = measuring.check(opened, samples, _bench(opened, _recipe_of(opened, set_)))
     for one in found:
         verdict = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "[dim]none[/]"}[one.passed]
         console.print(f"{verdict} {one.name}: {one.found}", highlight=False)
@@ -113,16 +111,8 @@ def benchmark(
 ) -> None:
     """The adversarial pruning benchmark's protocol and a stricter one, as a claim with the measured sparsity."""
     opened = _opened(checkpoint, trust_code)
-    recipe = _recipe_of(opened, set_)
-    claim, path = benchmarks.benchmark(
-        opened,
-        recipe,
-        data=_data(opened, recipe),
-        fabric=fabric_for(recipe.trainer),
-        console=console,
-        name=name,
-        samples=samples,
-    )
+    bench = _bench(opened, _recipe_of(opened, set_))
+    claim, path = benchmarks.benchmark(opened, bench, name=name, samples=samples)
     console.print(claim["name"], highlight=False)
     for reason in claim["reasons"]:
         console.print(f"not eligible: {reason}", highlight=False, markup=False)
@@ -179,12 +169,12 @@ def _recipe_of(checkpoint: Checkpoint, overrides: list[str] | None) -> Recipe:
     return library.resolve(checkpoint.meta.recipe, overrides or [], f"{checkpoint.folder / META}: recipe")
 
 
-def _data(checkpoint: Checkpoint, recipe: Recipe) -> Dataset:
-    """The images of the recipe; with the settings of the checkpoint's own they must be those that it was made from."""
+def _bench(checkpoint: Checkpoint, recipe: Recipe) -> Bench:
+    """What it takes; with the settings of the checkpoint's own, images must be those that it was made from."""
     data, own = recipe.data.load(), checkpoint.meta.recipe or {}
     if recipe.data.plain() == own.get("data"):
         data.refuse_unless(checkpoint.meta.data, str(checkpoint.folder))
-    return data
+    return Bench(recipe, data, fabric_for(recipe.trainer), console)
 
 
 def _joined(path: Path, record: Record) -> Record:
@@ -198,9 +188,8 @@ def _joined(path: Path, record: Record) -> Record:
 
 
 def _certify(checkpoint: Checkpoint, recipe: Recipe, what: str, settings: dict[str, Any]) -> None:
-    stage = certificates.Certify.parse(settings, what)
-    fabric, data = fabric_for(recipe.trainer), _data(checkpoint, recipe)
-    record = certificates.certify(checkpoint, recipe, stage, data=data, fabric=fabric, console=console)
-    path = measuring.place(checkpoint, measuring.subject_of(checkpoint, recipe, data)) / f"{what}.json"
+    bench = _bench(checkpoint, recipe)
+    record = Certify.parse(settings, what).measured(checkpoint, bench)
+    path = measuring.place(checkpoint, bench.subject(checkpoint)) / f"{what}.json"
     write_json(path, _joined(path, record).plain())
     console.print(f"written to {path}")

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import read_yaml
-from hydraprune.core.spec import nearest, said
+from hydraprune.core.spec import nearest, said, sentence
 from hydraprune.recipes.schema import Recipe
+from hydraprune.recipes.variables import Variable
 
 _FOLDER = files("hydraprune.recipes") / "files"
 LEVELS = 16
@@ -128,14 +130,26 @@ def _extended(values: dict[str, Any], name: str, below: tuple[str, ...] = ()) ->
     if not isinstance(changes, Mapping):
         raise SpecError(f"recipe {name}: `set` takes path.to.key: value, got {changes!r}")
     if base is not None:
-        values = {**_read(str(base), (*below, name)), **values}
+        inherited = _read(str(base), (*below, name))
+        words = {**(inherited.get("variables") or {}), **(values.get("variables") or {})}
+        values = {**inherited, **values, "variables": words}
     for change, value in changes.items():
         _assign(values, str(change), value)
     return values
 
 
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:
-    """Set one value; the containers on the way must be there."""
+    """Set one value, or what a variable of the recipe stands for; the containers on the way must be there."""
+    first, _, rest = path.partition(".")
+    words = values.get("variables") or {}
+    if first not in Recipe.model_fields:
+        if first not in words:
+            raise SpecError(f"no setting or variable {first!r}; {nearest(first, [*Recipe.model_fields, *words])}")
+        variable = _variable(words[first], f"variables.{first}")
+        changes = {f"{variable.path}.{rest}": value} if rest else variable.changes(value)
+        for where, what in changes.items():
+            _assign(values, where, what)
+        return
     *way, last = path.split(".")
     here: Any = values
     for depth, part in enumerate(way):
@@ -154,6 +168,13 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
         here[here.index(_stage(here, last, path))] = copy.deepcopy(value)
     else:
         here[last] = copy.deepcopy(value)
+
+
+def _variable(written: Any, where: str) -> Variable:
+    try:
+        return Variable.model_validate(written)
+    except ValidationError as error:
+        raise SpecError(sentence(error, where)) from None
 
 
 def _stage(stages: list[Any], name: str, where: str) -> Any:

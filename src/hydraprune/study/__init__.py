@@ -1,8 +1,19 @@
 """Grids of recipes: every combination is a run, what they share is trained once, and tables compare them."""
 
-from hydraprune.study.schema import Cell, Study, load_study, names
+from hydraprune.study.schema import Cell, Study, load, load_study, names
 from hydraprune.study.settle import standing
 from hydraprune.study.table import differences, results, study_in
 from hydraprune.study.work import run_study
 
-__all__ = ["Cell", "Study", "differences", "load_study", "names", "results", "run_study", "standing", "study_in"]
+__all__ = [
+    "Cell",
+    "Study",
+    "differences",
+    "load",
+    "load_study",
+    "names",
+    "results",
+    "run_study",
+    "standing",
+    "study_in",
+]

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from rich.console import Console
+
 from hydraprune.core.errors import BusyError, CheckpointError, HydrapruneError, SpecError, TrainingError
 from hydraprune.core.files import write_json
 from hydraprune.recipes.runner import run
@@ -52,7 +54,7 @@ def known(cell: Cell, out: Path, began: float) -> State | None:
     return None if _failure(folder, began) is None else "failed"
 
 
-def settle(cell: Cell, out: Path, began: float, call: Call | None = None) -> Outcome:
+def settle(cell: Cell, out: Path, began: float, call: Call) -> Outcome:
     """Bring a cell to its end as the only one at it: the stages that it shares with others, then its own.
 
     Args:
@@ -63,7 +65,7 @@ def settle(cell: Cell, out: Path, began: float, call: Call | None = None) -> Out
     """
     try:
         with own(out / cell.name):
-            return _settled(cell, out, began, call or run_plain)
+            return _settled(cell, out, began, call)
     except BusyError:
         return Outcome("elsewhere")
 
@@ -82,9 +84,9 @@ def bury(cell: Cell, out: Path, process: int, why: str) -> Outcome:
         return Outcome("elsewhere")
 
 
-def run_plain(recipe: dict[str, Any], out: str) -> None:
+def run_plain(recipe: dict[str, Any], out: str, console: Console | None = None) -> None:
     """Run a recipe, given as plain settings, into a folder."""
-    run(Recipe.parse(recipe, out), out)
+    run(Recipe.parse(recipe, out), out, console)
 
 
 def _settled(cell: Cell, out: Path, began: float, call: Call) -> Outcome:
