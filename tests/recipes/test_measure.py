@@ -13,8 +13,9 @@ from hydraprune.evaluation.records import network_key
 from hydraprune.evaluation.verdicts import load
 from hydraprune.evaluation.verification import VerifiedImage
 from hydraprune.recipes import measure as measuring
+from hydraprune.recipes.evaluate import Evaluate
 from hydraprune.recipes.runner import fabric_for, run
-from hydraprune.recipes.stages import Evaluate
+from hydraprune.recipes.stages import Bench
 from hydraprune.runs.checkpoint import open_checkpoint
 from recipes.tiny import contents, tiny
 
@@ -39,13 +40,11 @@ def measured(trained, tmp_path):
     shutil.copytree(trained[0], tmp_path / "run")
     recipe = trained[1]
 
-    def call(stage="pretrain", attacks=ATTACKS, samples=60, surrogates=None, recipe=recipe, **settings):
+    def call(stage="pretrain", attacks=ATTACKS, samples=60, others=(), recipe=recipe, **settings):
         how = Evaluate.parse({"attacks": attacks, "samples": samples, "batch_size": 25, **settings}, "here")
         fabric = fabric_for(recipe.trainer)
-        return measuring.measure(
-            opened(stage), recipe, how, data=recipe.data.load(), fabric=fabric, console=QUIET,
-            surrogates={name: opened(name) for name in surrogates or ()},
-        )  # fmt: skip
+        bench = Bench(recipe, recipe.data.load(), fabric, QUIET)
+        return how.measured(opened(stage), bench, {name: opened(name) for name in others})
 
     def opened(name):
         return open_checkpoint(tmp_path / "run" / name)
@@ -163,15 +162,14 @@ def test_another_threat_has_its_own_folder(measured, trained, tmp_path):
 
 
 def test_images_transfer_between_dense_and_pruned(measured):
-    there = measured("prune", ["fgsm"], surrogates=["pretrain"])
-    back = measured("pretrain", ["fgsm"], surrogates=["prune"])
+    there = measured("prune", ["fgsm"], others=["pretrain"])
+    back = measured("pretrain", ["fgsm"], others=["prune"])
     for record, origin in ((there, "pretrain"), (back, "prune")):
         assert record.robust_accuracy[f"transfer-50-from-{origin}"] < record.clean_accuracy
 
 
 def test_a_recipe_may_transfer_and_a_run_is_not_repeated(tmp_path, monkeypatch):
-    compare = "compare={pruners: [magnitude], sparsities: [0.5]}"
-    recipe = tiny(compare, "stages.evaluate.transfer_from=[pretrain, finetune]", "stages.evaluate.attacks=[fgsm]")
+    recipe = tiny("stages.evaluate.transfer_from=[pretrain, finetune]", "stages.evaluate.attacks=[fgsm]")
     records = run(recipe, tmp_path)
     for record in records:
         names = {"fgsm", "transfer-50-from-pretrain", "transfer-50-from-finetune", "worst-case"}
@@ -197,8 +195,8 @@ def test_checks_use_verdicts_and_proofs_that_are_there(measured, trained, tmp_pa
         return []
 
     monkeypatch.setattr(measuring, "run_checks", noted)
-    fabric = fabric_for(recipe.trainer)
-    found, path = measuring.check(open_checkpoint(folder), recipe, 30, data=recipe.data.load(), fabric=fabric)
+    bench = Bench(recipe, recipe.data.load(), fabric_for(recipe.trainer), QUIET)
+    found, path = measuring.check(open_checkpoint(folder), 30, bench)
     assert (found, path, seen["count"]) == ([], folder / "checks.json", 30)
     assert list(seen["verdicts"].survived) == ["pgd-2x1"]
     assert seen["verified"].nonzero().flatten().tolist() == [broken]

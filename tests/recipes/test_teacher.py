@@ -2,25 +2,15 @@
 
 import pytest
 import torch
-from hydraprune.recipes.plan import plan
 
 from hydraprune import load
 from hydraprune.core.errors import SpecError
 from hydraprune.core.objective import Loss
 from hydraprune.objectives.natural import Natural
 from hydraprune.recipes.runner import run
-from recipes.tiny import COMPARE, tiny
+from recipes.tiny import tiny
 
 DISTIL = ("stages.finetune.objective={kind: distill, steps: 1}", "stages.finetune.teacher=pretrain")
-
-
-def test_the_plan_finds_the_teacher_in_its_branch_or_before():
-    teachers = {job.path: job.teacher for job in plan(tiny(*DISTIL, "stages.finetune.teacher=prune", COMPARE))}
-    assert teachers["pretrain"] is None
-    assert teachers["hydra-0.9/finetune"] == "hydra-0.9/prune"
-    assert teachers["random-0.5/finetune"] == "random-0.5/prune"
-    teachers = {job.path: job.teacher for job in plan(tiny(*DISTIL, COMPARE))}
-    assert teachers["hydra-0.9/finetune"] == "pretrain"
 
 
 @pytest.mark.parametrize(

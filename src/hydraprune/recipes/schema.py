@@ -44,7 +44,7 @@ class Provenance(Spec):
     Args:
         paper: such as `arXiv:2002.10509`.
         place: table or section.
-        reported: the numbers that were read there, in percent: `dense`, or the sparsity -> name of the figure -> number.
+        reported: the numbers that were read there, in percent: sparsity, or `dense` -> name of the figure -> it.
     """
 
     paper: str

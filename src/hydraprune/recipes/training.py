@@ -26,6 +26,7 @@ from hydraprune.masks.view import MaskView
 from hydraprune.pruners import PRUNERS
 from hydraprune.pruners.base import Pruner, prune
 from hydraprune.pruners.probe import Probe
+from hydraprune.recipes.forecast import Forecast
 from hydraprune.recipes.stages import AnyObjective, Stage
 from hydraprune.recipes.validation import Validate, Validation
 from hydraprune.runs.checkpoint import Meta, finished, save
@@ -158,7 +159,9 @@ class Fit(Stage):
             hooks.insert(0, process)
         if fabric.is_global_zero:
             bar = ProgressBar(self.name, run.console)
-            hooks += [Log(self.name, run.metrics, run.curves, bar.on_note), bar]
+            later = [s for s in recipe.stages[recipe.stages.index(self) + 1 :] if isinstance(s, Fit)]
+            forecast = Forecast(sum(stage.epochs for stage in later), bar.on_note)
+            hooks += [Log(self.name, run.metrics, run.curves, bar.on_note), bar, forecast]
         history = fit(
             model,
             view.parameters(self.over, train_norm=self.train_norm) if self.epochs else [],
