@@ -41,13 +41,8 @@ class Forecast(Hook):
         epoch = passed / (clock.step - step) * clock.steps_per_epoch
         rest = epoch * (clock.epochs - clock.epoch)
         if rest + epoch * self._later >= SHORT:
-            whole = (
-                f"; with the {self._later} epochs after it {span(rest + epoch * self._later)}" if self._later else ""
-            )
-            self._tell(
-                f"{self._stage}: about {span(rest)} to go for {clock.epochs} epochs{whole}; fewer epochs, images or "
-                "attack steps take less"
-            )
+            more = f", and {span(epoch * self._later)} for the {self._later} epochs after them" if self._later else ""
+            self._tell(f"about {span(rest)} to go for {clock.epochs} epochs{more}")
 
 
 def span(seconds: float) -> str:
