@@ -7,7 +7,8 @@ import torch
 from rich.console import Console
 
 from hydraprune.attacks.pgd import PGD
-from hydraprune.core.files import load_tensors, read_json
+from hydraprune.core.files import read_json
+from hydraprune.core.tensors import load_tensors
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluation.records import network_key
 from hydraprune.evaluation.verdicts import load

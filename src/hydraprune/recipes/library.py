@@ -6,15 +6,18 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import read_yaml
 from hydraprune.core.spec import nearest, said
-from hydraprune.recipes.schema import Recipe
+
+if TYPE_CHECKING:
+    from hydraprune.recipes.schema import Recipe
 
 _FOLDER = files("hydraprune.recipes") / "files"
 LEVELS = 16
@@ -25,6 +28,11 @@ def names() -> list[str]:
     """The recipes that come with the package, but for those that others only extend."""
     found = sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
     return [name for name in found if not name.startswith("base-")]
+
+
+def about(name: str, folder: Traversable = _FOLDER) -> str:
+    """What the recipe, or another file of settings in `folder`, says of itself in one line; it is not validated."""
+    return str(yaml.safe_load((folder / f"{name}.yaml").read_text()).get("about", ""))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -47,7 +55,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         SpecError: if it is none.
     """
-    return Recipe.parse(read_settings(path, "recipe"), str(path))
+    return resolve(read_settings(path, "recipe"), (), str(path))
 
 
 def read_settings(path: Path, noun: str) -> dict[str, Any]:
@@ -67,6 +75,8 @@ def read_settings(path: Path, noun: str) -> dict[str, Any]:
 
 def resolve(values: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
     """The recipe of these settings with `path.to.key=value` overrides; errors quote paths below `where`."""
+    from hydraprune.recipes.schema import Recipe  # slow to import: a name that does not exist is told before
+
     values = copy.deepcopy(values)
     for path, value in parsed(overrides):
         _assign(values, path, value)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from hydraprune.attacks.transfer import Transfer
 from hydraprune.core.attack import Attack
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.core.files import inside, read_json, save_tensors, write_json
+from hydraprune.core.files import inside, read_json, write_json
 from hydraprune.core.results import Corrupted, Record, Subject
 from hydraprune.core.spec import Spec
+from hydraprune.core.tensors import save_tensors
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import Dataset, Images
 from hydraprune.evaluation import Evaluation, evaluate

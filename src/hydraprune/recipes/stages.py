@@ -250,7 +250,7 @@ class Evaluate(Measure):
 
 STAGES: Registry[Stage] = Registry(
     "stage",
-    Stage,
+    "hydraprune.recipes.stages:Stage",
     {
         "fit": "hydraprune.recipes.stages:Fit",
         "evaluate": "hydraprune.recipes.stages:Evaluate",

@@ -18,9 +18,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.core.files import inside, load_tensors, pack_mask, read_json, save_tensors, unpack_mask, write_json
+from hydraprune.core.files import inside, read_json, write_json
 from hydraprune.core.plain import tensors
 from hydraprune.core.spec import Spec
+from hydraprune.core.tensors import load_tensors, pack_mask, save_tensors, unpack_mask
 from hydraprune.core.threat import ThreatModel
 from hydraprune.masks.view import LayerCount, MaskView
 from hydraprune.nets import Net

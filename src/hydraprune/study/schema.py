@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import Field
 
 from hydraprune.core.errors import SpecError
 from hydraprune.core.spec import Spec, nearest
-from hydraprune.recipes.library import changed, parsed, read_settings, whole
-from hydraprune.recipes.schema import Recipe
+from hydraprune.recipes import library
+from hydraprune.recipes.library import changed, parsed, read_settings, resolve, whole
+
+if TYPE_CHECKING:
+    from hydraprune.recipes.schema import Recipe
 
 _FOLDER = files("hydraprune.study") / "files"
 SEED = "seed"
@@ -106,7 +109,7 @@ class Study(Spec):
         changes = {"name": f"{self.name}/{name}", "about": self.about}
         for axis, label in labels.items():
             changes |= _options(axis, self.grid[axis]).get(label, {})
-        recipe = Recipe.parse(changed(base, changes | more), f"{self.name}/{name}")
+        recipe = resolve(changed(base, changes | more), (), f"{self.name}/{name}")
         if recipe.trainer.devices > 1:
             raise SpecError(f"{self.name}/{name}: a cell runs on one device; start the study once on each instead")
         cells[name] = Cell(labels, recipe)
@@ -120,6 +123,11 @@ def cell_name(labels: Mapping[str, str]) -> str:
 def names() -> list[str]:
     """The studies that come with the package."""
     return sorted(e.name.removesuffix(".yaml") for e in _FOLDER.iterdir() if e.name.endswith(".yaml"))
+
+
+def about(name: str) -> str:
+    """What the study called `name`, of the package, says of itself in one line; it is not validated."""
+    return library.about(name, _FOLDER)
 
 
 def load_study(name: str, overrides: Sequence[str] = ()) -> Study:
