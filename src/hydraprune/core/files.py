@@ -60,6 +60,22 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from None
 
 
+def append(path: Path, content: bytes) -> None:
+    """Add `content` to the end of a file, which is made if it is not there.
+
+    Raises:
+        TrainingError: if the disk refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as end:
+            end.write(content)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write {path}: {error.strerror}; mend that and run the same command again"
+        ) from None
+
+
 def sweep(folder: Path, name: str | None = None) -> None:
     """Remove the temporary files directly in `folder`, or those of the file `name` alone, that nobody writes any more.
 
@@ -82,6 +98,17 @@ def _abandoned(file: Path, found: re.Match[str]) -> bool:
     except PermissionError:
         return False
     return False
+
+
+def existing(path: Path | str) -> Path:
+    """`path`, where something lies.
+
+    Raises:
+        SpecError: if nothing does.
+    """
+    if not os.path.exists(path):
+        raise SpecError(f"there is no {path}; correct the path")
+    return Path(path)
 
 
 def output_folder(out: Path | str) -> Path:

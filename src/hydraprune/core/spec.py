@@ -162,6 +162,17 @@ class Spec(BaseModel):
         except ValidationError as error:
             raise SpecError(sentence(error, where)) from None
 
+    def require(self) -> None:
+        """See that the packages are there that this method, and those in its settings, need.
+
+        Raises:
+            MissingError: if one is not; it says how to install it.
+        """
+        for value in vars(self).values():
+            for part in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(part, Spec):
+                    part.require()
+
     def plain(self) -> dict[str, Any]:
         """The settings as JSON-ready values, defaults included."""
         return self.model_dump(mode="json")

@@ -19,6 +19,7 @@ from torch.nn.modules.module import (
 )
 
 from hydraprune.core.errors import HydrapruneError, SpecError
+from hydraprune.core.extras import extra
 from hydraprune.core.spec import Spec, nearest, whole
 from hydraprune.nets.built_in import NETS, WIDE, built_in
 from hydraprune.nets.foreign import load_weights
@@ -124,7 +125,8 @@ class Net(Spec):
                 hook.remove()
 
     def _timm(self, num_classes: int, in_channels: int) -> tuple[Callable[..., Any], dict[str, Any]]:
-        import timm  # slow to import, and few recipes need it
+        with extra("timm", f"net {self.kind!r}"):
+            import timm
 
         name = self.kind.removeprefix("timm:")
         if ":" in name or "/" in name:

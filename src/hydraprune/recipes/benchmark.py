@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
 
@@ -28,6 +27,7 @@ from hydraprune.recipes.measure import measure
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Evaluate
 from hydraprune.runs.checkpoint import Checkpoint, Meta, versions
+from hydraprune.train.machine import Machine
 
 NETS = {"resnet18": "R18", "vgg16_bn": "V16"}
 DATA = {"cifar10": "CIFAR10", "svhn": "SVHN"}
@@ -44,7 +44,7 @@ def benchmark(
     recipe: Recipe,
     *,
     data: Dataset,
-    fabric: Fabric,
+    fabric: Machine,
     console: Console,
     name: str | None = None,
     samples: int = IMAGES,
@@ -108,7 +108,7 @@ def benchmark(
     return claim, path
 
 
-def _fmn(model: nn.Module, images: Images, fabric: Fabric, seed: int) -> tuple[FMN, torch.Tensor]:
+def _fmn(model: nn.Module, images: Images, fabric: Machine, seed: int) -> tuple[FMN, torch.Tensor]:
     """The tuned attack, and distances (n,) of images that it was not tuned on."""
     if len(images) < 2 * TUNED_ON:
         raise SpecError(f"{len(images)} test images are too few to tune the attack on {TUNED_ON} and measure on others")

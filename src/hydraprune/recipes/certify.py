@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Literal, Self
 
-from lightning_fabric import Fabric
 from pydantic import Field, model_validator
 from rich.console import Console
 
@@ -26,6 +25,7 @@ from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Measure
 from hydraprune.runs.checkpoint import Checkpoint
 from hydraprune.train.hooks import progress_bar
+from hydraprune.train.machine import Machine
 
 
 class Certify(Measure):
@@ -89,7 +89,7 @@ class Certify(Measure):
 
 
 def certify(
-    checkpoint: Checkpoint, recipe: Recipe, stage: Certify, *, data: Dataset, fabric: Fabric, console: Console
+    checkpoint: Checkpoint, recipe: Recipe, stage: Certify, *, data: Dataset, fabric: Machine, console: Console
 ) -> Record:
     """Clean accuracy of a checkpoint, and what is proved of it.
 

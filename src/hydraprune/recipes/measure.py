@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -36,6 +35,7 @@ from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Evaluate
 from hydraprune.runs.checkpoint import Checkpoint
 from hydraprune.train.hooks import progress_bar
+from hydraprune.train.machine import Machine
 
 if TYPE_CHECKING:
     from hydraprune.evaluation.corruptions import Files, Made
@@ -62,7 +62,7 @@ def measure(
     stage: Evaluate,
     *,
     data: Dataset,
-    fabric: Fabric,
+    fabric: Machine,
     console: Console,
     surrogates: Mapping[str, Checkpoint] | None = None,
     made: Mapping[str, str] | None = None,
@@ -85,6 +85,7 @@ def measure(
     Returns:
         The record of everything that is known of the checkpoint under this threat model.
     """
+    stage.require()
     folder, meta = checkpoint.folder, checkpoint.meta
     model = fabric.to_device(checkpoint.network())
     attacks = [*stage.attacks, *(_transfer(name, other) for name, other in (surrogates or {}).items())]
@@ -151,7 +152,7 @@ def _in_words(record: Record) -> str:
 
 
 def check(
-    checkpoint: Checkpoint, recipe: Recipe, samples: int, *, data: Dataset, fabric: Fabric
+    checkpoint: Checkpoint, recipe: Recipe, samples: int, *, data: Dataset, fabric: Machine
 ) -> tuple[list[Check], Path]:
     """Sanity checks of a checkpoint on the first `samples` test images, and the file that keeps them.
 

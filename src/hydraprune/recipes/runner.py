@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import zlib
@@ -13,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
-from torch.distributed import is_torchelastic_launched
 
 from hydraprune.core.errors import BusyError, SpecError
 from hydraprune.core.files import inside, output_folder, write_atomically, write_json
@@ -32,56 +29,21 @@ from hydraprune.recipes.certify import certify
 from hydraprune.recipes.library import dump_recipe, load_recipe, read_recipe
 from hydraprune.recipes.measure import measure, subject_of
 from hydraprune.recipes.plan import Job, plan
-from hydraprune.recipes.schema import Recipe, Trainer
+from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Evaluate, Fit, Measure
 from hydraprune.recipes.validation import Validate
 from hydraprune.runs.cells import STUDY
-from hydraprune.runs.checkpoint import (
-    DATA,
-    Checkpoint,
-    Meta,
-    finished,
-    open_checkpoint,
-    read_digests,
-    save,
-    versions,
-)
+from hydraprune.runs.checkpoint import DATA, Checkpoint, Meta, open_checkpoint, read_digests, save, versions
+from hydraprune.runs.finished import finished
 from hydraprune.runs.lock import awaited, own
 from hydraprune.runs.records import RESULTS, read_records
 from hydraprune.train import Hook, fit
 from hydraprune.train.hooks import Log, ProgressBar
+from hydraprune.train.machine import Machine
 from hydraprune.train.state import both
 
 STATE = "state.safetensors"
 """The newest state of an unfinished stage, in its folder."""
-
-
-def fabric_for(trainer: Trainer) -> Fabric:
-    """The machine that `trainer` asks for.
-
-    Raises:
-        SpecError: if it asks for a GPU and there is none, or torchrun has started another number of processes.
-    """
-    started = int(os.environ["WORLD_SIZE"]) if is_torchelastic_launched() else trainer.devices
-    if started != trainer.devices:
-        raise SpecError(
-            f"torchrun has started {started} processes, but trainer.devices is {trainer.devices}; "
-            f"use `--set trainer.devices={started}`"
-        )
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision
-    cuda = torch.cuda.is_available()
-    if trainer.device == "cuda" and not cuda:
-        raise SpecError("trainer.device is 'cuda' but torch sees no GPU; use `--set trainer.device=cpu`")
-    if trainer.threads is not None:
-        torch.set_num_threads(trainer.threads)
-    accelerator = "cuda" if cuda and trainer.device != "cpu" else "cpu"
-    precise = trainer.precision == "float32" or (trainer.precision == "auto" and accelerator == "cpu")
-    return Fabric(
-        accelerator=accelerator,
-        devices=trainer.devices,
-        strategy="ddp" if trainer.devices > 1 else "auto",
-        precision="32-true" if precise else "bf16-mixed",
-    )
 
 
 def run(recipe: Recipe | str, out: Path | str, console: Console | None = None) -> list[Record]:
@@ -106,7 +68,8 @@ def run(recipe: Recipe | str, out: Path | str, console: Console | None = None) -
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
     recipe = Recipe.make(recipe, "recipe")
-    fabric = fabric_for(recipe.trainer)
+    recipe.require()
+    fabric = recipe.trainer.machine()
     here = _Run(recipe, output_folder(out), fabric, console or Console(quiet=True))
     # Before further processes are started: what is refused is refused once, and at once.
     with own(here.out) if fabric.is_global_zero else nullcontext():
@@ -125,7 +88,7 @@ def run(recipe: Recipe | str, out: Path | str, console: Console | None = None) -
 class _Run:
     """A recipe, its folder and its machine."""
 
-    def __init__(self, recipe: Recipe, out: Path, fabric: Fabric, console: Console) -> None:
+    def __init__(self, recipe: Recipe, out: Path, fabric: Machine, console: Console) -> None:
         self.recipe, self.out, self.fabric = recipe, out, fabric
         self.console = console if fabric.is_global_zero else Console(quiet=True)
         self._noted = not fabric.is_global_zero
@@ -382,7 +345,7 @@ def refuse_another(recipe: Recipe, out: Path) -> None:
         raise SpecError(f"{out} holds a run of another recipe ({path.name} differs in {others}); choose another --out")
 
 
-def _environment(fabric: Fabric) -> dict[str, Any]:
+def _environment(fabric: Machine) -> dict[str, Any]:
     device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else platform.processor()
     return {
         "versions": versions(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -13,6 +14,7 @@ from pydantic import Field, model_validator
 from hydraprune.attacks import ATTACKS
 from hydraprune.attacks.transfer import described, transferred
 from hydraprune.core.attack import Attack
+from hydraprune.core.extras import extra
 from hydraprune.core.objective import Objective
 from hydraprune.core.registry import Registry
 from hydraprune.core.results import Record, Subject
@@ -205,6 +207,12 @@ class Evaluate(Measure):
             if kind not in kinds:
                 raise ValueError(f"attack_samples: no attack {kind!r} is run; {nearest(kind, kinds)}")
         return self
+
+    def require(self) -> None:
+        super().require()
+        if self.corruptions:
+            with extra("images", "measuring corruptions"):
+                import_module("hydraprune.evaluation.corruptions")
 
     def check(self, threat: ThreatModel | None) -> None:
         if threat is None and (self.attacks or self.transfer_from):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from hydraprune.attacks.pgd import PGD
@@ -14,6 +13,7 @@ from hydraprune.data import Batches, Images
 from hydraprune.evaluation import evaluate
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Fit
+from hydraprune.train.machine import Machine
 
 
 class Validate(Hook):
@@ -23,7 +23,7 @@ class Validate(Hook):
         best: its tensors; empty if none is kept. It is part of the state of the stage.
     """
 
-    def __init__(self, recipe: Recipe, stage: Fit, images: Images, fabric: Fabric, model: nn.Module) -> None:
+    def __init__(self, recipe: Recipe, stage: Fit, images: Images, fabric: Machine, model: nn.Module) -> None:
         self._recipe, self._stage, self._images, self._fabric, self._model = recipe, stage, images, fabric, model
         self._value = -1.0
         self.best: dict[str, Tensor] = {}

@@ -11,7 +11,8 @@ from hydraprune.core.files import read_json, write_atomically, write_json
 from hydraprune.core.fingerprint import fingerprint
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Fit, Measure, Stage
-from hydraprune.runs.checkpoint import DATA, MASKS, META, MODEL, finished
+from hydraprune.runs.checkpoint import DATA, MASKS, MODEL
+from hydraprune.runs.finished import META, finished
 
 
 def trunk(recipe: Recipe) -> Recipe | None:
