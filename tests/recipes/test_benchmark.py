@@ -16,7 +16,7 @@ from hydraprune.masks.source import FixedMask
 from hydraprune.masks.view import MaskView
 from hydraprune.nets import Net
 from hydraprune.recipes import benchmark as benchmarks
-from hydraprune.recipes.runner import fabric_for, run
+from hydraprune.recipes.runner import run
 from hydraprune.recipes.stages import Bench
 from hydraprune.runs.checkpoint import Meta, open_checkpoint
 from recipes.tiny import tiny
@@ -54,7 +54,7 @@ def trained(tmp_path_factory):
 @pytest.mark.usefixtures("_short")
 def test_a_claim_says_what_was_measured(trained, monkeypatch):
     folder, recipe = trained
-    data, fabric, tuned_on = recipe.data.load(), fabric_for(recipe.trainer), []
+    data, fabric, tuned_on = recipe.data.load(), recipe.trainer.machine(), []
     search = benchmarks.tuned
 
     def noted(model, batch, threat, **settings):
@@ -98,7 +98,7 @@ def test_too_few_images_are_refused(trained):
     folder, recipe = trained
     data = recipe.model_copy(update={"data": recipe.data.model_copy(update={"samples": 100})}).data.load()
     short = type(data)(data.train, data.validation, data.test.take(100), data.classes)
-    bench = Bench(recipe, short, fabric_for(recipe.trainer), QUIET)
+    bench = Bench(recipe, short, recipe.trainer.machine(), QUIET)
     with pytest.raises(SpecError, match="100 test images are too few"):
         benchmarks.benchmark(open_checkpoint(folder), bench, samples=5)
 

@@ -12,7 +12,7 @@ from hydraprune.core.files import read_json, write_json
 from hydraprune.evaluation import clean_accuracy, corruptions
 from hydraprune.evaluation.corruptions import BENCHMARK, offered
 from hydraprune.recipes.evaluate import Evaluate
-from hydraprune.recipes.runner import fabric_for, run
+from hydraprune.recipes.runner import run
 from hydraprune.recipes.stages import Bench
 from hydraprune.runs.checkpoint import load, open_checkpoint
 from recipes.tiny import tiny
@@ -39,7 +39,7 @@ def measured(ran, tmp_path):
 
     def call(**settings):
         stage = Evaluate.parse({"samples": 40, **settings}, "here")
-        bench = Bench(recipe, recipe.data.load(), fabric_for(recipe.trainer), Console(quiet=True))
+        bench = Bench(recipe, recipe.data.load(), recipe.trainer.machine(), Console(quiet=True))
         return stage.measured(open_checkpoint(tmp_path / "run" / "pretrain"), bench)
 
     return call

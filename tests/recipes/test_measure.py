@@ -7,14 +7,15 @@ import torch
 from rich.console import Console
 
 from hydraprune.attacks.pgd import PGD
-from hydraprune.core.files import load_tensors, read_json
+from hydraprune.core.files import read_json
+from hydraprune.core.tensors import load_tensors
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluation.records import network_key
 from hydraprune.evaluation.verdicts import load
 from hydraprune.evaluation.verification import VerifiedImage
 from hydraprune.recipes import measure as measuring
 from hydraprune.recipes.evaluate import Evaluate
-from hydraprune.recipes.runner import fabric_for, run
+from hydraprune.recipes.runner import run
 from hydraprune.recipes.stages import Bench
 from hydraprune.runs.checkpoint import open_checkpoint
 from recipes.tiny import contents, tiny
@@ -42,7 +43,7 @@ def measured(trained, tmp_path):
 
     def call(stage="pretrain", attacks=ATTACKS, samples=60, others=(), recipe=recipe, **settings):
         how = Evaluate.parse({"attacks": attacks, "samples": samples, "batch_size": 25, **settings}, "here")
-        fabric = fabric_for(recipe.trainer)
+        fabric = recipe.trainer.machine()
         bench = Bench(recipe, recipe.data.load(), fabric, QUIET)
         return how.measured(opened(stage), bench, {name: opened(name) for name in others})
 
@@ -195,7 +196,7 @@ def test_checks_use_verdicts_and_proofs_that_are_there(measured, trained, tmp_pa
         return []
 
     monkeypatch.setattr(measuring, "run_checks", noted)
-    bench = Bench(recipe, recipe.data.load(), fabric_for(recipe.trainer), QUIET)
+    bench = Bench(recipe, recipe.data.load(), recipe.trainer.machine(), QUIET)
     found, path = measuring.check(open_checkpoint(folder), 30, bench)
     assert (found, path, seen["count"]) == ([], folder / "checks.json", 30)
     assert list(seen["verdicts"].survived) == ["pgd-2x1"]

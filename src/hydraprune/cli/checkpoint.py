@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
@@ -15,17 +15,15 @@ from hydraprune.cli.console import console, printable
 from hydraprune.cli.options import Settings, TrustCode
 from hydraprune.core.errors import CheckpointError, EvaluationError, SpecError
 from hydraprune.core.files import read_json, write_json
-from hydraprune.core.results import Record
-from hydraprune.recipes import benchmark as benchmarks
 from hydraprune.recipes import library
-from hydraprune.recipes import measure as measuring
-from hydraprune.recipes.certify import Certify
-from hydraprune.recipes.evaluate import Evaluate
-from hydraprune.recipes.runner import fabric_for
-from hydraprune.recipes.schema import Recipe
-from hydraprune.recipes.stages import Bench
-from hydraprune.runs.checkpoint import META, Checkpoint, open_checkpoint
+from hydraprune.runs.finished import META, refuse_unfinished
 from hydraprune.runs.lock import own
+
+if TYPE_CHECKING:
+    from hydraprune.core.results import Record
+    from hydraprune.recipes.schema import Recipe
+    from hydraprune.recipes.stages import Bench
+    from hydraprune.runs.checkpoint import Checkpoint
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")]
 P = ParamSpec("P")
@@ -37,7 +35,8 @@ def _alone(command: Callable[P, None]) -> Callable[P, None]:
     @wraps(command)
     def alone(*args: P.args, **options: P.kwargs) -> None:
         folder = inspect.signature(command).bind(*args, **options).arguments["checkpoint"]
-        with own(folder) if folder.is_dir() else nullcontext():  # a folder that is missing is told by the command
+        with own(folder) if folder.is_dir() else nullcontext():
+            refuse_unfinished(folder)
             try:
                 command(*args, **options)
             except EvaluationError as error:
@@ -64,6 +63,9 @@ def evaluate(
 
     Also accuracy under common corruptions. What was measured before with the same settings is taken over.
     """
+    from hydraprune.recipes.evaluate import Evaluate
+    from hydraprune.recipes.measure import place
+
     opened = _opened(checkpoint, trust_code)
     recipe = _recipe_of(opened, set_)
     if attacks is None and corruptions is None:
@@ -76,7 +78,7 @@ def evaluate(
     bench = _bench(opened, recipe)
     others = {} if transfer_from is None else {transfer_from.name: _opened(transfer_from, trust_code)}
     record = stage.measured(opened, bench, others)
-    path = measuring.place(opened, bench.subject(opened)) / "evaluation.json"
+    path = place(opened, bench.subject(opened)) / "evaluation.json"
     write_json(path, record.plain())
     console.print(f"written to {path}")
 
@@ -89,6 +91,8 @@ def check(
     set_: Settings = None,
 ) -> None:
     """Sanity checks against false security: is the robustness real? Exit code 1 if one fails."""
+    from hydraprune.recipes import measure as measuring
+
     opened = _opened(checkpoint, trust_code)
     found, path = measuring.check(opened, samples, _bench(opened, _recipe_of(opened, set_)))
     for one in found:
@@ -110,6 +114,8 @@ def benchmark(
     set_: Settings = None,
 ) -> None:
     """The adversarial pruning benchmark's protocol and a stricter one, as a claim with the measured sparsity."""
+    from hydraprune.recipes import benchmark as benchmarks
+
     opened = _opened(checkpoint, trust_code)
     bench = _bench(opened, _recipe_of(opened, set_))
     claim, path = benchmarks.benchmark(opened, bench, name=name, samples=samples)
@@ -156,6 +162,8 @@ def certify(
 
 def _opened(folder: Path, trust_code: bool) -> Checkpoint:
     """A checkpoint; what it makes us call is said before it is called."""
+    from hydraprune.runs.checkpoint import open_checkpoint
+
     opened = open_checkpoint(folder, trust_code)
     if (calls := opened.calls()) is not None:
         console.print(printable(f"calling {calls}, named by {folder}"), highlight=False, markup=False, soft_wrap=True)
@@ -171,14 +179,18 @@ def _recipe_of(checkpoint: Checkpoint, overrides: list[str] | None) -> Recipe:
 
 def _bench(checkpoint: Checkpoint, recipe: Recipe) -> Bench:
     """What it takes; with the settings of the checkpoint's own, images must be those that it was made from."""
+    from hydraprune.recipes.stages import Bench
+
     data, own = recipe.data.load(), checkpoint.meta.recipe or {}
     if recipe.data.plain() == own.get("data"):
         data.refuse_unless(checkpoint.meta.data, str(checkpoint.folder))
-    return Bench(recipe, data, fabric_for(recipe.trainer), console)
+    return Bench(recipe, data, recipe.trainer.machine(), console)
 
 
 def _joined(path: Path, record: Record) -> Record:
     """The record with what an earlier command of its kind found of the same network, images and adversary."""
+    from hydraprune.core.results import Record
+
     try:
         before = Record.parse(read_json(path), str(path))
     except (CheckpointError, SpecError):  # there is none, or it is damaged and goes
@@ -188,8 +200,11 @@ def _joined(path: Path, record: Record) -> Record:
 
 
 def _certify(checkpoint: Checkpoint, recipe: Recipe, what: str, settings: dict[str, Any]) -> None:
+    from hydraprune.recipes.certify import Certify
+    from hydraprune.recipes.measure import place
+
     bench = _bench(checkpoint, recipe)
     record = Certify.parse(settings, what).measured(checkpoint, bench)
-    path = measuring.place(checkpoint, bench.subject(checkpoint)) / f"{what}.json"
+    path = place(checkpoint, bench.subject(checkpoint)) / f"{what}.json"
     write_json(path, _joined(path, record).plain())
     console.print(f"written to {path}")

@@ -9,13 +9,11 @@ from typing import Annotated
 import typer
 
 from hydraprune.cli.console import console, printable
-from hydraprune.cli.options import Out, Settings
+from hydraprune.cli.options import Out, Runs, Settings
+from hydraprune.cli.picture import draw
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import output_file, write_atomically, write_json
-from hydraprune.report import as_markdown, as_table, draw, rows
-from hydraprune.study import differences, load_study, results, run_study, standing, study_in
-from hydraprune.study.cluster import run_on_ray
-from hydraprune.study.table import as_csv, differences_markdown, differences_table
+from hydraprune.study.schema import load_study
 
 
 def study(
@@ -28,6 +26,9 @@ def study(
 ) -> None:
     """Run a grid of recipes; start it several times, on any machines that see the folder, to go faster."""
     grid = load_study(study, set_ or [])
+    from hydraprune.study import run_study, standing
+    from hydraprune.study.cluster import run_on_ray
+
     if dry_run:
         for name, state in standing(grid.cells(), out, _told).items():
             console.print(f"{name}  {state}", highlight=False, markup=False, soft_wrap=True)
@@ -41,7 +42,7 @@ def study(
 
 
 def table(
-    runs: Annotated[list[Path], typer.Argument(help="A study, or run folders of one recipe such as different seeds")],
+    runs: Runs,
     out: Annotated[
         Path | None,
         typer.Option(metavar="OUT", parser=output_file, help="Write OUT.md, OUT.json, OUT.png, and OUT.csv of a study"),
@@ -54,6 +55,9 @@ def table(
     ] = None,
 ) -> None:
     """Mean and standard deviation over runs."""
+    from hydraprune.report import as_markdown, rows
+    from hydraprune.study.table import as_csv, differences, differences_markdown, differences_table, results, study_in
+
     if not study_in(runs[0]):
         if baseline is not None or where:
             raise SpecError(f"--baseline and --where are about the cells of a study, but {runs[0]} holds none")
@@ -87,6 +91,8 @@ def _left_out(why: str) -> None:
 
 
 def _write(table: list[dict[str, object]], out: Path | None) -> None:
+    from hydraprune.report import as_markdown, as_table
+
     console.print(as_table(table))
     if out is not None:
         write_atomically(Path(f"{out}.md"), as_markdown(table).encode())

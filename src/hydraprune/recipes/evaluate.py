@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -12,6 +13,7 @@ from pydantic import Field, model_validator
 from hydraprune.attacks import ATTACKS
 from hydraprune.attacks.transfer import described, transferred
 from hydraprune.core.attack import Attack
+from hydraprune.core.extras import extra
 from hydraprune.core.results import WORST, Record, Subject
 from hydraprune.core.spec import nearest
 from hydraprune.data.cache import files_digest
@@ -66,6 +68,12 @@ class Evaluate(Measure):
             if kind not in kinds:
                 raise ValueError(f"attack_samples: no attack {kind!r} is run; {nearest(kind, kinds)}")
         return self
+
+    def require(self) -> None:
+        super().require()
+        if self.corruptions:
+            with extra("images", "measuring corruptions"):
+                import_module("hydraprune.evaluation.corruptions")
 
     def check(self, recipe: Recipe, before: Sequence[Stage]) -> None:
         super().check(recipe, before)

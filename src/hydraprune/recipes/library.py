@@ -6,8 +6,9 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
@@ -15,8 +16,10 @@ from pydantic import ValidationError
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import read_yaml
 from hydraprune.core.spec import nearest, said, sentence
-from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.variables import Variable
+
+if TYPE_CHECKING:
+    from hydraprune.recipes.schema import Recipe
 
 _FOLDER = files("hydraprune.recipes") / "files"
 LEVELS = 16
@@ -27,6 +30,11 @@ def names() -> list[str]:
     """The recipes that come with the package, but for those that others only extend."""
     found = sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
     return [name for name in found if not name.startswith("base-")]
+
+
+def about(name: str, folder: Traversable = _FOLDER) -> str:
+    """What the recipe, or another file of settings in `folder`, says of itself in one line; it is not validated."""
+    return str(yaml.safe_load((folder / f"{name}.yaml").read_text()).get("about", ""))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -49,7 +57,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         SpecError: if it is none.
     """
-    return Recipe.parse(read_settings(path, "recipe"), str(path))
+    return resolve(read_settings(path, "recipe"), (), str(path))
 
 
 def read_settings(path: Path, noun: str) -> dict[str, Any]:
@@ -69,6 +77,8 @@ def read_settings(path: Path, noun: str) -> dict[str, Any]:
 
 def resolve(values: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
     """The recipe of these settings with `path.to.key=value` overrides; errors quote paths below `where`."""
+    from hydraprune.recipes.schema import Recipe  # slow to import: a name that does not exist is told before
+
     values = copy.deepcopy(values)
     for path, value in parsed(overrides):
         _assign(values, path, value)
@@ -140,6 +150,8 @@ def _extended(values: dict[str, Any], name: str, below: tuple[str, ...] = ()) ->
 
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:
     """Set one value, or what a variable of the recipe stands for; the containers on the way must be there."""
+    from hydraprune.recipes.schema import Recipe
+
     first, _, rest = path.partition(".")
     words = values.get("variables") or {}
     if first not in Recipe.model_fields:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from hydraprune.attacks.transfer import Transfer
 from hydraprune.core.attack import Attack
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.core.files import inside, read_json, save_tensors, write_json
+from hydraprune.core.files import inside, read_json, write_json
 from hydraprune.core.results import Corrupted, Record, Subject
 from hydraprune.core.spec import Spec
+from hydraprune.core.tensors import save_tensors
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import Images
 from hydraprune.evaluation import Evaluation, evaluate
@@ -69,6 +70,7 @@ def measure(
     Returns:
         The record of everything that is known of the checkpoint under this threat model.
     """
+    stage.require()
     folder, recipe, fabric, test = checkpoint.folder, bench.recipe, bench.fabric, bench.data.test
     model = fabric.to_device(checkpoint.network())
     attacks = [*stage.attacks, *(_transfer(name, other) for name, other in others.items())]

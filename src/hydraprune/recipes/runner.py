@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import zlib
@@ -12,51 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
-from torch.distributed import is_torchelastic_launched
 
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import inside, output_folder, write_atomically, write_json
 from hydraprune.core.results import Record
 from hydraprune.data import Dataset
 from hydraprune.recipes.library import dump_recipe, load_recipe, read_recipe
-from hydraprune.recipes.schema import Recipe, Trainer
+from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Bench, Stage
 from hydraprune.runs.cells import STUDY
 from hydraprune.runs.checkpoint import DATA, Checkpoint, open_checkpoint, read_digests, versions
 from hydraprune.runs.lock import awaited, own
 from hydraprune.runs.records import RESULTS, read_records
 from hydraprune.train import Hook
-
-
-def fabric_for(trainer: Trainer) -> Fabric:
-    """The machine that `trainer` asks for.
-
-    Raises:
-        SpecError: if it asks for a GPU and there is none, or torchrun has started another number of processes.
-    """
-    started = int(os.environ["WORLD_SIZE"]) if is_torchelastic_launched() else trainer.devices
-    if started != trainer.devices:
-        raise SpecError(
-            f"torchrun has started {started} processes, but trainer.devices is {trainer.devices}; "
-            f"use `--set trainer.devices={started}`"
-        )
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision
-    cuda = torch.cuda.is_available()
-    if trainer.device == "cuda" and not cuda:
-        raise SpecError("trainer.device is 'cuda' but torch sees no GPU; use `--set trainer.device=cpu`")
-    if trainer.threads is not None:
-        torch.set_num_threads(trainer.threads)
-    accelerator = "cuda" if cuda and trainer.device != "cpu" else "cpu"
-    precise = trainer.precision == "float32" or (trainer.precision == "auto" and accelerator == "cpu")
-    return Fabric(
-        accelerator=accelerator,
-        devices=trainer.devices,
-        strategy="ddp" if trainer.devices > 1 else "auto",
-        precision="32-true" if precise else "bf16-mixed",
-    )
+from hydraprune.train.machine import Machine
 
 
 def run(recipe: Recipe | str, out: Path | str, console: Console | None = None) -> list[Record]:
@@ -81,7 +51,8 @@ def run(recipe: Recipe | str, out: Path | str, console: Console | None = None) -
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
     recipe = Recipe.make(recipe, "recipe")
-    fabric = fabric_for(recipe.trainer)
+    recipe.require()
+    fabric = recipe.trainer.machine()
     here = Run(recipe, output_folder(out), fabric, console or Console(quiet=True))
     # Before further processes are started: what is refused is refused once, and at once.
     with own(here.out) if fabric.is_global_zero else nullcontext():
@@ -104,7 +75,7 @@ class Run:
         console: where progress is shown; quiet on all processes but the first.
     """
 
-    def __init__(self, recipe: Recipe, out: Path, fabric: Fabric, console: Console) -> None:
+    def __init__(self, recipe: Recipe, out: Path, fabric: Machine, console: Console) -> None:
         self.recipe, self.out, self.fabric = recipe, out, fabric
         self.console = console if fabric.is_global_zero else Console(quiet=True)
         self.metrics, self.curves = out / "metrics.jsonl", out / "tensorboard"
@@ -217,7 +188,7 @@ def refuse_another(recipe: Recipe, out: Path) -> None:
         raise SpecError(f"{out} holds a run of another recipe ({path.name} differs in {others}); choose another --out")
 
 
-def _environment(fabric: Fabric) -> dict[str, Any]:
+def _environment(fabric: Machine) -> dict[str, Any]:
     device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else platform.processor()
     return {
         "versions": versions(),

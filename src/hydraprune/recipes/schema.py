@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,29 +13,9 @@ from hydraprune.data import SOURCES, Source
 from hydraprune.nets import Net
 from hydraprune.recipes.stages import STAGES, AnyObjective, Stage
 from hydraprune.recipes.variables import Variable, short_name
+from hydraprune.train.machine import Trainer
 
 AnySource = Annotated[Source, SOURCES]
-
-
-class Trainer(Spec):
-    """The machine, and how it computes.
-
-    Args:
-        device: `auto` takes the GPU if there is one.
-        devices: processes, each with its own device; more than 1 averages gradients over them.
-        precision: `bf16` is autocast, with weights kept in float32; `auto` takes it on a GPU only.
-        channels_last: memory format of image batches.
-        compile: compile the network that attacks see.
-        threads: CPU threads of a process; None takes all cores. Networks of a few thousand weights gain nothing from
-            more than 1.
-    """
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(default=1, ge=1, le=1024)
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    channels_last: bool = True
-    compile: bool = False
-    threads: int | None = Field(default=None, ge=1, le=1024)
 
 
 class Provenance(Spec):

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
-from lightning_fabric import Fabric
 from pydantic import Field
 from rich.console import Console
 
@@ -18,6 +17,7 @@ from hydraprune.core.spec import Spec, nearest
 from hydraprune.data import Dataset
 from hydraprune.objectives import OBJECTIVES
 from hydraprune.runs.checkpoint import Checkpoint
+from hydraprune.train.machine import Machine
 
 if TYPE_CHECKING:
     from hydraprune.recipes.runner import Run
@@ -58,7 +58,7 @@ class Bench:
 
     recipe: Recipe
     data: Dataset
-    fabric: Fabric
+    fabric: Machine
     console: Console
 
     def subject(self, checkpoint: Checkpoint) -> Subject:
@@ -161,7 +161,7 @@ class Measure(Stage, ABC):
 
 STAGES: Registry[Stage] = Registry(
     "stage",
-    Stage,
+    "hydraprune.recipes.stages:Stage",
     {
         "fit": "hydraprune.recipes.training:Fit",
         "evaluate": "hydraprune.recipes.evaluate:Evaluate",

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from hydraprune.core.hook import Hook, alike
 from hydraprune.core.spec import Spec
 from hydraprune.data import Batches, Images
 from hydraprune.evaluation import evaluate
+from hydraprune.train.machine import Machine
 
 if TYPE_CHECKING:
     from hydraprune.recipes.schema import Recipe
@@ -49,7 +49,7 @@ class Validate(Hook):
         best: its tensors; empty if none is kept. It is part of the state of the stage.
     """
 
-    def __init__(self, recipe: Recipe, stage: Fit, images: Images, fabric: Fabric, model: nn.Module) -> None:
+    def __init__(self, recipe: Recipe, stage: Fit, images: Images, fabric: Machine, model: nn.Module) -> None:
         self._recipe, self._stage, self._images, self._fabric, self._model = recipe, stage, images, fabric, model
         self._value = -1.0
         self.best: dict[str, Tensor] = {}

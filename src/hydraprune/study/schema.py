@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import Field
 
 from hydraprune.core.errors import SpecError
 from hydraprune.core.spec import Spec, nearest
-from hydraprune.recipes.library import changed, load_recipe, parsed, read_settings, whole
-from hydraprune.recipes.library import names as recipe_names
-from hydraprune.recipes.schema import Recipe
+from hydraprune.recipes import library
+from hydraprune.recipes.library import changed, parsed, read_settings, resolve, whole
 from hydraprune.recipes.variables import short_name
+
+if TYPE_CHECKING:
+    from hydraprune.recipes.schema import Recipe
 
 _FOLDER = files("hydraprune.study") / "files"
 SEED = "seed"
@@ -108,7 +110,7 @@ class Study(Spec):
         changes = {"name": f"{self.name}/{name}", "about": self.about}
         for axis, label in labels.items():
             changes |= _options(axis, self.grid[axis]).get(label, {})
-        recipe = Recipe.parse(changed(base, changes | more), f"{self.name}/{name}")
+        recipe = resolve(changed(base, changes | more), (), f"{self.name}/{name}")
         if recipe.trainer.devices > 1:
             raise SpecError(f"{self.name}/{name}: a cell runs on one device; start the study once on each instead")
         cells[name] = Cell(labels, recipe)
@@ -124,6 +126,11 @@ def names() -> list[str]:
     return sorted(e.name.removesuffix(".yaml") for e in _FOLDER.iterdir() if e.name.endswith(".yaml"))
 
 
+def about(name: str) -> str:
+    """What the study called `name`, of the package, says of itself in one line; it is not validated."""
+    return library.about(name, _FOLDER)
+
+
 def load_study(name: str, overrides: Sequence[str] = (), vary: Sequence[str] = ()) -> Study:
     """The study called `name`, or in the YAML file `name`, its recipe resolved; with `vary`, also one of a recipe.
 
@@ -136,7 +143,7 @@ def load_study(name: str, overrides: Sequence[str] = (), vary: Sequence[str] = (
         SpecError: if there is none, or it has unknown keys.
     """
     loaded = load(name, overrides, vary)
-    if isinstance(loaded, Recipe):
+    if not isinstance(loaded, Study):
         raise SpecError(f"{name} is a recipe; use `hydraprune run`, or vary something: --vary sparsity=0.9,0.99")
     return loaded
 
@@ -151,16 +158,15 @@ def load(name: str, overrides: Sequence[str] = (), vary: Sequence[str] = ()) -> 
         values = read_settings(Path(name), "recipe or study")
     elif name in names():
         values = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
-    elif name in recipe_names():
+    elif name in library.names():
         values = {}
     else:
-        raise SpecError(
-            f"unknown recipe or study {name!r}; {nearest(name, [*recipe_names(), *names()])} (or give a file NAME.yaml)"
-        )
+        known = [*library.names(), *names()]
+        raise SpecError(f"unknown recipe or study {name!r}; {nearest(name, known)} (or give a file NAME.yaml)")
     axes = {axis: _listed(text) for axis, text in (_halves(option) for option in vary)}
     if "recipe" not in values:
         if not axes:
-            return load_recipe(name, overrides)
+            return library.load_recipe(name, overrides)
         values = {"name": str(whole(name).get("name", Path(name).stem)), "recipe": name}
     study = resolved(Study.parse(values | {"grid": {**(values.get("grid") or {}), **axes}}, name))
     return study.model_copy(update={"set": study.set | dict(parsed(overrides))})

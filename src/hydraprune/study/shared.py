@@ -13,7 +13,8 @@ from hydraprune.core.fingerprint import fingerprint
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Measure, Stage
 from hydraprune.recipes.training import Fit
-from hydraprune.runs.checkpoint import DATA, MASKS, META, MODEL, finished
+from hydraprune.runs.checkpoint import DATA, MASKS, MODEL
+from hydraprune.runs.finished import META, finished
 
 
 def trunk(recipe: Recipe) -> Recipe | None:
