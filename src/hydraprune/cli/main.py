@@ -17,8 +17,8 @@ from hydraprune.cli import checkpoint
 from hydraprune.cli import study as studies
 from hydraprune.cli.build import prune_recipe
 from hydraprune.cli.console import console, first, printable
-from hydraprune.cli.options import Out, Runs, Settings
-from hydraprune.cli.picture import draw
+from hydraprune.cli.options import Out, Runs, Settings, Vary
+from hydraprune.cli.picture import PICTURE, draw
 from hydraprune.core.errors import HydrapruneError, SpecError
 from hydraprune.core.extras import extra
 from hydraprune.core.files import output_file
@@ -63,12 +63,17 @@ def show(
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="Name or YAML file")],
+    name: Annotated[str, typer.Argument(metavar="RECIPE|STUDY", help="Name or YAML file")],
     out: Out,
     set_: Settings = None,
+    vary: Vary = None,
 ) -> None:
-    """Run a recipe; go on where an earlier run into the same folder stopped."""
-    _run(library.load_recipe(recipe, set_ or []), out)
+    """Run a recipe or a study; go on where an earlier run into the same folder stopped."""
+    loaded = schema.load(name, set_ or [], vary or [])
+    if isinstance(loaded, schema.Study):
+        studies.run_all(loaded, out)
+    else:
+        _run(loaded, out)
 
 
 @app.command()
@@ -130,7 +135,7 @@ def _run(recipe: Recipe, out: Path) -> None:
     if (out / "results.json").exists():
         results = rows([out])
         console.print(as_table(results))
-        draw(results, out / "robust_accuracy.png", recipe.name)
+        draw(results, out / PICTURE, recipe.name)
     console.print(f"written to {out}")
 
 

@@ -12,6 +12,9 @@ from hydraprune.core.files import existing, output_folder
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting: stages.prune.epochs=5")
 ]
+Vary = Annotated[
+    list[str] | None, typer.Option("--vary", metavar="AXIS=VALUE,VALUE", help="Run it once for each: sparsity=0.9,0.99")
+]
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Import and call the factory that the checkpoint names; it runs its code")
 ]

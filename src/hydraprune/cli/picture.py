@@ -9,6 +9,9 @@ from typing import Any
 from hydraprune.cli.console import console, printable
 from hydraprune.core.errors import MissingError
 
+PICTURE = "robust_accuracy.png"
+"""Beside the results of a run or study."""
+
 
 def draw(table: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
     """The table as a PNG, or a line that says what it takes."""

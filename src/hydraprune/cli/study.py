@@ -3,38 +3,64 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hydraprune.cli.console import console, printable
-from hydraprune.cli.options import Out, Runs, Settings
-from hydraprune.cli.picture import draw
+from hydraprune.cli.options import Out, Runs, Settings, Vary
+from hydraprune.cli.picture import PICTURE, draw
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import output_file, write_atomically, write_json
-from hydraprune.study.schema import load_study
+from hydraprune.study.schema import Study, load_study
+
+RESULTS = "results.json"
 
 
 def study(
-    study: Annotated[str, typer.Argument(help="Name or YAML file")],
+    study: Annotated[str, typer.Argument(help="Name of a study, or of a recipe with --vary, or YAML file")],
     out: Out,
+    vary: Vary = None,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time")] = 1,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Run on this Ray cluster, such as auto")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and run nothing")] = False,
     set_: Settings = None,
 ) -> None:
     """Run a grid of recipes; start it several times, on any machines that see the folder, to go faster."""
-    grid = load_study(study, set_ or [])
-    from hydraprune.study import run_study, standing
-    from hydraprune.study.cluster import run_on_ray
-
+    grid = load_study(study, set_ or [], vary or [])
     if dry_run:
+        from hydraprune.study.settle import standing
+
         for name, state in standing(grid.cells(), out, _told).items():
             console.print(f"{name}  {state}", highlight=False, markup=False, soft_wrap=True)
         return
-    states = run_study(grid, out, console, jobs=jobs) if ray is None else run_on_ray(grid, out, ray)
+    if ray is not None:
+        from hydraprune.study.cluster import run_on_ray
+
+        _summarize(grid, out, run_on_ray(grid, out, ray))
+    else:
+        run_all(grid, out, jobs)
+
+
+def run_all(grid: Study, out: Path, jobs: int = 1) -> None:
+    """Run a study, then show its table and write it beside a picture; exit code 1 if a cell failed."""
+    from hydraprune.study.work import run_study
+
+    _summarize(grid, out, run_study(grid, out, console, jobs=jobs))
+
+
+def _summarize(grid: Study, out: Path, states: Mapping[str, str]) -> None:
+    from hydraprune.report import as_table
+    from hydraprune.study.table import results
+
     counts = Counter(states.values())
+    if counts["done"]:
+        found = results(out, told=_left_out)
+        console.print(as_table(found))
+        write_json(out / RESULTS, found)
+        draw(found, out / PICTURE, grid.name)
     console.print(f"{out}: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}", highlight=False)
     if counts["failed"]:
         console.print(f"why a cell failed is in {out}/CELL/failure.json; the same command tries again", markup=False)

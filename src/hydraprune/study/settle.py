@@ -16,6 +16,7 @@ from hydraprune.recipes.runner import run
 from hydraprune.recipes.schema import Recipe
 from hydraprune.runs.cells import DONE, FAILED, read_done, read_failure
 from hydraprune.runs.entries import Told
+from hydraprune.runs.finished import finished
 from hydraprune.runs.lock import holder, own
 from hydraprune.study.schema import Cell
 from hydraprune.study.shared import adopt, key, trunk
@@ -85,8 +86,10 @@ def bury(cell: Cell, out: Path, process: int, why: str) -> Outcome:
 
 
 def run_plain(recipe: dict[str, Any], out: str, console: Console | None = None) -> None:
-    """Run a recipe, given as plain settings, into a folder."""
-    run(Recipe.parse(recipe, out), out, console)
+    """Run a recipe, given as plain settings, into a folder; without a word if it was trained before."""
+    parsed = Recipe.parse(recipe, out)
+    trained = all(finished(Path(out) / stage.name) for stage in parsed.stages if stage.trains)
+    run(parsed, out, None if trained else console)
 
 
 def _settled(cell: Cell, out: Path, began: float, call: Call) -> Outcome:
