@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from hydraprune.attacks.gradient import pgd
+from hydraprune.attacks.gradient import cross_entropy_of, pgd
 from hydraprune.core.attack import Attack
 from hydraprune.core.threat import ThreatModel
 from hydraprune.core.twin import judged
@@ -52,6 +50,4 @@ class Transfer(Attack):
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
         surrogate = judged(self.surrogate).to(x.device)
-        loss = partial(F.cross_entropy, target=y, reduction="none")
-        size = 2.5 * threat.eps / self.steps
-        return pgd(surrogate, x, threat, loss, steps=self.steps, step_size=size, start="uniform", rng=rng)
+        return pgd(surrogate, x, threat, cross_entropy_of(y), steps=self.steps, start="uniform", rng=rng)

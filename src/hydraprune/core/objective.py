@@ -30,6 +30,11 @@ class Loss(NamedTuple):
     metrics: dict[str, Tensor]
 
 
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """The share, a scalar in [0, 1], of logits (B, K) that are largest at their labels `y` (B,)."""
+    return (logits.argmax(1) == y).float().mean()
+
+
 @dataclass(frozen=True)
 class Clock:
     """Where training stands: optimizer steps done, of `epochs` epochs with `steps_per_epoch` each."""
@@ -67,10 +72,12 @@ class Context:
     after_backward: list[Callable[[], None]] = field(default_factory=list)
     _twin: Twin | None = None
 
-    def adversary(self, who: str) -> ThreatModel:
-        """The threat model, or a SpecError that says that `who` needs one."""
+    def adversary(self, who: str, norm: str | None = None) -> ThreatModel:
+        """The threat model, or a SpecError that says that `who` needs one, or needs another `norm`."""
         if self.threat is None:
             raise SpecError(f"objective {who!r} needs a threat model; add `threat: {{norm: linf, eps: 8/255}}`")
+        if norm not in (None, self.threat.norm):
+            raise SpecError(f"objective {who!r} is made for {norm} balls, not {self.threat.norm}; write `norm: {norm}`")
         return self.threat
 
     def taught_by(self, who: str) -> nn.Module:

@@ -59,7 +59,7 @@ class Distill(Objective):
                 threat,
                 lambda logits: divergence(target, logits / self.temperature),
                 steps=self.steps,
-                step_size=2.5 * threat.eps / self.steps if self.step_size is None else self.step_size,
+                step_size=self.step_size,
                 start="gaussian",
                 rng=ctx.rng,
             )

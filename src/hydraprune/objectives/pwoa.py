@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hydraprune.core.objective import Batch, Context, Loss, Objective
+from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
 from hydraprune.masks.view import PRUNABLE
 from hydraprune.objectives.trades import divergence
@@ -86,7 +86,7 @@ class PwoA(Objective):
         distilled = scale**2 * divergence(target / scale, logits.double() / scale).mean() / classes
         value = self.weight * distilled
         metrics = {
-            "accuracy": (logits.argmax(1) == batch.y).float().mean(),
+            "accuracy": accuracy(logits, batch.y),
             "distillation_loss": distilled.detach(),
         }
         if self.to_input or self.to_label:
