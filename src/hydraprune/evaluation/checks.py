@@ -21,6 +21,7 @@ from hydraprune.core.batches import checked
 from hydraprune.core.errors import EvaluationError
 from hydraprune.core.network import device_of
 from hydraprune.core.objective import Batch
+from hydraprune.core.seeds import generator
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import PIXELS, ThreatModel
 from hydraprune.core.twin import judged
@@ -171,7 +172,7 @@ def _effort(measure: Any, threat: ThreatModel, what: str, attacks: dict[int, Att
 @torch.no_grad()
 def _surface(net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> Check:
     """The mean loss on the plane through the images, an adversarial one and a random one, to twice the radius."""
-    rng = torch.Generator(x.device).manual_seed(seed)
+    rng = generator(seed, "loss surface", device=x.device)
     loss = cross_entropy_of(y)
     attack = pgd(net, x, threat, loss, steps=20, step_size=threat.eps / 8, start="uniform", rng=rng) - x
     random = threat.eps * threat.steepest(torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype))

@@ -25,9 +25,10 @@ from hydraprune.core.errors import DataError, EvaluationError, SpecError
 from hydraprune.core.network import device_of
 from hydraprune.core.objective import Batch
 from hydraprune.core.results import Corrupted
+from hydraprune.core.seeds import generator
 from hydraprune.core.spec import nearest
 from hydraprune.core.twin import judged
-from hydraprune.data.images import Batches, seeded
+from hydraprune.data.images import Batches
 from hydraprune.evaluation.accuracy import gathered, judge, share
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -158,7 +159,7 @@ def corrupted(x: Tensor, name: str, severity: int, *, seed: int = 0, first: int 
     images = []
     with torch.random.fork_rng(devices=[]):
         for number, image in enumerate(x.split(1), first):
-            torch.set_rng_state(seeded(seed, severity, number).get_state())
+            torch.set_rng_state(generator(seed, severity, number).get_state())
             images.append(corruption.apply(image, level))
     return _bytes(torch.cat(images)).float() / 255
 

@@ -16,6 +16,7 @@ from hydraprune.core.attack import Attack, MinimumNorm
 from hydraprune.core.batches import checked, one_pass
 from hydraprune.core.errors import EvaluationError, SpecError
 from hydraprune.core.network import device_of
+from hydraprune.core.seeds import derived
 from hydraprune.core.spec import nearest, whole
 from hydraprune.core.threat import PIXELS, ThreatModel
 from hydraprune.core.twin import judged
@@ -83,7 +84,8 @@ def evaluate(
     with torch.autocast(device.type, enabled=False), torch.random.fork_rng([device] if device.type == "cuda" else []):
         net = judged(model)
         for number, batch in enumerate(parts):
-            torch.manual_seed(seed + number)
+            drawn = derived(seed, "evaluation", number)
+            torch.manual_seed(drawn)
             x, y = checked(batch, device)
             if number == 0:
                 _channels_last(net, x[:1])
@@ -95,8 +97,8 @@ def evaluate(
                 assert threat is not None  # _limits has refused attacks without one
                 some = slice(max(0, limits[attack.name] - first))
                 if not ledger.has(attack.name, min(limits[attack.name], first + len(x))):
-                    torch.manual_seed(seed + number)
-                    rng = torch.Generator(device).manual_seed(seed + number)
+                    torch.manual_seed(drawn)
+                    rng = torch.Generator(device).manual_seed(drawn)
                     verdicts = _verdicts(attack, net, x[some], y[some], logits[some].argmax(1), threat, rng)
                     ledger.add(attack.name, first, *verdicts)
                     if keep:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from hydraprune.core.hook import Hook
 from hydraprune.core.network import device_of, dtype_of
 from hydraprune.core.objective import Batch, Clock, Context, Objective
 from hydraprune.core.plain import evaluating, modes_on_failure, once
+from hydraprune.core.seeds import derived
 from hydraprune.core.spec import said, whole
 from hydraprune.core.threat import ThreatModel
 from hydraprune.train.optim import Average, Optim
@@ -128,7 +128,7 @@ def fit(
             ended.callback(hook.on_end)
         for epoch in range(done, epochs):
             started = time.perf_counter()
-            loop.begin(_mixed(seed, epoch, fabric.global_rank))
+            loop.begin(derived(seed, epoch, fabric.global_rank))
             for pair in data.epoch(epoch):
                 batch = loop.taken(pair, sound)
                 for _ in range(objective.steps_per_batch()):
@@ -175,11 +175,6 @@ def _settings(
         "key": key,
     }
     return {name: fingerprint(value=part) for name, part in parts.items()}
-
-
-def _mixed(seed: int, epoch: int, rank: int) -> int:
-    """A seed for the random numbers of one epoch on one process: 32 bits, as torch ignores the rest on the CPU."""
-    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0])
 
 
 class _Loop:
