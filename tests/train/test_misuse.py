@@ -200,9 +200,25 @@ def test_networks_without_values_are_refused():
         train(nn.Flatten, params=[("weight", nn.Parameter(X))])
 
 
-def test_labels_beyond_the_classes_are_refused_in_a_later_batch_too():
-    with refused("labels run from 20 to 29, but the network has 10 classes"):
-        train(net(), [PAIRS[0], (X, Y + 20)])
+@pytest.mark.parametrize(
+    ("later", "message"),
+    [
+        ((X, Y + 20), "labels run from 20 to 29, but the network has 10 classes"),
+        ((X[..., :4, :4], Y), "the network does not take images (24, 1, 4, 4) of torch.float32"),
+        ((X[:0], Y[:0]), "expected images (B, C, H, W) and labels (B,), got (0, 1, 8, 8) and (0,)"),
+        ({"image": X, "label": Y}, "a batch is a pair of tensors (images, labels), got a dict of 'image', 'label'"),
+        (X, "a batch is a pair of tensors (images, labels), got a Tensor"),
+        ((X * 255, Y), "pixels must lie in [0, 1], found"),
+    ],
+)
+def test_a_later_batch_is_refused_as_the_first_one_is(later, message):
+    with refused(message):
+        train(net(), [PAIRS[0], later])
+
+
+def test_images_may_have_several_sizes_if_the_network_takes_them():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    assert train(model, [PAIRS[0], (X[..., :4, :4], Y)])[0]["loss"] > 0
 
 
 def test_what_fails_in_the_first_step_leaves_the_modes():

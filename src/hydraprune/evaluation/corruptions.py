@@ -168,7 +168,7 @@ def _bytes(x: Tensor) -> Tensor:
     return (x * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-class Part(NamedTuple):
+class CorruptedBatch(NamedTuple):
     """Images with one corruption at one severity."""
 
     name: str
@@ -198,13 +198,13 @@ class Made:
     def __len__(self) -> int:
         return len(self.batches) * len(self.names) * len(SEVERITIES)
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[CorruptedBatch]:
         first = 0
         for x, y in self.batches.epoch(0):
             for name in self.names:
                 for severity in SEVERITIES:
                     images = corrupted(x, name, severity, seed=self.seed, first=first)
-                    yield Part(name, severity, Batch(images, y))
+                    yield CorruptedBatch(name, severity, Batch(images, y))
             first += len(y)
 
 
@@ -227,7 +227,7 @@ class Files:
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size) * len(self.images) * len(SEVERITIES)
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[CorruptedBatch]:
         count = len(self.labels) // len(SEVERITIES)
         for name, images in self.images.items():
             for severity in SEVERITIES:
@@ -236,7 +236,7 @@ class Files:
                 for first in range(begin, end, self.batch_size):
                     at = slice(first, min(first + self.batch_size, end))
                     x = torch.from_numpy(np.array(images[at])).movedim(3, 1).float() / 255
-                    yield Part(name, severity, Batch(x, self.labels[at]))
+                    yield CorruptedBatch(name, severity, Batch(x, self.labels[at]))
 
 
 def read_files(folder: Path, shape: tuple[int, int, int], samples: int | None, batch_size: int) -> Files:
@@ -281,7 +281,7 @@ def _array(path: Path) -> np.ndarray:
 
 
 def corruption_accuracy(
-    model: nn.Module, parts: Iterable[Part], *, progress: Callable[[str], None] | None = None
+    model: nn.Module, parts: Iterable[CorruptedBatch], *, progress: Callable[[str], None] | None = None
 ) -> Corrupted:
     """Accuracy for each corruption and severity, and its mean, in float32 on a plain copy of the network.
 

@@ -14,7 +14,7 @@ from hydraprune.core.spec import Number
 
 
 class PGD(Objective):
-    """Cross-entropy at the image that PGD finds worst, from a random start.
+    """Training on the image that PGD finds worst, from a random start; `attacks.pgd.PGD` judges a finished network.
 
     Args:
         steps: steps of the attack.

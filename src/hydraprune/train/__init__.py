@@ -1,8 +1,8 @@
 """The training loop and what it is made of."""
 
-from hydraprune.core.batches import Batches
+from hydraprune.core.batches import Epochs
 from hydraprune.core.hook import Hook
 from hydraprune.train.fit import fit
 from hydraprune.train.optim import Optim
 
-__all__ = ["Batches", "Hook", "Optim", "fit"]
+__all__ = ["Epochs", "Hook", "Optim", "fit"]

@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from hydraprune.core.batches import Batches, check_labels, checked, logits_of, passes
+from hydraprune.core.batches import Epochs, checked, logits_of, passes, require_labels
 from hydraprune.core.errors import SpecError, TrainingError
 from hydraprune.core.fingerprint import content, fingerprint
 from hydraprune.core.hook import Hook
@@ -32,7 +32,7 @@ from hydraprune.train.state import States
 def fit(
     model: nn.Module,
     params: Iterable[tuple[str, nn.Parameter]] | Iterable[nn.Parameter],
-    batches: Batches | Iterable[Any],
+    batches: Epochs | Iterable[Any],
     objective: Objective,
     *,
     epochs: int,
@@ -149,7 +149,7 @@ def fit(
 def _settings(
     model: nn.Module,
     params: Sequence[tuple[str, nn.Parameter]],
-    batches: Batches,
+    batches: Epochs,
     objective: Objective,
     optim: Optim,
     threat: ThreatModel | None,
@@ -194,7 +194,7 @@ class _Loop:
     ) -> None:
         self.model, self.tensors, self.objective = model, tensors, objective
         self.optim, self.fabric, self.hooks, self.channels_last = optim, fabric, hooks, channels_last
-        self.classes: int | None = None
+        self.classes: dict[torch.Size, int] = {}  # by the shape of images that the model was tried on
         self.optimizer = optim.build(tensors)
         self.average = None if optim.ema is None else Average(tensors, optim.ema)
         self.totals: dict[str, Tensor] = {}
@@ -213,23 +213,24 @@ class _Loop:
         self.model.train()
 
     def taken(self, pair: Any, sound: bool) -> Batch:
-        """A batch of the caller's, checked, on the device; the first is tried on the model before anything moves.
+        """A batch of the caller's, checked, on the device; the first of its shape is tried on the model.
 
         One of a split, which is `sound`, is looked at no more: every look waits for the device.
         """
         device = self.fabric.device
-        if sound and self.classes is not None:
+        if sound and self.classes:
             x, y = pair.x.to(device, dtype_of(self.model)), pair.y.to(device)
         else:
             x, y = checked(pair, device, dtype_of(self.model))
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        if self.classes is None:
+        shape = x.shape[1:]
+        if shape not in self.classes:
             forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
             with forked, self.fabric.autocast(), evaluating(self.model):
-                self.classes = logits_of(self.model, x, y).shape[1]
+                self.classes[shape] = logits_of(self.model, x, y).shape[1]
         elif not sound:
-            check_labels(y, self.classes)
+            require_labels(y, self.classes[shape])
         return Batch(x, y)
 
     def step(self, batch: Batch) -> None:
