@@ -41,7 +41,7 @@ def test_the_teacher_is_the_finished_network_and_stays_as_it_is(tmp_path, monkey
     seen = []
 
     def look(self, model, batch, ctx):
-        teacher = ctx.teacher
+        teacher = ctx.networks.get("teacher")
         seen.append(
             (model.training, None if teacher is None else {n: p.clone() for n, p in teacher.named_parameters()})
         )

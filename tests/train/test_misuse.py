@@ -142,7 +142,8 @@ ARGUMENTS = {
     "epochs -1": (lambda m: train(m, epochs=-1), "epochs is -1; give a whole number of at least 0"),
     "epochs 1.5": (lambda m: train(m, epochs=1.5), "epochs is 1.5; give a whole number of at least 0"),
     "epochs None": (lambda m: train(m, epochs=None), "epochs is None"),
-    "no teacher": (lambda m: train(m, teacher="resnet18"), "expected a network (torch.nn.Module), got 'resnet18'"),
+    "no network": (lambda m: train(m, networks={"teacher": "resnet18"}), "expected a network (torch.nn.Module), got"),
+    "a bare network": (lambda m: train(m, networks=net()), "networks is a Sequential; give them by name, such as"),
     "a folder": (lambda m: train(m, state="."), "state '.' is a folder; name a file in it"),
 }  # fmt: skip
 
@@ -313,7 +314,7 @@ OTHER = {
     "epochs": {"epochs": 2},
     "seed": {"seed": 1},
     "number of batches": {"batches": PAIRS[:1]},
-    "teacher": {"teacher": net()},
+    "networks": {"networks": {"teacher": net()}},
     "key": {"key": "other data"},
 }
 

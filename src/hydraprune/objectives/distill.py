@@ -44,11 +44,11 @@ class Distill(Objective):
     def parts(self) -> tuple[Objective, ...]:
         return () if self.base is None else (self.base,)
 
-    def needs_teacher(self) -> bool:
-        return True
+    def networks(self) -> frozenset[str]:
+        return super().networks() | {"teacher"}
 
     def __call__(self, model: nn.Module, batch: Batch, ctx: Context) -> Loss:
-        teacher, x = ctx.taught_by(self.kind), batch.x
+        teacher, x = ctx.network("teacher", self.kind), batch.x
         with torch.no_grad():
             target = teacher(x).float() / self.temperature
         if self.steps:

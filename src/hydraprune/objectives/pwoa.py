@@ -73,11 +73,11 @@ class PwoA(Objective):
     to_label: Number = Field(default=1e-4, ge=0)
     sigma: Number = Field(default=5.0, gt=0)
 
-    def needs_teacher(self) -> bool:
-        return True
+    def networks(self) -> frozenset[str]:
+        return frozenset({"teacher"})
 
     def __call__(self, model: nn.Module, batch: Batch, ctx: Context) -> Loss:
-        teacher = ctx.taught_by(self.kind)
+        teacher = ctx.network("teacher", self.kind)
         with torch.no_grad():
             target = teacher(batch.x).double()  # at this temperature float32 leaves little of the divergence
         with _hidden(model) as seen:

@@ -15,7 +15,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from hydraprune.attacks.transfer import Transfer
-from hydraprune.core.attack import Attack
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import inside, read_json, save_tensors, write_json
 from hydraprune.core.results import Corrupted, Record, Subject
@@ -86,7 +85,7 @@ def measure(
     """
     folder, meta = checkpoint.folder, checkpoint.meta
     model = fabric.to_device(checkpoint.network())
-    attacks = [*stage.attacks, *(_transfer(name, other) for name, other in (surrogates or {}).items())]
+    attacks = [*stage.attacks, *(Transfer(origin=name) for name in surrogates or {})]
     subject = subject_of(checkpoint, recipe, data)
     files = place(checkpoint, subject)
     made = {**(made or {}), **stage.made(subject, {name: other.digest for name, other in (surrogates or {}).items()})}
@@ -107,6 +106,7 @@ def measure(
             threat=recipe.threat,
             attacks=attacks,
             seed=recipe.seed,
+            networks={name: other.network() for name, other in (surrogates or {}).items()},
             attack_samples={a.name: stage.attack_samples[a.kind] for a in attacks if a.kind in stage.attack_samples},
             known=known,
             progress=lambda what, done, total: bar.update(task, advance=1, note=what),
@@ -194,10 +194,6 @@ def place(checkpoint: Checkpoint, subject: Subject) -> Path:
     names = [threat.label] if threat is not None and threat != checkpoint.meta.threat else []
     names += [f"images-{subject.images}"] if images != subject.images else []
     return inside(checkpoint.folder, checkpoint.folder / ",".join(names))
-
-
-def _transfer(name: str, origin: Checkpoint) -> Attack:
-    return Transfer(surrogate=origin.network(), origin=name, digest=origin.digest)
 
 
 def _known(

@@ -184,10 +184,10 @@ class _Run:
         recipe, fabric = self.recipe, self.fabric
         model, before = self._start(job)
         view = MaskView(fabric.to_device(model), stage.exempt)
-        teacher = self._teacher(job)
+        networks = self._networks(job)
         process = None
         if stage.pruner is not None:
-            process = prune(view, stage.pruner, stage.budget, stage.structure, self._probe(stage, teacher))
+            process = prune(view, stage.pruner, stage.budget, stage.structure, self._probe(stage, networks))
         validate = Validate(recipe, stage, self.data.validation, fabric, model)
         seed = _seed(recipe.seed, stage.name)
         batches = self.data.train.batches(
@@ -214,7 +214,7 @@ class _Run:
             epochs=stage.epochs,
             optim=stage.optim,
             threat=recipe.threat,
-            teacher=teacher,
+            networks=networks,
             seed=seed,
             fabric=fabric,
             channels_last=recipe.trainer.channels_last,
@@ -246,7 +246,7 @@ class _Run:
             _clear(folder)
         fabric.barrier()
 
-    def _probe(self, stage: Fit, teacher: nn.Module | None) -> Probe:
+    def _probe(self, stage: Fit, networks: dict[str, nn.Module]) -> Probe:
         """What the stage's pruner may look at; the same on every process."""
         seed = _seed(self.recipe.seed, f"{stage.name}/scores")
         device = self.fabric.device
@@ -255,13 +255,14 @@ class _Run:
             return self.data.train.batches(stage.batch_size, seed=seed, shuffle=True, device=device).epoch(0)
 
         objective = stage.objective or self.recipe.objective
-        return Probe(torch.Generator(device).manual_seed(seed), objective, self.recipe.threat, batches, teacher)
+        return Probe(torch.Generator(device).manual_seed(seed), objective, self.recipe.threat, batches, networks)
 
-    def _teacher(self, job: Job) -> nn.Module | None:
+    def _networks(self, job: Job) -> dict[str, nn.Module]:
+        """The other networks that the job's objective is given."""
         if job.teacher is None:
-            return None
+            return {}
         model = self._open(self.out / job.teacher).network()
-        return self.fabric.to_device(plain_copy(model).eval().requires_grad_(False))
+        return {"teacher": self.fabric.to_device(plain_copy(model).eval().requires_grad_(False))}
 
     def _start(self, job: Job) -> tuple[nn.Module, Meta]:
         if job.start is not None:

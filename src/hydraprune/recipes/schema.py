@@ -125,7 +125,7 @@ class Recipe(Spec):
         for stage in self.stages:
             if isinstance(stage, Fit):
                 objective = stage.objective or self.objective
-                if stage.teacher is None and objective.needs_teacher():
+                if stage.teacher is None and "teacher" in objective.networks():
                     raise ValueError(
                         f"stage {stage.name!r} learns from a teacher (objective {objective.kind!r}), but names none; "
                         "add `teacher: NAME` of an earlier stage"

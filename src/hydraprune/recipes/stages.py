@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from hydraprune.attacks import ATTACKS
-from hydraprune.attacks.transfer import described, transferred
+from hydraprune.attacks.transfer import Transfer
 from hydraprune.core.attack import Attack
 from hydraprune.core.objective import Objective
 from hydraprune.core.registry import Registry
@@ -218,7 +218,8 @@ class Evaluate(Measure):
         how = {"precision": "float32", "batch_size": self.batch_size}
         found = {attack.name: subject.made(attack=attack.plain(), **how) for attack in self.attacks}
         for name, digest in surrogates.items():
-            found[transferred(name)] = subject.made(attack=described(name, digest), **how)
+            attack = Transfer(origin=name)
+            found[attack.name] = subject.made(attack=attack.plain(), networks={name: digest}, **how)
         if self.corrupted_by is not None:
             origin = self.corruptions if isinstance(self.corruptions, Path) else None
             files = [] if origin is None else sorted(str(file) for file in origin.glob("*.npy"))
@@ -241,7 +242,7 @@ class Evaluate(Measure):
         rest = self.model_copy(
             update={
                 "attacks": [a for a in self.attacks if lacks(a.name, self.attack_samples.get(a.kind))],
-                "transfer_from": [name for name in self.transfer_from if lacks(transferred(name))],
+                "transfer_from": [name for name in self.transfer_from if lacks(Transfer(origin=name).name)],
                 "corruptions": False if enough else self.corruptions,
             }
         )

@@ -18,7 +18,7 @@ from hydraprune.core.batches import Epochs, checked, logits_of, passes, require_
 from hydraprune.core.errors import SpecError, TrainingError
 from hydraprune.core.fingerprint import content, fingerprint
 from hydraprune.core.hook import Hook
-from hydraprune.core.network import device_of, dtype_of
+from hydraprune.core.network import by_name, device_of, dtype_of
 from hydraprune.core.objective import Batch, Clock, Context, Objective
 from hydraprune.core.plain import evaluating, modes_on_failure, once
 from hydraprune.core.seeds import derived
@@ -38,7 +38,7 @@ def fit(
     epochs: int,
     optim: Optim | Mapping[str, Any] | None = None,
     threat: ThreatModel | Mapping[str, Any] | None = None,
-    teacher: nn.Module | None = None,
+    networks: Mapping[str, nn.Module] | None = None,
     seed: int = 0,
     fabric: Fabric | None = None,
     channels_last: bool = True,
@@ -64,7 +64,8 @@ def fit(
         epochs: passes over the data; 0 does nothing.
         optim: optimizer, schedule, clipping and averaging, or their settings; SGD with a cosine schedule if None.
         threat: the adversary that the objective trains against, or its settings.
-        teacher: the network that the objective distils from, plain, in evaluation mode and without gradient.
+        networks: those that the objective asks for by name, such as `{"teacher": dense}`; plain, in evaluation mode and
+            without gradient.
         seed: every random number of epoch `e` follows from `seed`, at least 0, and `e` alone.
         fabric: device, number of processes and precision; one process on the CPU in float32 if None.
         channels_last: hold image batches in that memory format.
@@ -82,8 +83,7 @@ def fit(
         CheckpointError: if `state` and the one before it are damaged, or it belongs to other settings; it says which.
     """
     device_of(model)
-    if teacher is not None:
-        device_of(teacher)
+    networks = by_name(networks)
     if not isinstance(objective, Objective):
         raise SpecError(f"objective is {said(objective)}; give the objective itself, such as hydraprune.TRADES()")
     if dtype_of(model) in (torch.float16, torch.bfloat16):
@@ -109,7 +109,7 @@ def fit(
         if state.is_dir():
             raise SpecError(f"state {str(state)!r} is a folder; name a file in it, such as state.safetensors")
         precision = str(fabric.strategy.precision.precision)
-        settings = _settings(model, moving, data, objective, optim, threat, teacher, epochs, seed, precision, key)
+        settings = _settings(model, moving, data, objective, optim, threat, networks, epochs, seed, precision, key)
         states = States(state, settings, model, loop.optim, loop.optimizer, loop.average, hooks)
         done, history = states.load(epochs, loop.tell)
     sound = getattr(data, "sound", False)
@@ -119,7 +119,7 @@ def fit(
         torch.Generator(fabric.device),
         Clock(done * steps_per_epoch, steps_per_epoch, epochs),
         compile=compile,
-        teacher=None if teacher is None else fabric.to_device(teacher),
+        networks={name: fabric.to_device(network) for name, network in networks.items()},
     )
     with ExitStack() as ended:
         ended.enter_context(modes_on_failure(model))
@@ -153,7 +153,7 @@ def _settings(
     objective: Objective,
     optim: Optim,
     threat: ThreatModel | None,
-    teacher: nn.Module | None,
+    networks: Mapping[str, nn.Module],
     epochs: int,
     seed: int,
     precision: str,
@@ -168,7 +168,7 @@ def _settings(
         "objective": [type(objective).__name__, objective.plain()],
         "optim": optim.plain(),
         "threat": threat and threat.plain(),
-        "teacher": teacher and content(*teacher.parameters(), *teacher.buffers()),
+        "networks": {name: content(*net.parameters(), *net.buffers()) for name, net in networks.items()},
         "epochs": epochs,
         "seed": seed,
         "precision": precision,
