@@ -14,7 +14,9 @@ from hydraprune.attacks.pgd import PGD
 from hydraprune.attacks.square import Square
 from hydraprune.attacks.transfer import Transfer
 from hydraprune.core.attack import Attack
+from hydraprune.core.errors import SpecError
 from hydraprune.core.objective import Batch
+from hydraprune.core.seeds import generator
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluation import evaluate
 
@@ -52,7 +54,7 @@ def test_an_ensemble_is_the_union_of_its_members_and_skips_what_is_broken():
     assert seen == [int(left.sum())]
 
     x, y = batch.x[left], batch.y[left]
-    found = short.search(net, x, y, THREAT, torch.Generator().manual_seed(3))
+    found = short.search(net, x, y, THREAT, generator(3, "evaluation", 0))
     expected = left.clone()
     expected[left] = net(found).argmax(1) == y
     assert torch.equal(together.survived["ensemble-fgsm+pgd-5x1"], expected)
@@ -79,13 +81,17 @@ def test_transfer_is_weaker_than_seeing_the_network_and_stronger_than_noise():
         optimizer.step()
     parametrize.register_parametrization(other[1], "weight", nn.Identity())
     other.train()
-    attacks = [Transfer(surrogate=s, origin=n) for n, s in (("itself", net), ("other", other))]
-    result = evaluate(net, [batch], threat=THREAT, attacks=attacks, seed=0)
+    attacks, networks = [Transfer(origin="itself"), Transfer(origin="other")], {"itself": net, "other": other}
+    result = evaluate(net, [batch], threat=THREAT, attacks=attacks, seed=0, networks=networks)
     accuracy = result.robust_accuracy
     assert accuracy["transfer-50-from-itself"] < accuracy["transfer-50-from-other"] < result.clean_accuracy
     assert other.training
     assert all(p.grad is not None for p in other.parameters())
-    assert "surrogate" not in attacks[0].plain()
+    union = Ensemble(attacks=attacks)
+    both = evaluate(net, [batch], threat=THREAT, attacks=[union], seed=0, networks=networks).survived[union.name]
+    assert not (both & ~result.survived["transfer-50-from-itself"]).any()
+    with pytest.raises(SpecError, match="attack 'transfer-50-from-other' needs the network 'other'; give `networks="):
+        evaluate(net, [batch], threat=THREAT, attacks=[union], seed=0, networks={"itself": net})
 
 
 class Noisy(nn.Module):

@@ -119,7 +119,9 @@ def test_survivors_come_back_as_the_last_iterate_so_that_a_failed_attack_shows()
 
 
 def test_registry_names_and_settings():
-    assert ATTACKS.names() == ["fgsm", "pgd", "autoattack", "apgd", "square", "fmn", "ddn", "cw", "ensemble"]
+    assert ATTACKS.names() == [
+        "fgsm", "pgd", "autoattack", "apgd", "square", "fmn", "ddn", "cw", "transfer", "ensemble",
+    ]  # fmt: skip
     assert ATTACKS.make("pgd", "attacks").name == "pgd-50x10"
     assert ATTACKS.make({"kind": "pgd", "steps": 20, "restarts": 1, "loss": "margin"}, "a").name == "pgd-20x1-margin"
     assert ATTACKS.make({"kind": "pgd", "step_size": "2/255"}, "a").step_size == pytest.approx(2 / 255)

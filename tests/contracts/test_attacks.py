@@ -20,6 +20,7 @@ FEW = {
     "square": {"queries": 100},
     "cw": {"steps": 60},
     "ddn": {"steps": 30},
+    "transfer": {"origin": "other", "steps": 5},
     "ensemble": {"attacks": ["fgsm", {"kind": "square", "queries": 9}]},
 }
 each = pytest.mark.parametrize(("name", "norm"), NORMS)
@@ -43,6 +44,10 @@ def attack(name):
     return ATTACKS.make({"kind": name, **FEW[name]}, "here") if name in FEW else quick(ATTACKS.get(name), few=5)
 
 
+def others():
+    return {"other": digits()[0]}
+
+
 def images(count=8):
     return Batch(*(part[:count].clone() for part in digits()[1]))
 
@@ -62,7 +67,7 @@ def test_it_stays_in_the_ball_and_in_the_pixel_range_and_repeats_itself(name, no
     state = torch.get_rng_state()
 
     def found():
-        return attack(name).search(model, x, y, threat, torch.Generator().manual_seed(1))
+        return attack(name).using(others()).search(model, x, y, threat, torch.Generator().manual_seed(1))
 
     adversarial = found()
     assert adversarial.shape == x.shape
@@ -83,7 +88,7 @@ def test_it_finds_something_and_never_raises_accuracy(name, norm):
     (model, _), before = digits(), snapshot(digits()[0])
     tried = attack(name)
     assert tried.name.startswith(name)
-    result = evaluate(model, [images(16)], threat=THREATS[norm], attacks=[tried], seed=0)
+    result = evaluate(model, [images(16)], threat=THREATS[norm], attacks=[tried], seed=0, networks=others())
     clean = clean_accuracy(model, [images(16)])
     assert result.clean_accuracy == clean > 0.6
     assert result.robust_accuracy[tried.name] < clean
@@ -95,7 +100,7 @@ def test_it_finds_something_and_never_raises_accuracy(name, norm):
 def test_without_room_nothing_falls(name, norm):
     tried = attack(name)
     threat = ThreatModel(norm=norm, eps=0)
-    result = evaluate(digits()[0], [images(2)], threat=threat, attacks=[tried], seed=0)
+    result = evaluate(digits()[0], [images(2)], threat=threat, attacks=[tried], seed=0, networks=others())
     assert torch.equal(result.survived[tried.name], result.correct)
 
 
@@ -104,4 +109,4 @@ def test_nan_is_a_failure_and_no_robustness(name, norm):
     broken = frozen()
     broken[0].weight.data[0] = float("nan")
     with pytest.raises(EvaluationError, match="NaN or infinite"):
-        evaluate(broken, [images(2)], threat=THREATS[norm], attacks=[attack(name)], seed=0)
+        evaluate(broken, [images(2)], threat=THREATS[norm], attacks=[attack(name)], seed=0, networks=others())

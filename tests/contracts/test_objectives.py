@@ -34,7 +34,7 @@ def teacher():
 
 
 def context(threat, seed=0):
-    return Context(threat, torch.Generator().manual_seed(seed), Clock(0, 2, 1), teacher=teacher())
+    return Context(threat, torch.Generator().manual_seed(seed), Clock(0, 2, 1), networks={"teacher": teacher()})
 
 
 @cache
@@ -186,6 +186,6 @@ def test_it_trains(name, over):
         epochs=40,
         optim=Optim(kind="adam", lr=0.03),
         threat=usual(name).threat.model_copy(update={"eps": 2 / 255}),
-        teacher=teacher(),
+        networks={"teacher": teacher()},
     )
     assert history[-1]["loss"] < 0.9 * history[0]["loss"]

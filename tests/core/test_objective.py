@@ -41,12 +41,12 @@ def test_the_frozen_network_follows_the_clock_and_the_model():
     assert torch.equal(ctx.frozen(model)(x), model(x))
 
 
-def test_the_teacher_is_there_or_asked_for():
+def test_another_network_is_there_or_asked_for():
     ctx, teacher = context(), nn.Linear(3, 2)
-    with pytest.raises(SpecError, match=r"objective 'distill' needs a teacher; add `teacher: NAME`"):
-        ctx.taught_by("distill")
-    ctx.teacher = teacher
-    assert ctx.taught_by("distill") is teacher
+    with pytest.raises(SpecError, match=r"objective 'distill' needs the network 'teacher'; give `networks="):
+        ctx.network("teacher", "distill")
+    ctx.networks = {"teacher": teacher}
+    assert ctx.network("teacher", "distill") is teacher
 
 
 def test_what_is_left_to_undo_is_undone_once_and_last_first():

@@ -16,8 +16,8 @@ from hydraprune.evaluation.corruptions import (
     BENCHMARK,
     CORRUPTIONS,
     SEVERITIES,
+    CorruptedBatch,
     Made,
-    Part,
     corrupted,
     corruption_accuracy,
     offered,
@@ -257,7 +257,7 @@ def test_batches_change_nothing():
 
 def test_bad_labels_and_no_images():
     with pytest.raises(DataError, match="labels run from 7 to 7, but the network has 2 classes"):
-        corruption_accuracy(Bright(), [Part("fog", 1, Batch(torch.rand(1, 3, 8, 8), torch.tensor([7])))])
+        corruption_accuracy(Bright(), [CorruptedBatch("fog", 1, Batch(torch.rand(1, 3, 8, 8), torch.tensor([7])))])
     with pytest.raises(EvaluationError, match="no images"):
         corruption_accuracy(Bright(), [])
 

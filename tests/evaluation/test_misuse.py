@@ -13,7 +13,7 @@ from contracts.material import batch, net, snapshot, unchanged
 from hydraprune.core.objective import Batch
 from hydraprune.evaluation import clean_accuracy
 from hydraprune.evaluation.checks import check
-from hydraprune.evaluation.corruptions import Part, corruption_accuracy
+from hydraprune.evaluation.corruptions import CorruptedBatch, corruption_accuracy
 from misuse import refused
 
 X, Y = batch(16)
@@ -73,6 +73,10 @@ DATA = {
     "one-hot": (lambda: (X, nn.functional.one_hot(Y, 10)), "labels are torch.int64 (16, 10); give one integer class"),
     "labels beyond": (lambda: (X, Y + 1), "labels run from 1 to 10, but the network has 10 classes"),
     "nothing": (list, "no images to"),
+    "no image": (lambda: [(X[:0], Y[:0])], "expected images (B, C, H, W) and labels (B,), got (0, 1, 8, 8) and (0,)"),
+    "NaN": (lambda: (X * torch.nan, Y), "pixels must lie in [0, 1], found nan to nan"),
+    "a loader's": (lambda: DataLoader([{"x": x} for x in X], 8), "got a dict of 'x'; make it one"),
+    "a loader of images": (lambda: DataLoader(X, 8), "a batch is a pair of tensors (images, labels), got a Tensor"),
 }  # fmt: skip
 
 
@@ -236,7 +240,7 @@ def test_any_precision_is_judged_in_float32(dtype):
     assert [c.found for c in check(model, Batch(X, Y), threat, seed=0)] == [
         c.found for c in check(wide, Batch(X, Y), threat, seed=0)
     ]
-    parts = [Part("fog", severity, Batch(X, Y)) for severity in (1, 2, 3, 4, 5)]
+    parts = [CorruptedBatch("fog", severity, Batch(X, Y)) for severity in (1, 2, 3, 4, 5)]
     assert corruption_accuracy(model, parts) == corruption_accuracy(wide, parts)
     assert unchanged(model, before)
 
@@ -247,3 +251,10 @@ def test_a_network_without_parameters_is_judged():
     assert found.clean_accuracy == (model(X).argmax(1) == Y % 4).double().mean() == clean_accuracy(model, data)
     assert found.robust_accuracy["pgd-2x1"] <= found.clean_accuracy
     assert hp.verify(model, data, THREAT).summary.verified_accuracy <= found.robust_accuracy["pgd-2x1"]
+
+
+@pytest.mark.parametrize("way", ["evaluate", "clean_accuracy", "verify"])
+def test_another_shape_mid_way_is_refused(way):
+    model = net()
+    with refused("the network does not take images (16, 1, 4, 4)", model):
+        WAYS[way](model, [(X, Y), (X[..., :4, :4], Y)])

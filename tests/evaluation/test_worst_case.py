@@ -14,6 +14,7 @@ from hydraprune.attacks.pgd import PGD
 from hydraprune.core.attack import Attack
 from hydraprune.core.errors import DataError, EvaluationError, SpecError
 from hydraprune.core.objective import Batch
+from hydraprune.core.seeds import generator
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluation import clean_accuracy, evaluate
 
@@ -82,12 +83,27 @@ def test_verdicts_are_those_of_the_network_itself():
 
     survivors = []
     for number, (x, y) in enumerate(halves(batch, 100)):
-        rng = torch.Generator().manual_seed(1 + number)
+        rng = generator(1, "evaluation", number)
         right = net(x).argmax(1) == y
         found = SHORT.search(net, x[right], y[right], THREAT, rng)
         right[right.clone()] = net(found).argmax(1) == y[right]
         survivors.append(right)
     assert torch.equal(once.survived["pgd-5x2"], torch.cat(survivors))
+
+
+def test_no_batch_of_one_seed_has_the_random_numbers_of_another():
+    """Neither those that an attack is given nor torch's own, that a network or a library may draw from."""
+    drawn = []
+
+    class Noting(Fixed):
+        def search(self, model, x, y, threat, rng):
+            drawn.extend((torch.rand(3, generator=rng).tolist(), torch.rand(3).tolist()))
+            return x
+
+    for seed in range(3):
+        batches = [Batch(flat(0.9), torch.tensor([1]))] * 3
+        evaluate(brightness(), batches, threat=THREAT, attacks=[Noting(act=None)], seed=seed)
+    assert len({tuple(numbers) for numbers in drawn}) == 9
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -223,7 +223,7 @@ def literal_intervals(net: nn.Module, lower: Tensor, upper: Tensor, shrink: floa
 def test_sabr_is_the_interval_loss_of_its_box(shrink, monkeypatch):
     net = small().eval()
     attacked = LINF.sample(X, torch.Generator().manual_seed(2))
-    monkeypatch.setattr("hydraprune.objectives.certified.pgd", lambda *_, **__: attacked)
+    monkeypatch.setattr("hydraprune.objectives.sabr.pgd", lambda *_, **__: attacked)
     objective = SABR(tau=0.3, shrink=shrink)
     loss = objective(net, BATCH, context(LINF)).value
     worst = literal_intervals(net, *objective.small_box(LINF.box(X), attacked), shrink)
@@ -340,7 +340,7 @@ def test_an_image_is_verified_if_every_margin_is_above_zero_strictly():
 
 @kinds
 def test_another_norm_is_refused_even_while_eps_is_0(kind):
-    with pytest.raises(SpecError, match=rf"objective '{kind}' bounds boxes, not l2 balls; write `norm: linf`"):
+    with pytest.raises(SpecError, match=rf"objective '{kind}' is made for linf balls, not l2; write `norm: linf`"):
         made(kind, ramp={"start": 1, "length": 5})(small(), BATCH, context(ThreatModel(norm="l2", eps=1)))
 
 

@@ -4,12 +4,14 @@ import json
 from itertools import pairwise
 
 import pytest
+import torch
 
 from hydraprune.core.errors import SpecError
-from hydraprune.core.objective import Clock
-from hydraprune.objectives.crown_ibp import CrownIBP
+from hydraprune.core.objective import Clock, Context
+from hydraprune.core.threat import ThreatModel
 from hydraprune.objectives.mixtrain import MixTrain
 from hydraprune.objectives.schedule import Ramp, follow
+from objectives.small import BATCH, small
 
 SHAPES = {"linear": "linear", "smoothed": "smooth"}
 
@@ -30,7 +32,7 @@ def test_radius_beta_and_kappa_of_crown_ibp(schedules, number):
     )
     for point in given["points"]:
         clock = Clock(point["epoch"] * steps + point["step"], steps, 2000)
-        share = CrownIBP(ramp=ramp).share(clock)
+        share = ramp.share(clock.epoch)
         assert share * given["final_value"] == pytest.approx(point["eps"], rel=1e-12, abs=0)
         assert follow(share, given["final_beta"]) == pytest.approx(point["beta"], abs=1e-15)
         assert follow(share, given["final_kappa"]) == pytest.approx(point["kappa"], abs=1e-15)
@@ -40,11 +42,12 @@ def test_radius_beta_and_kappa_of_crown_ibp(schedules, number):
 def test_radius_and_weight_of_mixtrain(schedules, number):
     given = schedules["mixtrain"][number]
     ramp = Ramp(length=given["schedule_length"], initial=given["starting_epsilon"] / given["epsilon"])
-    objective = MixTrain(ramp=ramp, weight=given["interval_weight"])
+    objective, net = MixTrain(ramp=ramp, weight=given["interval_weight"], probability=0), small()
     for point in given["points"]:
         for step in (0, 1, 6):  # the same throughout an epoch
             clock = Clock(point["epoch"] * 7 + step, 7, 60)
-            assert objective.share(clock) * given["epsilon"] == pytest.approx(point["eps"], rel=1e-12)
+            ctx = Context(ThreatModel(eps=given["epsilon"]), torch.Generator(), clock)
+            assert objective(net, BATCH, ctx).metrics["eps"] == pytest.approx(point["eps"], rel=1e-6)
             assert objective.weight_at(clock) == pytest.approx(point["interval_weight"], rel=1e-12)
 
 

@@ -157,7 +157,7 @@ def test_only_smoothadv_has_an_adversary_and_it_must_be_l2():
         assert objective(net, BATCH, context(None)).value.isfinite()
     with pytest.raises(SpecError, match="'smoothadv' needs a threat model"):
         SmoothAdv()(net, BATCH, context(None))
-    with pytest.raises(SpecError, match="attacks in l2, not linf; write `norm: l2, eps: 64/255`"):
+    with pytest.raises(SpecError, match="made for l2 balls, not linf; write `norm: l2`"):
         SmoothAdv()(net, BATCH, context(ThreatModel(eps=0.1)))
 
 

@@ -37,7 +37,7 @@ def teacher() -> nn.Module:
 
 def taught(threat=None, seed=0):
     ctx = context(threat, seed)
-    ctx.teacher = teacher()
+    ctx.networks = {"teacher": teacher()}
     return ctx
 
 
@@ -142,8 +142,8 @@ def test_wrappers_take_as_many_steps_as_what_they_wrap():
     assert AWP(base=Free(replays=3)).steps_per_batch() == 3
     assert Distill(base=AWP(base=Free(replays=3))).steps_per_batch() == 3
     assert TRADES().steps_per_batch() == 1
-    assert AWP(base=Distill()).needs_teacher()
-    assert not AWP().needs_teacher()
+    assert AWP(base=Distill()).networks() == Distill(base=PwoA()).networks() == {"teacher"}
+    assert AWP().networks() == set()
 
 
 @pytest.mark.parametrize(("temperature", "steps"), [(1.0, 4), (3.0, 4), (3.0, 0)])
@@ -242,7 +242,7 @@ def test_pwoa_looks_at_natural_images_alone_and_leaves_no_hook():
 
 @pytest.mark.parametrize("objective", [Distill(), PwoA(), AWP(base=Distill())], ids=lambda objective: objective.kind)
 def test_without_a_teacher_it_says_what_to_add(objective):
-    with pytest.raises(SpecError, match=r"objective '\w+' needs a teacher; add `teacher: NAME` of an earlier stage"):
+    with pytest.raises(SpecError, match=r"objective '\w+' needs the network 'teacher'; give `networks={'teacher'"):
         objective(small(), BATCH, context(LINF))
 
 

@@ -42,6 +42,7 @@ def measured(trained, tmp_path):
     recipe = trained[1]
 
     def call(stage="pretrain", attacks=ATTACKS, samples=60, others=(), recipe=recipe, **settings):
+        attacks = [*attacks, *({"kind": "transfer", "origin": name} for name in others)]
         how = Evaluate.parse({"attacks": attacks, "samples": samples, "batch_size": 25, **settings}, "here")
         fabric = recipe.trainer.machine()
         bench = Bench(recipe, recipe.data.load(), fabric, QUIET)
@@ -170,7 +171,9 @@ def test_images_transfer_between_dense_and_pruned(measured):
 
 
 def test_a_recipe_may_transfer_and_a_run_is_not_repeated(tmp_path, monkeypatch):
-    recipe = tiny("stages.evaluate.transfer_from=[pretrain, finetune]", "stages.evaluate.attacks=[fgsm]")
+    recipe = tiny(
+        "stages.evaluate.attacks=[fgsm, {kind: transfer, origin: pretrain}, {kind: transfer, origin: finetune}]"
+    )
     records = run(recipe, tmp_path)
     for record in records:
         names = {"fgsm", "transfer-50-from-pretrain", "transfer-50-from-finetune", "worst-case"}

@@ -142,7 +142,8 @@ ARGUMENTS = {
     "epochs -1": (lambda m: train(m, epochs=-1), "epochs is -1; give a whole number of at least 0"),
     "epochs 1.5": (lambda m: train(m, epochs=1.5), "epochs is 1.5; give a whole number of at least 0"),
     "epochs None": (lambda m: train(m, epochs=None), "epochs is None"),
-    "no teacher": (lambda m: train(m, teacher="resnet18"), "expected a network (torch.nn.Module), got 'resnet18'"),
+    "no network": (lambda m: train(m, networks={"teacher": "resnet18"}), "expected a network (torch.nn.Module), got"),
+    "a bare network": (lambda m: train(m, networks=net()), "networks is a Sequential; give them by name, such as"),
     "a folder": (lambda m: train(m, state="."), "state '.' is a folder; name a file in it"),
 }  # fmt: skip
 
@@ -200,9 +201,25 @@ def test_networks_without_values_are_refused():
         train(nn.Flatten, params=[("weight", nn.Parameter(X))])
 
 
-def test_labels_beyond_the_classes_are_refused_in_a_later_batch_too():
-    with refused("labels run from 20 to 29, but the network has 10 classes"):
-        train(net(), [PAIRS[0], (X, Y + 20)])
+@pytest.mark.parametrize(
+    ("later", "message"),
+    [
+        ((X, Y + 20), "labels run from 20 to 29, but the network has 10 classes"),
+        ((X[..., :4, :4], Y), "the network does not take images (24, 1, 4, 4) of torch.float32"),
+        ((X[:0], Y[:0]), "expected images (B, C, H, W) and labels (B,), got (0, 1, 8, 8) and (0,)"),
+        ({"image": X, "label": Y}, "a batch is a pair of tensors (images, labels), got a dict of 'image', 'label'"),
+        (X, "a batch is a pair of tensors (images, labels), got a Tensor"),
+        ((X * 255, Y), "pixels must lie in [0, 1], found"),
+    ],
+)
+def test_a_later_batch_is_refused_as_the_first_one_is(later, message):
+    with refused(message):
+        train(net(), [PAIRS[0], later])
+
+
+def test_images_may_have_several_sizes_if_the_network_takes_them():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    assert train(model, [PAIRS[0], (X[..., :4, :4], Y)])[0]["loss"] > 0
 
 
 def test_what_fails_in_the_first_step_leaves_the_modes():
@@ -297,7 +314,7 @@ OTHER = {
     "epochs": {"epochs": 2},
     "seed": {"seed": 1},
     "number of batches": {"batches": PAIRS[:1]},
-    "teacher": {"teacher": net()},
+    "networks": {"networks": {"teacher": net()}},
     "key": {"key": "other data"},
 }
 

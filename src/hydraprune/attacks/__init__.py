@@ -22,6 +22,7 @@ ATTACKS: Registry[Attack] = Registry(
         "fmn": "hydraprune.attacks.fmn:FMN",
         "ddn": "hydraprune.attacks.ddn:DDN",
         "cw": "hydraprune.attacks.cw:CarliniWagner",
+        "transfer": "hydraprune.attacks.transfer:Transfer",
         "ensemble": "hydraprune.attacks.ensemble:Ensemble",
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -30,6 +31,12 @@ class Ensemble(Attack):
     @property
     def name(self) -> str:
         return "ensemble-" + "+".join(attack.name for attack in self.attacks)
+
+    def networks(self) -> frozenset[str]:
+        return frozenset().union(*(attack.networks() for attack in self.attacks))
+
+    def using(self, networks: Mapping[str, nn.Module]) -> Ensemble:
+        return self.model_copy(update={"attacks": [attack.using(networks) for attack in self.attacks]})
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
         worst = x.clone()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from hydraprune.attacks.gradient import pgd
+from hydraprune.attacks.gradient import cross_entropy_of, pgd
 from hydraprune.core.attack import Attack
 from hydraprune.core.threat import ThreatModel
 
@@ -27,5 +25,4 @@ class FGSM(Attack):
         return "fgsm"
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
-        loss = partial(F.cross_entropy, target=y, reduction="none")
-        return pgd(model, x, threat, loss, steps=1, step_size=threat.eps, start="zero", rng=rng)
+        return pgd(model, x, threat, cross_entropy_of(y), steps=1, step_size=threat.eps, start="zero", rng=rng)

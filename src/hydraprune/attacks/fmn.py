@@ -14,7 +14,7 @@ from hydraprune.attacks.gradient import slope
 from hydraprune.attacks.pgd import LOSSES
 from hydraprune.core.attack import MinimumNorm
 from hydraprune.core.spec import Number
-from hydraprune.core.threat import PIXELS, ThreatModel
+from hydraprune.core.threat import PIXELS, ThreatModel, lengths, per_image
 
 
 class FMN(MinimumNorm):
@@ -40,45 +40,30 @@ class FMN(MinimumNorm):
         return f"fmn-{self.steps}" + ("-dlr" if self.loss == "dlr" else "")
 
     def closest(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
-        norm, dual = (math.inf, 1) if threat.norm == "linf" else (2, 2)
+        dual = 1 if threat.norm == "linf" else 2
         lowest, highest = PIXELS
-        farthest = _length(torch.maximum(x - lowest, highest - x), norm)
+        farthest = lengths(torch.maximum(x - lowest, highest - x), threat.order)
         radius, shortest = torch.full_like(farthest, math.inf), farthest
         delta = best = torch.zeros_like(x)
         found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for step in range(self.steps):
             gradient, logits = slope(model, (x + delta).requires_grad_(), partial(LOSSES[self.loss], y=y))
-            loss, length = LOSSES[self.loss](logits, y), _length(delta, norm)
+            loss, length = LOSSES[self.loss](logits, y), lengths(delta, threat.order)
             fooled = logits.argmax(1) != y
             closer = fooled & (length <= shortest)
             found = found | fooled
-            best, shortest = torch.where(_wide(closer, x), delta, best), torch.where(closer, length, shortest)
+            best, shortest = torch.where(per_image(closer, x), delta, best), torch.where(closer, length, shortest)
 
             gamma = _cosine(self.gamma, 0.001, step / self.steps)
-            border = length + loss.abs() / _length(gradient, dual).clamp_min(1e-12)
+            border = length + loss.abs() / lengths(gradient, dual).clamp_min(1e-12)
             outside = torch.where(found, radius * (1 + gamma), border)
             radius = torch.where(fooled, torch.minimum(radius * (1 - gamma), shortest), outside).minimum(farthest)
 
             step_size = _cosine(self.step_size, self.step_size / 100, step / self.steps)
-            delta = delta + step_size * gradient / _wide(_length(gradient, 2).clamp_min(1e-12), x)
-            delta = (x + _shrink(delta, _wide(radius, x), norm)).clamp(lowest, highest) - x
+            delta = delta + step_size * gradient / per_image(lengths(gradient).clamp_min(1e-12), x)
+            delta = (x + threat.shrink(delta, radius)).clamp(lowest, highest) - x
         # Where nothing was found the last iterate shows it, NaN included.
-        return x + torch.where(_wide(found, x), best, delta)
-
-
-def _length(delta: Tensor, norm: float) -> Tensor:
-    return torch.linalg.vector_norm(delta.flatten(1), ord=norm, dim=1)
-
-
-def _wide(value: Tensor, x: Tensor) -> Tensor:
-    """(B,) shaped to broadcast against `x` (B, ...)."""
-    return value.view(-1, *[1] * (x.dim() - 1))
-
-
-def _shrink(delta: Tensor, radius: Tensor, norm: float) -> Tensor:
-    if norm == math.inf:
-        return delta.clamp(-radius, radius)
-    return delta * (radius / _wide(_length(delta, 2).clamp_min(1e-12), delta)).clamp_max(1)
+        return x + torch.where(per_image(found, x), best, delta)
 
 
 def _cosine(first: float, last: float, share: float) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hydraprune.core.errors import SpecError
 from hydraprune.core.threat import ThreatModel
@@ -24,7 +26,7 @@ def pgd(
     loss: SampleLoss,
     *,
     steps: int,
-    step_size: float,
+    step_size: float | None = None,
     start: Start,
     rng: torch.Generator,
 ) -> Tensor:
@@ -39,7 +41,7 @@ def pgd(
         threat: ball and pixel range that every step is projected into.
         loss: per-sample loss of the logits.
         steps: number of gradient steps, at least 1.
-        step_size: length of a step in the threat's norm, in pixels of [0, 1].
+        step_size: length of a step in the threat's norm, in pixels of [0, 1]; None takes `step_length`.
         start: the image itself, a uniform point of the ball, or the image plus noise of deviation 0.001, whatever eps
             and unclipped (as TRADES, arXiv:1901.08573, starts where the gradient vanishes).
         rng: source of the noise, on the device of `x`.
@@ -48,9 +50,23 @@ def pgd(
         (B, C, H, W) images inside ball and pixel range, without gradient.
     """
     adversarial = _first(x, threat, start, rng)
+    step_size = step_length(threat, steps) if step_size is None else step_size
     for _ in range(steps):
         adversarial, _ = ascend(model, x, adversarial, threat, loss, step_size)
     return adversarial
+
+
+def step_length(threat: ThreatModel, steps: int, reach: float = 2.5) -> float:
+    """The length of a step with which `steps` of them go `reach` radii, in pixels of [0, 1].
+
+    2.5 let an attack cross the ball from any start and move along its border (arXiv:1706.06083, section 5).
+    """
+    return reach * threat.eps / steps
+
+
+def cross_entropy_of(y: Tensor) -> SampleLoss:
+    """Large where an image is classified as anything but its label, of `y` (B,)."""
+    return partial(F.cross_entropy, target=y, reduction="none")
 
 
 def ascend(

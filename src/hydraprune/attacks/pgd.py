@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hydraprune.attacks.gradient import ascend
+from hydraprune.attacks.gradient import ascend, step_length
 from hydraprune.core.attack import Attack
 from hydraprune.core.errors import EvaluationError
 from hydraprune.core.spec import Number
@@ -76,7 +76,7 @@ class PGD(Attack):
         return f"pgd-{self.steps}x{self.restarts}{loss}" + (f"-eot{self.eot_samples}" if self.eot_samples > 1 else "")
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
-        step_size = 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
+        step_size = step_length(threat, self.steps) if self.step_size is None else self.step_size
         worst = x.clone()
         standing = torch.arange(len(x), device=x.device)
         for _ in range(self.restarts):

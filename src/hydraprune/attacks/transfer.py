@@ -2,56 +2,38 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from hydraprune.attacks.gradient import pgd
+from hydraprune.attacks.gradient import cross_entropy_of, pgd
 from hydraprune.core.attack import Attack
 from hydraprune.core.threat import ThreatModel
-from hydraprune.core.twin import judged
-
-
-def transferred(origin: str, steps: int = 50) -> str:
-    """What tables call the attack with images found on `origin`."""
-    return f"transfer-{steps}-from-{origin}"
-
-
-def described(origin: str, digest: str) -> dict[str, Any]:
-    """The settings of the attack from the network `origin`, whose weights have that digest."""
-    return Transfer(surrogate=nn.Identity(), origin=origin, digest=digest).plain()
 
 
 class Transfer(Attack):
-    """All steps of PGD on a surrogate, without stopping where it is fooled: deep in the wrong class, images transfer.
-
-    It holds a network, so it is made in Python or by `transfer_from`, and not by name in a recipe.
+    """All steps of PGD on another network, also where it is fooled already: deep in the wrong class, images transfer.
 
     Args:
-        surrogate: another network of the same classes; may be parametrized, in any mode.
-        origin: what tables call the surrogate.
-        digest: tells its weights from others, where verdicts are kept.
+        origin: name of the other network, which has the same classes.
         steps: gradient steps.
+
+    Example: `{kind: transfer, origin: pretrain}`.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
     kind: Literal["transfer"] = "transfer"
-    surrogate: nn.Module = Field(exclude=True)
-    origin: str
-    digest: str = ""
+    origin: str = "pretrain"
     steps: int = Field(50, ge=1)
 
     @property
     def name(self) -> str:
-        return transferred(self.origin, self.steps)
+        return f"transfer-{self.steps}-from-{self.origin}"
+
+    def networks(self) -> frozenset[str]:
+        return frozenset({self.origin})
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
-        surrogate = judged(self.surrogate).to(x.device)
-        loss = partial(F.cross_entropy, target=y, reduction="none")
-        size = 2.5 * threat.eps / self.steps
-        return pgd(surrogate, x, threat, loss, steps=self.steps, step_size=size, start="uniform", rng=rng)
+        surrogate = self.network(self.origin)
+        return pgd(surrogate, x, threat, cross_entropy_of(y), steps=self.steps, start="uniform", rng=rng)

@@ -63,7 +63,7 @@ def margin_bounds(
         return analysis.margins(y)
 
 
-def check_norm(threat: ThreatModel) -> None:
+def require_boxes(threat: ThreatModel) -> None:
     """Raise a SpecError unless the admissible images form a box."""
     if threat.norm != "linf":
         raise SpecError(f"bounds hold for boxes, not for the norm {threat.norm!r}; use `norm: linf`")
@@ -76,7 +76,7 @@ def _checked(
     if not isinstance(x, Tensor):
         raise SpecError(f"images are {said(x)}; give a tensor (B, C, H, W)")
     threat = ThreatModel.make(threat, "threat")
-    check_norm(threat)
+    require_boxes(threat)
     # A mask has a mode, too, which changes nothing.
     if any(module.training and ".parametrizations." not in f".{path}." for path, module in model.named_modules()):
         raise SpecError("a network in training mode has no certificate, as its function changes; call model.eval()")

@@ -18,7 +18,10 @@ from hydraprune.core.threat import Box
 
 
 class IBP(Bounds):
-    """Interval bound propagation (arXiv:1810.12715), for about the price of two passes of the network."""
+    """Interval bound propagation (arXiv:1810.12715), for about the price of two passes of the network.
+
+    The objective that trains with it is `objectives.ibp.IBP`.
+    """
 
     kind: Literal["ibp"] = "ibp"
 
@@ -29,7 +32,8 @@ class IBP(Bounds):
 class CrownIBP(Bounds):
     """Boxes by interval arithmetic, logits and margins by one way back through them (arXiv:1906.06316).
 
-    Not always tighter than IBP: a network that was trained with intervals is best judged by them.
+    Not always tighter than IBP: a network that was trained with intervals is best judged by them. The objective that
+    trains with it is `objectives.crown_ibp.CrownIBP`.
 
     Args:
         slope: lower lines of unstable ReLUs; `adaptive` are those of CROWN.

@@ -12,8 +12,9 @@ from hydraprune.bounds.ops import MaxPool, Permute, ReLU, Reshape
 from hydraprune.bounds.rules import Call, Value, rule_for
 from hydraprune.bounds.statistics import Statistics
 from hydraprune.bounds.tape import IMAGES, Tape
-from hydraprune.bounds.trace import graph_of, place
+from hydraprune.bounds.trace import graph_of
 from hydraprune.core.errors import SpecError
+from hydraprune.core.graph import inside, place
 
 _INPLACE = {"iadd", "isub", "imul", "itruediv"}
 
@@ -53,7 +54,7 @@ class _Runner:
     def step(self, node: fx.Node) -> None:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.known.__getitem__)
         if node.op == "placeholder":
-            self.known[node] = self._input(args)
+            self.known[node] = Value(IMAGES, self.tape.steps[IMAGES].box, IMAGES, 0)
         elif node.op == "get_attr":
             path, _, name = str(node.target).rpartition(".")
             self.known[node] = getattr(self.root.get_submodule(path), name)
@@ -63,13 +64,6 @@ class _Runner:
             self.tape.last = args[0].name
         else:
             self.known[node] = self._call(node, args, kwargs)
-
-    def _input(self, default: tuple[Any, ...]) -> Any:
-        if not self.known:
-            return Value(IMAGES, self.tape.steps[IMAGES].box, IMAGES, 0)
-        if not default:
-            raise SpecError("is a second input; bounds take networks of images alone")
-        return default[0]
 
     def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target: Any = self.root.get_submodule(str(node.target)) if node.op == "call_module" else node.target
@@ -91,7 +85,7 @@ class _Runner:
                 raise SpecError("reads what an in-place operation has overwritten; use inplace=False")
         if self.backward is not None and isinstance(op, ReLU | MaxPool):
             self.backward.tighten(inputs[0].name)
-        name = str(node.target).partition(".")[2] if node.op == "call_module" else node.name
+        name = inside(node.target) if node.op == "call_module" else node.name
         while name in self.tape.steps:
             name += "+"
         memory = inputs[0].memory if isinstance(op, Reshape | Permute) else name

@@ -32,7 +32,7 @@ class TooLargeError(Exception):
         super().__init__(f"{coefficients} coefficients")
 
 
-def _check(coefficients: int) -> None:
+def _require_room(coefficients: int) -> None:
     if coefficients > MOST:
         raise TooLargeError(coefficients)
 
@@ -283,7 +283,7 @@ class Zonotope:
                 return self._times(self._map(factor), self._map(shift))
             case ReLU():
                 unstable, share, shift = (self._map(t) for t in op.lines(box))
-                _check(self.coefficients + int(unstable.count_nonzero()) * unstable.shape[1])
+                _require_room(self.coefficients + int(unstable.count_nonzero()) * unstable.shape[1])
                 half = shift / 2
                 scaled = self._times(share, half)
                 errors = Patches.units(half, unstable)
@@ -306,7 +306,7 @@ class Zonotope:
         for part in self.parts:
             sizes = ((n + r - 2) // s + 1 for n, r, s in zip(part.size, conv.span, conv.stride, strict=True))
             most += len(part.where) * len(conv.weight) * math.prod(sizes)
-        _check(most)
+        _require_room(most)
         inside = self if self.clean else self._times(torch.ones_like(self.center[:1]), self.center.new_zeros(()))
         center = F.conv2d(self.center, conv.weight, conv.bias, *how)
         side = (center.shape[2], center.shape[3])
@@ -318,7 +318,7 @@ class Zonotope:
         return Zonotope(center, [_joined(parts) for parts in sorts.values()], clean=False) if sorts else None
 
     def _through(self, linear: Linear) -> Zonotope:
-        _check(sum(len(part.where) for part in self.parts) * len(linear.weight))
+        _require_room(sum(len(part.where) for part in self.parts) * len(linear.weight))
         center = F.linear(self.center.flatten(1), linear.weight, linear.bias)
         maps = linear.weight.unflatten(1, self.center.shape[1:]).permute(2, 3, 1, 0).contiguous()
         parts = [part.through(maps) for part in self.parts]

@@ -70,13 +70,14 @@ def evaluate(
     recipe = _recipe_of(opened, set_)
     if attacks is None and corruptions is None:
         attacks = "pgd"
-    names = attacks.split(",") if attacks else []
-    settings: dict[str, Any] = {"attacks": names, "samples": samples, "corruptions": corruptions or False}
+    chosen: list[Any] = attacks.split(",") if attacks else []
+    others = {} if transfer_from is None else {transfer_from.name: _opened(transfer_from, trust_code)}
+    chosen += [{"kind": "transfer", "origin": origin} for origin in others]
+    settings: dict[str, Any] = {"attacks": chosen, "samples": samples, "corruptions": corruptions or False}
     # Random numbers of an attack follow from its batches: with those of the recipe, figures join.
     settings |= next(({"batch_size": s.batch_size} for s in recipe.stages if isinstance(s, Evaluate)), {})
     stage = Evaluate.parse(settings, "evaluate")
     bench = _bench(opened, recipe)
-    others = {} if transfer_from is None else {transfer_from.name: _opened(transfer_from, trust_code)}
     record = stage.measured(opened, bench, others)
     path = place(opened, bench.subject(opened)) / "evaluation.json"
     write_json(path, record.plain())

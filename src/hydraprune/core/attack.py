@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from importlib import import_module
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
+from pydantic import PrivateAttr
 from torch import Tensor, nn
 
+from hydraprune.core.errors import SpecError
 from hydraprune.core.extras import extra
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
@@ -23,6 +26,30 @@ class Attack(Spec, ABC):
     """The package that it calls, which the extra `attacks` installs."""
 
     kind: str
+
+    _others: Mapping[str, nn.Module] = PrivateAttr(default_factory=dict)
+
+    def networks(self) -> frozenset[str]:
+        """Names of the other networks that it works with."""
+        return frozenset()
+
+    def using(self, networks: Mapping[str, nn.Module]) -> Self:
+        """The same attack with these other networks: plain, frozen, in evaluation mode, on the device of the images.
+
+        Raises:
+            SpecError: if one that it needs is missing.
+        """
+        bound = self.model_copy()
+        bound._others = {name: networks[name] for name in self.networks() if name in networks}
+        for name in self.networks():
+            bound.network(name)
+        return bound
+
+    def network(self, name: str) -> nn.Module:
+        """The other network of that name; SpecError without it."""
+        if name not in self._others:
+            raise SpecError(f"attack {self.name!r} needs the network {name!r}; give `networks={{{name!r}: model}}`")
+        return self._others[name]
 
     @property
     @abstractmethod

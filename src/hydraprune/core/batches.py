@@ -19,7 +19,7 @@ AT_ONCE = 500
 _FORMS = "a DataLoader of (images, labels), data.train.batches(128, seed=0, shuffle=True), or a list of pairs"
 
 
-class Batches(Protocol):
+class Epochs(Protocol):
     """Training data: `epoch(n)` must be a pure function of `n`, so that an epoch can be run again."""
 
     def __len__(self) -> int:
@@ -30,8 +30,8 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
-class _Loader:
-    """A DataLoader, or whatever else can be read again and again, as `Batches`.
+class _Reread:
+    """A DataLoader, or whatever else can be read again and again, as `Epochs`.
 
     A loader shuffles by torch's global generator, or by one of its own; that one is seeded as the global one was.
     """
@@ -51,14 +51,14 @@ class _Loader:
         return iter(self.source)
 
 
-def passes(data: Any) -> Batches:
+def passes(data: Any) -> Epochs:
     """`data` as it is read in training, epoch after epoch: batches of ours, or anything that yields pairs each time.
 
     Raises:
         DataError: for what can be read once only, has no length, holds nothing, or is not in batches.
     """
     if hasattr(data, "epoch") and hasattr(data, "__len__"):
-        found: Batches = data
+        found: Epochs = data
     elif hasattr(data, "batches"):
         raise DataError(
             f"{type(data).__name__} is not in batches; write data.train.batches(128, seed=0, shuffle=True, "
@@ -71,7 +71,7 @@ def passes(data: Any) -> Batches:
     elif not isinstance(data, Iterable) or isinstance(data, str | Mapping | Tensor):
         raise DataError(f"{said(data)} holds no batches; give {_FORMS}")
     else:
-        found = _Loader(data)
+        found = _Reread(data)
     try:
         count = len(found)
     except TypeError:
@@ -168,11 +168,11 @@ def logits_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             f"expected logits ({len(x)}, classes), the network returns {logits.dtype} {tuple(logits.shape)}; end it in "
             "a linear layer with an output for each class"
         )
-    check_labels(y, logits.shape[1])
+    require_labels(y, logits.shape[1])
     return logits
 
 
-def check_labels(y: Tensor, classes: int) -> None:
+def require_labels(y: Tensor, classes: int) -> None:
     """Raise a DataError unless the class ids `y` (B,) lie in 0..classes - 1."""
     lowest, highest = torch.stack(y.aminmax()).tolist()
     if lowest < 0 or highest >= classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
@@ -34,3 +35,18 @@ def device_of(model: Any) -> torch.device:
 def dtype_of(model: nn.Module) -> torch.dtype:
     """The type of its first floating-point parameter; float32 if it has none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def by_name(networks: Mapping[str, nn.Module] | None) -> Mapping[str, nn.Module]:
+    """The other networks that an objective or an attack is given, `{"teacher": model}`; none for None.
+
+    Raises:
+        SpecError: for anything else, or a network whose tensors have no values.
+    """
+    if networks is None:
+        return {}
+    if not isinstance(networks, Mapping):
+        raise SpecError(f"networks is {said(networks)}; give them by name, such as {{'teacher': model}}")
+    for network in networks.values():
+        device_of(network)
+    return networks

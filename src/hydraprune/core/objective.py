@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -30,6 +30,11 @@ class Loss(NamedTuple):
     metrics: dict[str, Tensor]
 
 
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """The share, a scalar in [0, 1], of logits (B, K) that are largest at their labels `y` (B,)."""
+    return (logits.argmax(1) == y).float().mean()
+
+
 @dataclass(frozen=True)
 class Clock:
     """Where training stands: optimizer steps done, of `epochs` epochs with `steps_per_epoch` each."""
@@ -54,7 +59,7 @@ class Context:
         clock: the current step.
         compile: compile the network that attacks see.
         state: tensors that an objective carries from step to step; emptied at the start of every epoch.
-        teacher: the network to distil from, plain, in evaluation mode and without gradient; None if the stage has none.
+        networks: the other networks, by name, plain, in evaluation mode and without gradient.
         after_backward: what an objective wants undone once the gradient of its loss is there; see `settle`.
     """
 
@@ -63,21 +68,23 @@ class Context:
     clock: Clock
     compile: bool = False
     state: dict[str, Tensor] = field(default_factory=dict)
-    teacher: nn.Module | None = None
+    networks: Mapping[str, nn.Module] = field(default_factory=dict)
     after_backward: list[Callable[[], None]] = field(default_factory=list)
     _twin: Twin | None = None
 
-    def adversary(self, who: str) -> ThreatModel:
-        """The threat model, or a SpecError that says that `who` needs one."""
+    def adversary(self, who: str, norm: str | None = None) -> ThreatModel:
+        """The threat model, or a SpecError that says that `who` needs one, or needs another `norm`."""
         if self.threat is None:
             raise SpecError(f"objective {who!r} needs a threat model; add `threat: {{norm: linf, eps: 8/255}}`")
+        if norm not in (None, self.threat.norm):
+            raise SpecError(f"objective {who!r} is made for {norm} balls, not {self.threat.norm}; write `norm: {norm}`")
         return self.threat
 
-    def taught_by(self, who: str) -> nn.Module:
-        """The teacher, or a SpecError that says that `who` needs one."""
-        if self.teacher is None:
-            raise SpecError(f"objective {who!r} needs a teacher; add `teacher: NAME` of an earlier stage to the stage")
-        return self.teacher
+    def network(self, name: str, who: str) -> nn.Module:
+        """The other network of that name, or a SpecError that says that `who` needs it."""
+        if name not in self.networks:
+            raise SpecError(f"objective {who!r} needs the network {name!r}; give `networks={{{name!r}: model}}`")
+        return self.networks[name]
 
     def settle(self) -> None:
         """Undo, last first, what objectives left to be undone; to be called when the gradient is there."""
@@ -108,9 +115,9 @@ class Objective(Spec, ABC):
         """Optimizer steps taken on each batch."""
         return max([1, *(part.steps_per_batch() for part in self.parts())])
 
-    def needs_teacher(self) -> bool:
-        """Whether it learns from another network, which the stage must then name."""
-        return any(part.needs_teacher() for part in self.parts())
+    def networks(self) -> frozenset[str]:
+        """Names of the other networks that it asks `ctx.network` for, such as `teacher`."""
+        return frozenset().union(*(part.networks() for part in self.parts()))
 
     @abstractmethod
     def __call__(self, model: nn.Module, batch: Batch, ctx: Context) -> Loss:

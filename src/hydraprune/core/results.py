@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 
 from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.sealed import Sealed
+from hydraprune.core.seeds import DERIVATION
 from hydraprune.core.spec import Count, Real, Several, Share, Spec
 from hydraprune.core.threat import ThreatModel
 
@@ -110,7 +111,7 @@ class Subject:
     def made(self, **how: Any) -> str:
         """The fingerprint of a figure that is measured so, whatever the number of images."""
         threat = None if self.threat is None else self.threat.plain()
-        return fingerprint(network=self.network, images=self.images, threat=threat, seed=self.seed, **how)
+        return fingerprint(network=self.network, images=self.images, threat=threat, seed=[DERIVATION, self.seed], **how)
 
 
 Counted = TypeVar("Counted", Verified, Corrupted)

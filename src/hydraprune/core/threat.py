@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,9 +22,19 @@ class Box(NamedTuple):
     upper: Tensor
 
 
+def lengths(delta: Tensor, order: float = 2) -> Tensor:
+    """(B,) lengths of `delta` (B, ...) in the p-norm of this order."""
+    return torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
+
+
+def per_image(value: Tensor, x: Tensor) -> Tensor:
+    """`value` (B,), shaped to broadcast against `x` (B, ...)."""
+    return value.view(-1, *[1] * (x.dim() - 1))
+
+
 def _norms(x: Tensor) -> Tensor:
-    """Euclidean norm per sample, shaped to broadcast against `x` (B, ...)."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1).view(-1, *[1] * (x.dim() - 1))
+    """Euclidean lengths that may be divided by, shaped to broadcast against `x` (B, ...)."""
+    return per_image(lengths(x).clamp_min(1e-12), x)
 
 
 class ThreatModel(Spec):
@@ -48,11 +59,21 @@ class ThreatModel(Spec):
         """Norm and radius as a name for folders: `linf-0.2`."""
         return f"{self.norm}-{self.eps:g}"
 
-    def shrink(self, delta: Tensor) -> Tensor:
-        """The change next to `delta` (B, ...) whose `norm` is at most `eps`."""
+    @property
+    def order(self) -> float:
+        """Of the p-norm."""
+        return math.inf if self.norm == "linf" else 2
+
+    def scaled(self, factor: float) -> ThreatModel:
+        """The same ball, its radius `factor` times as large; nothing keeps a linf radius below 1 here."""
+        return self.model_copy(update={"eps": factor * self.eps})
+
+    def shrink(self, delta: Tensor, radius: Tensor | None = None) -> Tensor:
+        """The change next to `delta` (B, ...) whose `norm` is at most `eps`, or its image's `radius` (B,)."""
+        reach = self.eps if radius is None else per_image(radius, delta)
         if self.norm == "linf":
-            return delta.clamp(-self.eps, self.eps)
-        return delta * (self.eps / _norms(delta).clamp_min(1e-12)).clamp_max(1.0)
+            return delta.clamp(-reach, reach)  # type: ignore[operator, arg-type]
+        return delta * (reach / _norms(delta)).clamp_max(1.0)
 
     def project(self, x: Tensor, adversarial: Tensor) -> Tensor:
         """The point of ball and pixel range next to `adversarial`; both (B, ...), gradients cut."""
@@ -61,7 +82,7 @@ class ThreatModel(Spec):
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The direction of unit length in `norm` along which a linear function with this gradient grows fastest."""
-        return gradient.sign() if self.norm == "linf" else gradient / _norms(gradient).clamp_min(1e-12)
+        return gradient.sign() if self.norm == "linf" else gradient / _norms(gradient)
 
     def sample(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """A random point of the ball around each image, uniform in the ball, then clipped to the pixel range."""
@@ -70,12 +91,11 @@ class ThreatModel(Spec):
             return (x + self.eps * noise).clamp(*PIXELS)
         noise = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
         share = torch.rand(len(x), generator=rng, device=x.device, dtype=x.dtype) ** (1 / x[0].numel())
-        radius = self.eps * share.view(-1, *[1] * (x.dim() - 1))
-        return (x + radius * noise / _norms(noise).clamp_min(1e-12)).clamp(*PIXELS)
+        return (x + per_image(self.eps * share, x) * noise / _norms(noise)).clamp(*PIXELS)
 
     def distance(self, x: Tensor, other: Tensor) -> Tensor:
         """(B,) distances in `norm`."""
-        return torch.linalg.vector_norm((other - x).flatten(1), ord=float("inf") if self.norm == "linf" else 2, dim=1)
+        return lengths(other - x, self.order)
 
     def box(self, x: Tensor) -> Box:
         """The smallest axis-parallel box around the admissible images (exact for `linf`)."""

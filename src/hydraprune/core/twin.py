@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hydraprune.core.errors import SpecError
+from hydraprune.core.graph import inside, traced
 from hydraprune.core.network import device_of
 from hydraprune.core.packed import Packed, packable
 from hydraprune.core.plain import plain_copy
@@ -22,27 +24,27 @@ def foldable(model: nn.Module) -> dict[str, str]:
 
     A pair can be folded where each of the two runs once, the norm has running statistics, nothing but the norm reads
     the convolution's output, and no other layer shares its weights. Linear layers are left alone: behind one that sees
-    (B, T, C), the norm scales T and not C. A model that `torch.fx` cannot trace has no pairs.
+    (B, T, C), the norm scales T and not C. A model that cannot be traced has no pairs.
     """
     try:
-        graph = fx.Tracer().trace(model)
-    except Exception:  # a model may refuse symbolic tracing in any way it likes; it is then used unfolded
+        graph = traced(model)
+    except SpecError:
         return {}
     calls = [node for node in graph.nodes if node.op == "call_module"]
-    targets = [str(node.target) for node in calls]
+    targets = [inside(node.target) for node in calls]
     users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     pairs = {}
-    for node in calls:
-        norm = model.get_submodule(str(node.target))
+    for node, target in zip(calls, targets, strict=True):
+        norm = model.get_submodule(target)
         before = node.args[0] if node.args else None
         if not isinstance(norm, NORMS) or norm.running_mean is None:
             continue
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
             continue
-        layer = model.get_submodule(str(before.target))
-        alone = targets.count(str(node.target)) == 1 and targets.count(str(before.target)) == 1
+        path = inside(before.target)
+        layer, alone = model.get_submodule(path), targets.count(target) == targets.count(path) == 1
         if isinstance(layer, CONVOLUTIONS) and alone and all(users[id(p)] == 1 for p in layer.parameters()):
-            pairs[str(node.target)] = str(before.target)
+            pairs[target] = path
     return pairs
 
 

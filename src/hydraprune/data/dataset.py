@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hydraprune.core.errors import DataError
-from hydraprune.data.images import Images, seeded
+from hydraprune.core.seeds import generator
+from hydraprune.data.images import Images
 from hydraprune.data.resident import Resident
 
 
@@ -18,7 +19,7 @@ def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
 
     Smaller draws with the same seed are part of larger ones.
     """
-    order = torch.randperm(len(labels), generator=seeded(seed))
+    order = torch.randperm(len(labels), generator=generator(seed))
     grouped = order[labels[order].argsort(stable=True)]
     sizes = labels.bincount()
     own = labels[grouped]

@@ -17,8 +17,9 @@ from torch import Tensor
 from hydraprune.core.errors import DataError
 from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.objective import Batch
+from hydraprune.core.seeds import generator
 from hydraprune.core.spec import Number, Spec
-from hydraprune.data.images import Batches, Fetch, Images, seeded
+from hydraprune.data.images import Batches, Fetch, Images
 from hydraprune.data.resident import Resident
 
 
@@ -86,7 +87,7 @@ class Mixed(Images):
         extra = self._extra._fetcher(seed, augment, torch.device(device))
 
         def fetch(epoch: int, indices: Tensor, size: int) -> Iterator[Batch]:
-            order = torch.randperm(len(self._extra), generator=seeded(seed, epoch, 2))
+            order = torch.randperm(len(self._extra), generator=generator(seed, epoch, 2))
             for at, batch in zip(indices.split(size), own.fetch(epoch, indices, size), strict=True):
                 others = -(-share * len(at) // size)
                 # Every image brings the same others along, whichever batch and process it is in.

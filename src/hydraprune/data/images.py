@@ -7,23 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hydraprune.core.errors import DataError
 from hydraprune.core.objective import Batch
+from hydraprune.core.seeds import generator
 from hydraprune.core.spec import whole
 
 Fetch = Callable[[int, Tensor, int], Iterator[Batch]]
 """(epoch, indices in order, batch size) -> the batches of these images."""
-
-
-def seeded(*key: int) -> torch.Generator:
-    """Random numbers on the CPU that depend on `key` (integers of at least 0) alone; SpecError for others."""
-    key = tuple(whole(part, "seed") for part in key)
-    mixed = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(mixed[0]))
 
 
 def class_ids(labels: Tensor, count: int) -> Tensor:
@@ -81,7 +74,7 @@ class Batches:
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number` (from 0): order, crops and flips are a function of the seed and it alone."""
         if self.shuffle:
-            order = torch.randperm(self.total, generator=seeded(self.seed, number))
+            order = torch.randperm(self.total, generator=generator(self.seed, number))
         else:
             order = torch.arange(self.total)
         mine = order[self.rank :: self.world][: min(self._share(), len(self) * self.batch_size)]

@@ -12,7 +12,8 @@ from torch import Tensor
 from hydraprune.core.errors import DataError
 from hydraprune.core.fingerprint import content
 from hydraprune.core.objective import Batch
-from hydraprune.data.images import Fetch, Images, class_ids, seeded
+from hydraprune.core.seeds import generator
+from hydraprune.data.images import Fetch, Images, class_ids
 
 
 def shifted(x: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:
@@ -92,7 +93,7 @@ class Resident(Images):
         def fetch(epoch: int, indices: Tensor, batch_size: int) -> Iterator[Batch]:
             self._pixels = pixels = self._pixels.to(device)
             labels = self.labels.to(device)
-            draws = self._draws(seeded(seed, epoch, 1)).to(device) if augment else None
+            draws = self._draws(generator(seed, epoch, 1)).to(device) if augment else None
             for at in indices.to(device).split(batch_size):
                 x = pixels.index_select(0, at)
                 if draws is not None:

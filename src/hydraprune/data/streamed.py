@@ -14,9 +14,10 @@ from torchvision.transforms import v2
 from hydraprune.core.errors import DataError
 from hydraprune.core.fingerprint import content, fingerprint
 from hydraprune.core.objective import Batch
+from hydraprune.core.seeds import generator
 from hydraprune.data.cache import files_digest
 from hydraprune.data.decode import rgb
-from hydraprune.data.images import Fetch, Images, class_ids, seeded
+from hydraprune.data.images import Fetch, Images, class_ids
 
 Key = tuple[int, list[int]]
 """An epoch and the indices of one batch."""
@@ -40,7 +41,7 @@ class _Reader(TorchDataset):
     def _image(self, epoch: int, index: int) -> Tensor:
         photograph = rgb(self.files[index], self.files[index])
         with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(seeded(self.seed, epoch, index).get_state())
+            torch.set_rng_state(generator(self.seed, epoch, index).get_state())
             return self.transform(photograph)
 
 

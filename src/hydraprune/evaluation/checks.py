@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hydraprune.attacks.gradient import pgd, slope
-from hydraprune.attacks.pgd import PGD, cross_entropy
+from hydraprune.attacks.gradient import cross_entropy_of, pgd, slope
+from hydraprune.attacks.pgd import PGD
 from hydraprune.attacks.square import Square
 from hydraprune.core.attack import Attack
 from hydraprune.core.batches import checked
 from hydraprune.core.errors import EvaluationError
 from hydraprune.core.network import device_of
 from hydraprune.core.objective import Batch
+from hydraprune.core.seeds import generator
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import PIXELS, ThreatModel
 from hydraprune.core.twin import judged
@@ -111,7 +112,7 @@ def _deterministic(once: Tensor, again: Tensor) -> Check:
 
 
 def _gradients(net: nn.Module, x: Tensor, y: Tensor) -> Check:
-    gradient, _ = slope(net, x.clone().requires_grad_(), partial(cross_entropy, y=y))
+    gradient, _ = slope(net, x.clone().requires_grad_(), cross_entropy_of(y))
     gradient = gradient.nan_to_num(0.0)
     zero, pixels = share((gradient.flatten(1) == 0).all(1)), share(gradient == 0)
     return Check(
@@ -171,8 +172,8 @@ def _effort(measure: Any, threat: ThreatModel, what: str, attacks: dict[int, Att
 @torch.no_grad()
 def _surface(net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> Check:
     """The mean loss on the plane through the images, an adversarial one and a random one, to twice the radius."""
-    rng = torch.Generator(x.device).manual_seed(seed)
-    loss = partial(cross_entropy, y=y)
+    rng = generator(seed, "loss surface", device=x.device)
+    loss = cross_entropy_of(y)
     attack = pgd(net, x, threat, loss, steps=20, step_size=threat.eps / 8, start="uniform", rng=rng) - x
     random = threat.eps * threat.steepest(torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype))
     axis = torch.linspace(-2, 2, SURFACE).tolist()

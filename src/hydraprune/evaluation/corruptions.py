@@ -25,9 +25,10 @@ from hydraprune.core.errors import DataError, EvaluationError, SpecError
 from hydraprune.core.network import device_of
 from hydraprune.core.objective import Batch
 from hydraprune.core.results import Corrupted
+from hydraprune.core.seeds import generator
 from hydraprune.core.spec import nearest
 from hydraprune.core.twin import judged
-from hydraprune.data.images import Batches, seeded
+from hydraprune.data.images import Batches
 from hydraprune.evaluation.accuracy import gathered, judge, share
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -158,7 +159,7 @@ def corrupted(x: Tensor, name: str, severity: int, *, seed: int = 0, first: int 
     images = []
     with torch.random.fork_rng(devices=[]):
         for number, image in enumerate(x.split(1), first):
-            torch.set_rng_state(seeded(seed, severity, number).get_state())
+            torch.set_rng_state(generator(seed, severity, number).get_state())
             images.append(corruption.apply(image, level))
     return _bytes(torch.cat(images)).float() / 255
 
@@ -167,7 +168,7 @@ def _bytes(x: Tensor) -> Tensor:
     return (x * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-class Part(NamedTuple):
+class CorruptedBatch(NamedTuple):
     """Images with one corruption at one severity."""
 
     name: str
@@ -197,13 +198,13 @@ class Made:
     def __len__(self) -> int:
         return len(self.batches) * len(self.names) * len(SEVERITIES)
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[CorruptedBatch]:
         first = 0
         for x, y in self.batches.epoch(0):
             for name in self.names:
                 for severity in SEVERITIES:
                     images = corrupted(x, name, severity, seed=self.seed, first=first)
-                    yield Part(name, severity, Batch(images, y))
+                    yield CorruptedBatch(name, severity, Batch(images, y))
             first += len(y)
 
 
@@ -226,7 +227,7 @@ class Files:
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size) * len(self.images) * len(SEVERITIES)
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[CorruptedBatch]:
         count = len(self.labels) // len(SEVERITIES)
         for name, images in self.images.items():
             for severity in SEVERITIES:
@@ -235,7 +236,7 @@ class Files:
                 for first in range(begin, end, self.batch_size):
                     at = slice(first, min(first + self.batch_size, end))
                     x = torch.from_numpy(np.array(images[at])).movedim(3, 1).float() / 255
-                    yield Part(name, severity, Batch(x, self.labels[at]))
+                    yield CorruptedBatch(name, severity, Batch(x, self.labels[at]))
 
 
 def read_files(folder: Path, shape: tuple[int, int, int], samples: int | None, batch_size: int) -> Files:
@@ -280,7 +281,7 @@ def _array(path: Path) -> np.ndarray:
 
 
 def corruption_accuracy(
-    model: nn.Module, parts: Iterable[Part], *, progress: Callable[[str], None] | None = None
+    model: nn.Module, parts: Iterable[CorruptedBatch], *, progress: Callable[[str], None] | None = None
 ) -> Corrupted:
     """Accuracy for each corruption and severity, and its mean, in float32 on a plain copy of the network.
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.network import device_of
 from hydraprune.core.objective import Batch
 from hydraprune.core.precision import exact
+from hydraprune.core.seeds import DERIVATION, generator
 from hydraprune.core.spec import Number, Spec, whole
 from hydraprune.core.twin import judged
 from hydraprune.evaluation.accuracy import judge
@@ -126,7 +126,7 @@ def certify(model: nn.Module, x: Tensor, smoothing: Smoothing, *, seed: int = 0)
     """
     batch, seed = _unlabelled(model, x), whole(seed, "seed")
     with _deployed(model, batch, smoothing.precision) as net:
-        found = [_certified(net, image, smoothing, _generator(seed, i, image)) for i, image in enumerate(batch.x)]
+        found = [_certified(net, image, smoothing, seed, i) for i, image in enumerate(batch.x)]
     labels, radii, counts = zip(*found, strict=True)
     return Certificate(torch.tensor(labels), torch.tensor(radii, dtype=torch.float64), torch.stack(counts))
 
@@ -138,7 +138,9 @@ def predict(model: nn.Module, x: Tensor, smoothing: Smoothing, *, seed: int = 0)
     """
     batch, seed = _unlabelled(model, x), whole(seed, "seed")
     with _deployed(model, batch, smoothing.precision) as net:
-        counts = [_votes(net, x, smoothing.n, smoothing, _generator(seed, i, x)) for i, x in enumerate(batch.x)]
+        counts = [
+            _votes(net, x, smoothing.n, smoothing, generator(seed, i, device=x.device)) for i, x in enumerate(batch.x)
+        ]
     return torch.tensor([decision(votes, smoothing.alpha)[0] for votes in counts])
 
 
@@ -183,7 +185,7 @@ def certify_dataset(
                 record = ledger.find(first + i, keys)
                 if record is None:
                     began = time.perf_counter()
-                    found = _certified(net, image, smoothing, _generator(seed, first + i, image))
+                    found = _certified(net, image, smoothing, seed, first + i)
                     record = CertifiedImage(
                         index=first + i,
                         label=label,
@@ -205,7 +207,7 @@ def certify_dataset(
 
 def certified_how(smoothing: Smoothing, seed: int) -> str:
     """The fingerprint of what a certificate depends on, beside network and image."""
-    return fingerprint(smoothing=smoothing.model_dump(exclude={"every", "batch_size"}), seed=seed)
+    return fingerprint(smoothing=smoothing.model_dump(exclude={"every", "batch_size"}), seed=[DERIVATION, seed])
 
 
 def summary(records: Sequence[CertifiedImage], smoothing: Smoothing, radii: Iterable[float] = RADII) -> dict[str, Any]:
@@ -253,7 +255,8 @@ def decision(counts: Tensor, alpha: float) -> tuple[int, float]:
     return (int(counts.argmax()) if p_value <= alpha else ABSTAIN), p_value
 
 
-def _certified(net: nn.Module, image: Tensor, smoothing: Smoothing, rng: torch.Generator) -> tuple[int, float, Tensor]:
+def _certified(net: nn.Module, image: Tensor, smoothing: Smoothing, seed: int, index: int) -> tuple[int, float, Tensor]:
+    rng = generator(seed, index, device=image.device)
     selection = _votes(net, image, smoothing.n0, smoothing, rng)
     estimation = _votes(net, image, smoothing.n, smoothing, rng)
     return *certificate(selection, estimation, smoothing.sigma, smoothing.alpha), estimation
@@ -273,12 +276,6 @@ def _votes(net: nn.Module, image: Tensor, draws: int, smoothing: Smoothing, rng:
     if not torch.stack(finite).all():
         raise EvaluationError("the network returns NaN or infinite logits for noisy images; was its training stable?")
     return torch.cat(winners).cpu().bincount(minlength=logits.shape[1])
-
-
-def _generator(seed: int, index: int, image: Tensor) -> torch.Generator:
-    """The random numbers of one image, on its device."""
-    mixed = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
-    return torch.Generator(image.device).manual_seed(int(mixed[0]))
 
 
 def _unlabelled(model: nn.Module, x: Tensor) -> Batch:

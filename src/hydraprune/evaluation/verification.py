@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hydraprune.bounds import BOUNDS, Bounds, margin_bounds
 from hydraprune.bounds.best import Best
-from hydraprune.bounds.certify import Method, check_norm
+from hydraprune.bounds.certify import Method, require_boxes
 from hydraprune.core.batches import checked, one_pass
 from hydraprune.core.errors import EvaluationError, SpecError
 from hydraprune.core.fingerprint import fingerprint
@@ -92,7 +92,7 @@ def verify(
         CheckpointError: if `path` holds records of another network, other images, threat or method, or no records.
     """
     threat = ThreatModel.make(threat, "threat")
-    check_norm(threat)
+    require_boxes(threat)
     if precision not in get_args(Precision):
         raise SpecError(f"precision is {precision!r}; proofs are made in {' or '.join(get_args(Precision))}")
     bound = BOUNDS.make(method, "method")

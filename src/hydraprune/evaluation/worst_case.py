@@ -15,7 +15,8 @@ from hydraprune.attacks import ATTACKS
 from hydraprune.core.attack import Attack, MinimumNorm
 from hydraprune.core.batches import checked, one_pass
 from hydraprune.core.errors import EvaluationError, SpecError
-from hydraprune.core.network import device_of
+from hydraprune.core.network import by_name, device_of
+from hydraprune.core.seeds import derived
 from hydraprune.core.spec import nearest, whole
 from hydraprune.core.threat import PIXELS, ThreatModel
 from hydraprune.core.twin import judged
@@ -39,6 +40,7 @@ def evaluate(
     threat: ThreatModel | Mapping[str, Any] | None = None,
     attacks: Named | Sequence[Named] = (),
     seed: int,
+    networks: Mapping[str, nn.Module] | None = None,
     attack_samples: Mapping[str, int] | None = None,
     known: Evaluation | None = None,
     progress: Progress | None = None,
@@ -61,6 +63,7 @@ def evaluate(
         threat: the adversary, or its settings; needed if there are attacks.
         attacks: any number, with different names; each an attack, its name, or its name and settings.
         seed: of the random numbers of every attack, at least 0.
+        networks: other networks that attacks work with, by name; treated as `model` is.
         attack_samples: attack name -> number of first images to run it on; all by default.
         known: verdicts on the same network, images and threat, of other attacks, or of the first batches of these
             attacks; they are taken over.
@@ -68,14 +71,14 @@ def evaluate(
         keep: called after each batch of each attack with what is known so far; from there a killed call can go on.
 
     Raises:
-        SpecError: for attacks without a threat, for another norm than theirs, names that do not fit, or a model that
-            does not return logits or has tensors without values.
+        SpecError: for attacks without a threat or a network that they need, for another norm than theirs, names that do
+            not fit, or a model that does not return logits or has tensors without values.
         DataError: for images outside [0, 1] or that do not fit, or labels that the network has no class for.
         EvaluationError: without images, for logits that are not finite, or when an attack fails; it names the attack.
     """
     device, seed = device_of(model), whole(seed, "seed")
     threat = None if threat is None else ThreatModel.make(threat, "threat")
-    tried = _made(attacks)
+    tried, others = _made(attacks), by_name(networks)
     for attack in tried:
         attack.require()
     limits = _limits(tried, threat, attack_samples or {})
@@ -84,8 +87,11 @@ def evaluate(
     total = length_hint(parts)
     with torch.autocast(device.type, enabled=False), torch.random.fork_rng([device] if device.type == "cuda" else []):
         net = judged(model)
+        others = {name: judged(other).to(device) for name, other in others.items()}
+        tried = [attack.using(others) for attack in tried]
         for number, batch in enumerate(parts):
-            torch.manual_seed(seed + number)
+            drawn = derived(seed, "evaluation", number)
+            torch.manual_seed(drawn)
             x, y = checked(batch, device)
             if number == 0:
                 _channels_last(net, x[:1])
@@ -97,8 +103,8 @@ def evaluate(
                 assert threat is not None  # _limits has refused attacks without one
                 some = slice(max(0, limits[attack.name] - first))
                 if not ledger.has(attack.name, min(limits[attack.name], first + len(x))):
-                    torch.manual_seed(seed + number)
-                    rng = torch.Generator(device).manual_seed(seed + number)
+                    torch.manual_seed(drawn)
+                    rng = torch.Generator(device).manual_seed(drawn)
                     verdicts = _verdicts(attack, net, x[some], y[some], logits[some].argmax(1), threat, rng)
                     ledger.add(attack.name, first, *verdicts)
                     if keep:

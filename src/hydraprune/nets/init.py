@@ -8,6 +8,9 @@ import operator
 import torch
 from torch import fx, nn
 
+from hydraprune.core.errors import SpecError
+from hydraprune.core.graph import inside, traced
+
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
@@ -18,7 +21,7 @@ def fast_certified_init(net: nn.Module) -> None:
 
     A box then stays about as wide from layer to layer, instead of growing with the root of the fan-in. Weights of a
     layer that reads a sum through one other layer, as behind a residual block, are halved. Biases stay. In a network
-    that `torch.fx` cannot trace no sums are found.
+    that cannot be traced no sums are found.
     """
     layers = [module for module in net.modules() if isinstance(module, _LAYERS)]
     behind = _behind_sums(net)
@@ -29,11 +32,11 @@ def fast_certified_init(net: nn.Module) -> None:
 
 def _behind_sums(net: nn.Module) -> set[nn.Module]:
     try:
-        graph = fx.Tracer().trace(net)
-    except Exception:  # a model may refuse symbolic tracing in any way it likes
+        graph = traced(net)
+    except SpecError:
         return set()
     calls = [node for node in graph.nodes if node.op == "call_module"]
-    return {net.get_submodule(str(node.target)) for node in calls if _before(_before(node)).target in _SUMS}
+    return {net.get_submodule(inside(node.target)) for node in calls if _before(_before(node)).target in _SUMS}
 
 
 def _before(node: fx.Node) -> fx.Node:

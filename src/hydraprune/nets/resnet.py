@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from hydraprune.nets.sizes import require_side
 
 
-class _Block(nn.Module):
+class _BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
@@ -26,7 +26,9 @@ class _Block(nn.Module):
 
 
 def _stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(_Block(inputs, outputs, stride), *[_Block(outputs, outputs, 1) for _ in range(blocks - 1)])
+    return nn.Sequential(
+        _BasicBlock(inputs, outputs, stride), *[_BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)]
+    )
 
 
 class ResNet(nn.Module):

@@ -10,7 +10,7 @@ from hydraprune.core.errors import SpecError
 from hydraprune.nets.sizes import require_side
 
 
-class _Block(nn.Module):
+class _WideBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
@@ -29,8 +29,8 @@ class _Block(nn.Module):
 
 
 def _group(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    first = _Block(inputs, outputs, stride)
-    rest = [_Block(outputs, outputs, 1) for _ in range(blocks - 1)]
+    first = _WideBlock(inputs, outputs, stride)
+    rest = [_WideBlock(outputs, outputs, 1) for _ in range(blocks - 1)]
     return nn.Sequential(OrderedDict(layer=nn.Sequential(first, *rest)))
 
 

@@ -44,11 +44,11 @@ class Distill(Objective):
     def parts(self) -> tuple[Objective, ...]:
         return () if self.base is None else (self.base,)
 
-    def needs_teacher(self) -> bool:
-        return True
+    def networks(self) -> frozenset[str]:
+        return super().networks() | {"teacher"}
 
     def __call__(self, model: nn.Module, batch: Batch, ctx: Context) -> Loss:
-        teacher, x = ctx.taught_by(self.kind), batch.x
+        teacher, x = ctx.network("teacher", self.kind), batch.x
         with torch.no_grad():
             target = teacher(x).float() / self.temperature
         if self.steps:
@@ -59,7 +59,7 @@ class Distill(Objective):
                 threat,
                 lambda logits: divergence(target, logits / self.temperature),
                 steps=self.steps,
-                step_size=2.5 * threat.eps / self.steps if self.step_size is None else self.step_size,
+                step_size=self.step_size,
                 start="gaussian",
                 rng=ctx.rng,
             )

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from hydraprune.attacks.gradient import pgd
-from hydraprune.core.objective import Batch, Context, Loss, Objective
+from hydraprune.attacks.gradient import cross_entropy_of, pgd
+from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
 
 
@@ -34,7 +34,7 @@ class Fast(Objective):
             ctx.frozen(model),
             batch.x,
             threat,
-            lambda logits: F.cross_entropy(logits, batch.y, reduction="none"),
+            cross_entropy_of(batch.y),
             steps=1,
             step_size=self.alpha * threat.eps,
             start="uniform",
@@ -42,4 +42,4 @@ class Fast(Objective):
         )
         logits = model(adversarial).float()
         loss = F.cross_entropy(logits, batch.y)
-        return Loss(loss, {"robust_accuracy": (logits.argmax(1) == batch.y).float().mean()})
+        return Loss(loss, {"robust_accuracy": accuracy(logits, batch.y)})

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from hydraprune.core.objective import Batch, Context, Loss, Objective
+from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.threat import PIXELS
 
 
@@ -44,4 +44,4 @@ class Free(Objective):
         ctx.state["delta"] = delta
         logits = model((batch.x + delta[: len(batch.x)]).clamp(*PIXELS)).float()
         loss = F.cross_entropy(logits, batch.y)
-        return Loss(loss, {"robust_accuracy": (logits.argmax(1) == batch.y).float().mean()})
+        return Loss(loss, {"robust_accuracy": accuracy(logits, batch.y)})

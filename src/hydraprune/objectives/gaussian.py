@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hydraprune.core.objective import Batch, Context, Loss, Objective
+from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
 
 
@@ -33,4 +33,4 @@ class Gaussian(Objective):
     def __call__(self, model: nn.Module, batch: Batch, ctx: Context) -> Loss:
         logits = model(batch.x + noise_like(batch.x, self.sigma, ctx.rng)[0]).float()
         loss = F.cross_entropy(logits, batch.y)
-        return Loss(loss, {"accuracy": (logits.argmax(1) == batch.y).float().mean()})
+        return Loss(loss, {"accuracy": accuracy(logits, batch.y)})

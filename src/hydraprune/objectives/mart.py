@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from hydraprune.attacks.gradient import pgd
-from hydraprune.core.objective import Batch, Context, Loss, Objective
+from hydraprune.attacks.gradient import cross_entropy_of, pgd
+from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
 from hydraprune.objectives.trades import divergence
 
@@ -38,9 +38,9 @@ class MART(Objective):
             ctx.frozen(model),
             batch.x,
             threat,
-            lambda logits: F.cross_entropy(logits, batch.y, reduction="none"),
+            cross_entropy_of(batch.y),
             steps=self.steps,
-            step_size=2.5 * threat.eps / self.steps if self.step_size is None else self.step_size,
+            step_size=self.step_size,
             start="gaussian",
             rng=ctx.rng,
         )
@@ -51,7 +51,7 @@ class MART(Objective):
         doubt = 1 - natural.softmax(1).gather(1, label)[:, 0]
         loss = (boosted + self.beta * divergence(natural, attacked) * doubt).mean()
         metrics = {
-            "accuracy": (natural.argmax(1) == batch.y).float().mean(),
-            "robust_accuracy": (attacked.argmax(1) == batch.y).float().mean(),
+            "accuracy": accuracy(natural, batch.y),
+            "robust_accuracy": accuracy(attacked, batch.y),
         }
         return Loss(loss, metrics)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import nn
 
-from hydraprune.core.objective import Batch, Context, Loss, Objective
+from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 
 
 class Natural(Objective):
@@ -21,4 +21,4 @@ class Natural(Objective):
     def __call__(self, model: nn.Module, batch: Batch, ctx: Context) -> Loss:
         logits = model(batch.x).float()
         loss = F.cross_entropy(logits, batch.y)
-        return Loss(loss, {"accuracy": (logits.argmax(1) == batch.y).float().mean()})
+        return Loss(loss, {"accuracy": accuracy(logits, batch.y)})

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from hydraprune.attacks.gradient import pgd
-from hydraprune.core.objective import Batch, Context, Loss, Objective
+from hydraprune.attacks.gradient import cross_entropy_of, pgd
+from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
 
 
 class PGD(Objective):
-    """Cross-entropy at the image that PGD finds worst, from a random start.
+    """Training on the image that PGD finds worst, from a random start; `attacks.pgd.PGD` judges a finished network.
 
     Args:
         steps: steps of the attack.
@@ -34,12 +34,12 @@ class PGD(Objective):
             ctx.frozen(model),
             batch.x,
             threat,
-            lambda logits: F.cross_entropy(logits, batch.y, reduction="none"),
+            cross_entropy_of(batch.y),
             steps=self.steps,
-            step_size=2.5 * threat.eps / self.steps if self.step_size is None else self.step_size,
+            step_size=self.step_size,
             start="uniform",
             rng=ctx.rng,
         )
         logits = model(adversarial).float()
         loss = F.cross_entropy(logits, batch.y)
-        return Loss(loss, {"robust_accuracy": (logits.argmax(1) == batch.y).float().mean()})
+        return Loss(loss, {"robust_accuracy": accuracy(logits, batch.y)})

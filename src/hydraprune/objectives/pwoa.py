@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hydraprune.core.objective import Batch, Context, Loss, Objective
+from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
 from hydraprune.masks.view import PRUNABLE
 from hydraprune.objectives.trades import divergence
@@ -73,11 +73,11 @@ class PwoA(Objective):
     to_label: Number = Field(default=1e-4, ge=0)
     sigma: Number = Field(default=5.0, gt=0)
 
-    def needs_teacher(self) -> bool:
-        return True
+    def networks(self) -> frozenset[str]:
+        return frozenset({"teacher"})
 
     def __call__(self, model: nn.Module, batch: Batch, ctx: Context) -> Loss:
-        teacher = ctx.taught_by(self.kind)
+        teacher = ctx.network("teacher", self.kind)
         with torch.no_grad():
             target = teacher(batch.x).double()  # at this temperature float32 leaves little of the divergence
         with _hidden(model) as seen:
@@ -86,7 +86,7 @@ class PwoA(Objective):
         distilled = scale**2 * divergence(target / scale, logits.double() / scale).mean() / classes
         value = self.weight * distilled
         metrics = {
-            "accuracy": (logits.argmax(1) == batch.y).float().mean(),
+            "accuracy": accuracy(logits, batch.y),
             "distillation_loss": distilled.detach(),
         }
         if self.to_input or self.to_label:

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hydraprune.attacks.gradient import pgd
-from hydraprune.core.errors import SpecError
-from hydraprune.core.objective import Batch, Context, Loss, Objective
+from hydraprune.attacks.gradient import cross_entropy_of, pgd, step_length
+from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
 from hydraprune.objectives.gaussian import noise_like
 
@@ -53,21 +52,19 @@ class SmoothAdv(Objective):
     step_size: Number | None = Field(default=None, gt=0)
 
     def __call__(self, model: nn.Module, batch: Batch, ctx: Context) -> Loss:
-        threat = ctx.adversary(self.kind)
-        if threat.norm != "l2":
-            raise SpecError(f"objective 'smoothadv' attacks in l2, not {threat.norm}; write `norm: l2, eps: 64/255`")
+        threat = ctx.adversary(self.kind, "l2")
         noise = noise_like(batch.x, self.sigma, ctx.rng, self.draws)
         adversarial = pgd(
             _Smoothed(ctx.frozen(model), noise),
             batch.x,
             threat,
-            lambda logits: F.cross_entropy(logits, batch.y, reduction="none"),
+            cross_entropy_of(batch.y),
             steps=self.steps,
-            step_size=2 * threat.eps / self.steps if self.step_size is None else self.step_size,
+            step_size=step_length(threat, self.steps, 2) if self.step_size is None else self.step_size,
             start="zero",
             rng=ctx.rng,
         )
         logits = model((adversarial + noise).flatten(0, 1)).float()
         labels = batch.y.repeat(self.draws)
         loss = F.cross_entropy(logits, labels)
-        return Loss(loss, {"robust_accuracy": (logits.argmax(1) == labels).float().mean()})
+        return Loss(loss, {"robust_accuracy": accuracy(logits, labels)})

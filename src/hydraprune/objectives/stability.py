@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from hydraprune.core.objective import Batch, Context, Loss, Objective
+from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
 from hydraprune.objectives.gaussian import noise_like
 from hydraprune.objectives.trades import divergence
@@ -37,8 +37,8 @@ class Stability(Objective):
         clean = F.cross_entropy(natural, batch.y)
         stability = divergence(F.log_softmax(natural, 1), noisy).mean()
         metrics = {
-            "accuracy": (natural.argmax(1) == batch.y).float().mean(),
-            "noisy_accuracy": (noisy.argmax(1) == batch.y).float().mean(),
+            "accuracy": accuracy(natural, batch.y),
+            "noisy_accuracy": accuracy(noisy, batch.y),
             "clean_loss": clean.detach(),
             "stability_loss": stability.detach(),
         }

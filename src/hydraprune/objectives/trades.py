@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hydraprune.attacks.gradient import pgd
-from hydraprune.core.objective import Batch, Context, Loss, Objective
+from hydraprune.attacks.gradient import pgd, step_length
+from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
 
 
@@ -48,14 +48,14 @@ class TRADES(Objective):
             reference = frozen(batch.x).float()
             for _ in range(self.natural_passes - 1):
                 model(batch.x)
-        reach = (2.5 if threat.norm == "linf" else 2.0) * threat.eps / self.steps
+        length = step_length(threat, self.steps, 2.5 if threat.norm == "linf" else 2)
         adversarial = pgd(
             frozen,
             batch.x,
             threat,
             lambda logits: divergence(reference, logits),
             steps=self.steps,
-            step_size=reach if self.step_size is None else self.step_size,
+            step_size=length if self.step_size is None else self.step_size,
             start="gaussian",
             rng=ctx.rng,
         )
@@ -63,8 +63,8 @@ class TRADES(Objective):
         clean = F.cross_entropy(natural, batch.y)
         stability = divergence(natural, attacked).mean()
         metrics = {
-            "accuracy": (natural.argmax(1) == batch.y).float().mean(),
-            "robust_accuracy": (attacked.argmax(1) == batch.y).float().mean(),
+            "accuracy": accuracy(natural, batch.y),
+            "robust_accuracy": accuracy(attacked, batch.y),
             "clean_loss": clean.detach(),
             "stability_loss": stability.detach(),
         }

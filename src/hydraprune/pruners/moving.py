@@ -6,12 +6,12 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hydraprune.core.objective import Clock
 from hydraprune.core.plain import canonical
+from hydraprune.core.seeds import generator
 from hydraprune.masks.source import FixedMask, MaskSource, Over
 from hydraprune.masks.structures import Structure
 from hydraprune.masks.view import MaskView
@@ -85,8 +85,7 @@ def drawn(rng: torch.Generator) -> int:
 
 def numbers(seed: int, step: int, device: torch.device) -> torch.Generator:
     """The random numbers of one step: a run that was cut draws the same."""
-    mixed = int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
-    return torch.Generator(device).manual_seed(mixed)
+    return generator(seed, step, device=device)
 
 
 def memories(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[Tensor]:

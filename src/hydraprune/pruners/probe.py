@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, repeat
 
@@ -27,14 +27,14 @@ class Probe:
         objective: the robust objective of the stage.
         threat: its adversary.
         batches: starts a pass over training images, always from the same first one.
-        teacher: the network that the objective distils from.
+        networks: the other networks that the objective asks for, by name.
     """
 
     rng: torch.Generator
     objective: Objective | None = None
     threat: ThreatModel | None = None
     batches: Callable[[], Iterable[Batch]] | None = None
-    teacher: nn.Module | None = None
+    networks: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def try_on(self, model: nn.Module) -> None:
         """See that `model` takes the images, if there are any; DataError if it does not."""
@@ -60,7 +60,7 @@ class Probe:
         if self.objective is None:
             raise PruningError("this pruner looks at losses; give `prune` a Probe with objective and batches")
         model.train()
-        context = Context(self.threat, self.rng, Clock(0, 1, 1), teacher=self.teacher)
+        context = Context(self.threat, self.rng, Clock(0, 1, 1), networks=self.networks)
         for step, batch in enumerate(self._first(batches)):
             # Each is a step of its own, so that attacks see the weights of the moment.
             context.clock = Clock(step, batches, 1)

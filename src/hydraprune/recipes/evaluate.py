@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from hydraprune.attacks import ATTACKS
-from hydraprune.attacks.transfer import described, transferred
 from hydraprune.core.attack import Attack
 from hydraprune.core.extras import extra
 from hydraprune.core.results import WORST, Record, Subject
@@ -30,9 +29,9 @@ class Evaluate(Measure):
 
     Args:
         name: what `--set stages.NAME...` calls it.
-        attacks: the adversaries.
+        attacks: the adversaries; another network that one works with, such as the origin of `transfer`, is that of the
+            stage of this name.
         attack_samples: attack kind -> number of images, for an attack too slow for all of them.
-        transfer_from: names of stages on whose networks images are found that are then tried on those of `of`.
         corruptions: `true` for those that are made here, or the folder of CIFAR-10-C; needs no threat model.
         batch_size: images that are attacked at once; a killed run loses no more of them.
     """
@@ -41,13 +40,12 @@ class Evaluate(Measure):
     name: str = "evaluate"
     attacks: list[Annotated[Attack, ATTACKS]] = []
     attack_samples: dict[str, Annotated[int, Field(ge=1)]] = {}
-    transfer_from: list[str] = []
     corruptions: bool | Path = False
     batch_size: int = Field(default=500, ge=1)
 
     @property
     def others(self) -> list[str]:
-        return self.transfer_from
+        return sorted({name for attack in self.attacks for name in attack.networks()})
 
     @property
     def corrupted_by(self) -> str | None:
@@ -78,7 +76,7 @@ class Evaluate(Measure):
     def check(self, recipe: Recipe, before: Sequence[Stage]) -> None:
         super().check(recipe, before)
         threat = recipe.threat
-        if threat is None and (self.attacks or self.transfer_from):
+        if threat is None and self.attacks:
             raise ValueError(f"stage {self.name!r} has attacks, but the recipe has no threat model")
         for attack in self.attacks:
             if threat is not None and threat.norm not in attack.norms:
@@ -87,9 +85,10 @@ class Evaluate(Measure):
     def made(self, subject: Subject, others: Mapping[str, str]) -> dict[str, str]:
         # Random numbers of an attack are drawn for a batch at a time.
         how = {"precision": "float32", "batch_size": self.batch_size}
-        found = {attack.name: subject.made(attack=attack.plain(), **how) for attack in self.attacks}
-        for name, digest in others.items():
-            found[transferred(name)] = subject.made(attack=described(name, digest), **how)
+        found = {}
+        for attack in self.attacks:
+            with_others = {"networks": {name: others[name] for name in attack.networks()}} if attack.networks() else {}
+            found[attack.name] = subject.made(attack=attack.plain(), **with_others, **how)
         if self.corrupted_by is not None:
             origin = self.corruptions if isinstance(self.corruptions, Path) else None
             files = [] if origin is None else sorted(str(file) for file in origin.glob("*.npy"))
@@ -112,11 +111,10 @@ class Evaluate(Measure):
         rest = self.model_copy(
             update={
                 "attacks": [a for a in self.attacks if lacks(a.name, self.attack_samples.get(a.kind))],
-                "transfer_from": [name for name in self.transfer_from if lacks(transferred(name))],
                 "corruptions": False if enough else self.corruptions,
             }
         )
-        return rest if rest.attacks or rest.transfer_from or rest.corruptions else None
+        return rest if rest.attacks or rest.corruptions else None
 
     def measured(
         self,

@@ -13,8 +13,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from hydraprune.attacks.transfer import Transfer
-from hydraprune.core.attack import Attack
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import inside, read_json, write_json
 from hydraprune.core.results import Corrupted, Record, Subject
@@ -73,11 +71,11 @@ def measure(
     stage.require()
     folder, recipe, fabric, test = checkpoint.folder, bench.recipe, bench.fabric, bench.data.test
     model = fabric.to_device(checkpoint.network())
-    attacks = [*stage.attacks, *(_transfer(name, other) for name, other in others.items())]
     subject = bench.subject(checkpoint)
     files = place(checkpoint, subject)
     made = {**on_file, **stage.made(subject, {name: other.digest for name, other in others.items()})}
-    asked = {attack.name for attack in attacks}
+    fewer = stage.attack_samples
+    asked = {attack.name for attack in stage.attacks}
     known, earlier, unfinished = _known(files, subject, made, asked, test.labels)
     origin = Origin(network=subject.network, images=subject.images, made=earlier | made)
     images = test if stage.samples is None else test.take(stage.samples)
@@ -87,14 +85,15 @@ def measure(
     corrupted = _known_corrupted(beside, subject, made)
     parts = _to_corrupt(stage, images, recipe.seed, corrupted.corrupted)
     with progress_bar(bench.console) as bar:
-        task = bar.add_task(f"{folder.name}: evaluate", total=(1 + len(attacks)) * len(batches), note="")
+        task = bar.add_task(f"{folder.name}: evaluate", total=(1 + len(stage.attacks)) * len(batches), note="")
         evaluation = evaluate(
             model,
             batches.epoch(0),
             threat=recipe.threat,
-            attacks=attacks,
+            attacks=stage.attacks,
+            networks={name: other.network() for name, other in others.items()},
             seed=recipe.seed,
-            attack_samples={a.name: stage.attack_samples[a.kind] for a in attacks if a.kind in stage.attack_samples},
+            attack_samples={a.name: fewer[a.kind] for a in stage.attacks if a.kind in fewer},
             known=known,
             progress=lambda what, done, total: bar.update(task, advance=1, note=what),
             keep=partial(save_verdicts, files / STATE, origin=origin, examples=True),
@@ -175,10 +174,6 @@ def place(checkpoint: Checkpoint, subject: Subject) -> Path:
     names = [threat.label] if threat is not None and threat != checkpoint.meta.threat else []
     names += [f"images-{subject.images}"] if images != subject.images else []
     return inside(checkpoint.folder, checkpoint.folder / ",".join(names))
-
-
-def _transfer(name: str, origin: Checkpoint) -> Attack:
-    return Transfer(surrogate=origin.network(), origin=name, digest=origin.digest)
 
 
 def _known(

@@ -63,7 +63,8 @@ class Fit(Stage):
         validation: what is measured after each epoch.
         objective: another objective than the recipe's; without a `kind`, what changes in the recipe's for this stage,
             such as `{ramp: {length: 0}}`.
-        teacher: name of an earlier stage whose network the objective distils from.
+        networks: name by which the objective asks for another network -> the earlier stage whose network that is, such
+            as `{teacher: pretrain}`.
     """
 
     kind: Literal["fit"] = "fit"
@@ -80,7 +81,7 @@ class Fit(Stage):
     select: Literal["last", "best"] = "last"
     validation: Validation = Validation()
     objective: AnyObjective | None = None
-    teacher: str | None = None
+    networks: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _fits(self) -> Fit:
@@ -109,16 +110,18 @@ class Fit(Stage):
     def check(self, recipe: Recipe, before: Sequence[Stage]) -> None:
         trained = [stage.name for stage in before if stage.trains]
         objective = self.objective or recipe.objective
-        if self.teacher is None and objective.needs_teacher():
+        for name in sorted(objective.networks() - self.networks.keys()):
             raise ValueError(
-                f"stage {self.name!r} learns from a teacher (objective {objective.kind!r}), but names none; "
-                "add `teacher: NAME` of an earlier stage"
+                f"objective {objective.kind!r} of stage {self.name!r} asks for the network {name!r}; add "
+                f"`networks: {{{name}: NAME}}` of an earlier stage"
             )
-        if self.teacher is not None and self.teacher not in trained:
-            raise ValueError(
-                f"stage {self.name!r} has the teacher {self.teacher!r}, no fit before it; "
-                f"{nearest(self.teacher, trained)}"
-            )
+        for name, stage in self.networks.items():
+            if name not in objective.networks():
+                raise ValueError(f"objective {objective.kind!r} of stage {self.name!r} asks for no network {name!r}")
+            if stage not in trained:
+                raise ValueError(
+                    f"stage {self.name!r} takes its {name} from {stage!r}, no fit before it; {nearest(stage, trained)}"
+                )
         if self.select == "best" and not recipe.data.validation:
             raise ValueError(f"stage {self.name!r} selects the best epoch, but data.validation is 0; raise it")
 
@@ -139,10 +142,10 @@ class Fit(Stage):
         recipe, fabric, data = run.recipe, run.fabric, run.data
         model, before = self._start(run)
         view = MaskView(fabric.to_device(model), self.exempt)
-        teacher = self._teacher(run)
+        networks = {name: self._other(run, stage) for name, stage in self.networks.items()}
         process = None
         if self.pruner is not None:
-            process = prune(view, self.pruner, self.budget, self.structure, self._probe(run, teacher))
+            process = prune(view, self.pruner, self.budget, self.structure, self._probe(run, networks))
         validate = Validate(recipe, self, data.validation, fabric, model)
         seed = run.seed(self.name)
         batches = data.train.batches(
@@ -171,7 +174,7 @@ class Fit(Stage):
             epochs=self.epochs,
             optim=self.optim,
             threat=recipe.threat,
-            teacher=teacher,
+            networks=networks,
             seed=seed,
             fabric=fabric,
             channels_last=recipe.trainer.channels_last,
@@ -214,13 +217,12 @@ class Fit(Stage):
         _try(model, run.recipe.net.kind, run.data)
         return model, Meta()
 
-    def _teacher(self, run: Run) -> nn.Module | None:
-        if self.teacher is None:
-            return None
-        model = run.open(self.teacher).network()
-        return run.fabric.to_device(plain_copy(model).eval().requires_grad_(False))
+    def _other(self, run: Run, stage: str) -> nn.Module:
+        """The network of an earlier stage, which this one does not change."""
+        other: nn.Module = run.fabric.to_device(plain_copy(run.open(stage).network()).eval().requires_grad_(False))
+        return other
 
-    def _probe(self, run: Run, teacher: nn.Module | None) -> Probe:
+    def _probe(self, run: Run, networks: dict[str, nn.Module]) -> Probe:
         """What the pruner may look at; the same on every process."""
         seed, device = run.seed(f"{self.name}/scores"), run.fabric.device
 
@@ -228,7 +230,7 @@ class Fit(Stage):
             return run.data.train.batches(self.batch_size, seed=seed, shuffle=True, device=device).epoch(0)
 
         objective = self.objective or run.recipe.objective
-        return Probe(torch.Generator(device).manual_seed(seed), objective, run.recipe.threat, batches, teacher)
+        return Probe(torch.Generator(device).manual_seed(seed), objective, run.recipe.threat, batches, networks)
 
 
 def _clear(folder: Path) -> None:

@@ -10,17 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hydraprune.core.batches import Batches, check_labels, checked, logits_of, passes
+from hydraprune.core.batches import Epochs, checked, logits_of, passes, require_labels
 from hydraprune.core.errors import SpecError, TrainingError
 from hydraprune.core.fingerprint import content, fingerprint
 from hydraprune.core.hook import Hook
-from hydraprune.core.network import device_of, dtype_of
+from hydraprune.core.network import by_name, device_of, dtype_of
 from hydraprune.core.objective import Batch, Clock, Context, Objective
 from hydraprune.core.plain import evaluating, modes_on_failure, once
+from hydraprune.core.seeds import derived
 from hydraprune.core.spec import said, whole
 from hydraprune.core.threat import ThreatModel
 from hydraprune.train.machine import Machine, OneProcess, precision
@@ -32,13 +32,13 @@ from hydraprune.train.state import States
 def fit(
     model: nn.Module,
     params: Iterable[tuple[str, nn.Parameter]] | Iterable[nn.Parameter],
-    batches: Batches | Iterable[Any],
+    batches: Epochs | Iterable[Any],
     objective: Objective,
     *,
     epochs: int,
     optim: Optim | Mapping[str, Any] | None = None,
     threat: ThreatModel | Mapping[str, Any] | None = None,
-    teacher: nn.Module | None = None,
+    networks: Mapping[str, nn.Module] | None = None,
     seed: int = 0,
     fabric: Machine | None = None,
     channels_last: bool = True,
@@ -64,7 +64,8 @@ def fit(
         epochs: passes over the data; 0 does nothing.
         optim: optimizer, schedule, clipping and averaging, or their settings; SGD with a cosine schedule if None.
         threat: the adversary that the objective trains against, or its settings.
-        teacher: the network that the objective distils from, plain, in evaluation mode and without gradient.
+        networks: those that the objective asks for by name, such as `{"teacher": dense}`; plain, in evaluation mode and
+            without gradient.
         seed: every random number of epoch `e` follows from `seed`, at least 0, and `e` alone.
         fabric: device, number of processes and precision: ours, or one of Lightning; this process on the CPU in float32
             if None.
@@ -83,8 +84,7 @@ def fit(
         CheckpointError: if `state` and the one before it are damaged, or it belongs to other settings; it says which.
     """
     device_of(model)
-    if teacher is not None:
-        device_of(teacher)
+    networks = by_name(networks)
     if not isinstance(objective, Objective):
         raise SpecError(f"objective is {said(objective)}; give the objective itself, such as hydraprune.TRADES()")
     if dtype_of(model) in (torch.float16, torch.bfloat16):
@@ -109,7 +109,7 @@ def fit(
         state = Path(state)
         if state.is_dir():
             raise SpecError(f"state {str(state)!r} is a folder; name a file in it, such as state.safetensors")
-        settings = _settings(model, moving, data, objective, optim, threat, teacher, epochs, seed, fabric, key)
+        settings = _settings(model, moving, data, objective, optim, threat, networks, epochs, seed, fabric, key)
         states = States(state, settings, model, loop.optim, loop.optimizer, loop.average, hooks)
         done, history = states.load(epochs, loop.tell)
     sound = getattr(data, "sound", False)
@@ -119,7 +119,7 @@ def fit(
         torch.Generator(fabric.device),
         Clock(done * steps_per_epoch, steps_per_epoch, epochs),
         compile=compile,
-        teacher=None if teacher is None else fabric.to_device(teacher),
+        networks={name: fabric.to_device(network) for name, network in networks.items()},
     )
     with ExitStack() as ended:
         ended.enter_context(modes_on_failure(model))
@@ -128,7 +128,7 @@ def fit(
             ended.callback(hook.on_end)
         for epoch in range(done, epochs):
             started = time.perf_counter()
-            loop.begin(_mixed(seed, epoch, fabric.global_rank))
+            loop.begin(derived(seed, epoch, fabric.global_rank))
             for pair in data.epoch(epoch):
                 batch = loop.taken(pair, sound)
                 for _ in range(objective.steps_per_batch()):
@@ -149,11 +149,11 @@ def fit(
 def _settings(
     model: nn.Module,
     params: Sequence[tuple[str, nn.Parameter]],
-    batches: Batches,
+    batches: Epochs,
     objective: Objective,
     optim: Optim,
     threat: ThreatModel | None,
-    teacher: nn.Module | None,
+    networks: Mapping[str, nn.Module],
     epochs: int,
     seed: int,
     fabric: Machine,
@@ -168,18 +168,13 @@ def _settings(
         "objective": [type(objective).__name__, objective.plain()],
         "optim": optim.plain(),
         "threat": threat and threat.plain(),
-        "teacher": teacher and content(*teacher.parameters(), *teacher.buffers()),
+        "networks": {name: content(*net.parameters(), *net.buffers()) for name, net in networks.items()},
         "epochs": epochs,
         "seed": seed,
         "precision": precision(fabric),
         "key": key,
     }
     return {name: fingerprint(value=part) for name, part in parts.items()}
-
-
-def _mixed(seed: int, epoch: int, rank: int) -> int:
-    """A seed for the random numbers of one epoch on one process: 32 bits, as torch ignores the rest on the CPU."""
-    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0])
 
 
 class _Loop:
@@ -199,7 +194,7 @@ class _Loop:
     ) -> None:
         self.model, self.tensors, self.objective = model, tensors, objective
         self.optim, self.fabric, self.hooks, self.channels_last = optim, fabric, hooks, channels_last
-        self.classes: int | None = None
+        self.classes: dict[torch.Size, int] = {}  # by the shape of images that the model was tried on
         self.optimizer = optim.build(tensors)
         self.average = None if optim.ema is None else Average(tensors, optim.ema)
         self.totals: dict[str, Tensor] = {}
@@ -218,23 +213,24 @@ class _Loop:
         self.model.train()
 
     def taken(self, pair: Any, sound: bool) -> Batch:
-        """A batch of the caller's, checked, on the device; the first is tried on the model before anything moves.
+        """A batch of the caller's, checked, on the device; the first of its shape is tried on the model.
 
         One of a split, which is `sound`, is looked at no more: every look waits for the device.
         """
         device = self.fabric.device
-        if sound and self.classes is not None:
+        if sound and self.classes:
             x, y = pair.x.to(device, dtype_of(self.model)), pair.y.to(device)
         else:
             x, y = checked(pair, device, dtype_of(self.model))
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        if self.classes is None:
+        shape = x.shape[1:]
+        if shape not in self.classes:
             forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
             with forked, self.fabric.autocast(), evaluating(self.model):
-                self.classes = logits_of(self.model, x, y).shape[1]
+                self.classes[shape] = logits_of(self.model, x, y).shape[1]
         elif not sound:
-            check_labels(y, self.classes)
+            require_labels(y, self.classes[shape])
         return Batch(x, y)
 
     def step(self, batch: Batch) -> None:

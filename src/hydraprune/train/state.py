@@ -83,7 +83,7 @@ class States:
                 continue
             try:
                 tensors, meta = load_tensors(file, "it is passed over")
-                self._check_meta(file, meta, epochs)
+                self._require_meta(file, meta, epochs)
                 if meta["key"] == self.key:
                     parts = self._checked(file, tensors, meta)
             except CheckpointError as error:
@@ -112,7 +112,7 @@ class States:
             "training, and run the same command again"
         )
 
-    def _check_meta(self, file: Path, meta: Mapping[str, Any], epochs: int) -> None:
+    def _require_meta(self, file: Path, meta: Mapping[str, Any], epochs: int) -> None:
         """Raises CheckpointError unless it says what a state says."""
         history, epoch = meta.get("history"), meta.get("epoch")
         whole = "key" in meta and _is_count(epoch) and _is_count(meta.get("average_steps"))
