@@ -15,6 +15,7 @@ from hydraprune.recipes.runner import run
 from hydraprune.report import rows
 from hydraprune.runs.checkpoint import open_checkpoint
 from hydraprune.runs.records import measured
+from hydraprune.train import OneProcess
 from recipes.tiny import TINY, timeless, tiny
 
 GONE = ("made", "images", "digest")
@@ -135,7 +136,7 @@ def test_other_images_that_are_asked_for_have_a_folder_of_their_own(trained, tmp
     subject = measuring.subject_of(checkpoint, there, data)
     place = measuring.place(checkpoint, subject)
     assert place == stage / f"images-{subject.images}"
-    fabric = measuring.Fabric(accelerator="cpu", devices=1)
+    fabric = OneProcess()
     record = measuring.measure(
         checkpoint, there, there.stages[1], data=data, fabric=fabric, console=Console(quiet=True)
     )
@@ -210,7 +211,7 @@ def test_a_recipe_keeps_its_figure_beside_that_of_another_seed(trained, tmp_path
     """A command measures the same attack in another way; then the recipe asks for one attack more."""
     shutil.copytree(trained, tmp_path / "run")
     checkpoint, here = open_checkpoint(tmp_path / "run" / "pretrain"), recipe(samples=20).model_copy(update={"seed": 5})
-    fabric = measuring.Fabric(accelerator="cpu", devices=1)
+    fabric = OneProcess()
     measuring.measure(
         checkpoint, here, here.stages[1], data=here.data.load(), fabric=fabric, console=Console(quiet=True)
     )
