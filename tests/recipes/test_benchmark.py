@@ -16,7 +16,7 @@ from hydraprune.masks.source import FixedMask
 from hydraprune.masks.view import MaskView
 from hydraprune.nets import Net
 from hydraprune.recipes import benchmark as benchmarks
-from hydraprune.recipes.runner import fabric_for, run
+from hydraprune.recipes.runner import run
 from hydraprune.runs.checkpoint import Meta, open_checkpoint
 from recipes.tiny import tiny
 
@@ -53,7 +53,7 @@ def trained(tmp_path_factory):
 @pytest.mark.usefixtures("_short")
 def test_a_claim_says_what_was_measured(trained, monkeypatch):
     folder, recipe = trained
-    data, fabric, tuned_on = recipe.data.load(), fabric_for(recipe.trainer), []
+    data, fabric, tuned_on = recipe.data.load(), recipe.trainer.machine(), []
     search = benchmarks.tuned
 
     def noted(model, batch, threat, **settings):
@@ -100,7 +100,7 @@ def test_too_few_images_are_refused(trained):
     short = type(data)(data.train, data.validation, data.test.take(100), data.classes)
     with pytest.raises(SpecError, match="100 test images are too few"):
         benchmarks.benchmark(
-            open_checkpoint(folder), recipe, data=short, fabric=fabric_for(recipe.trainer), console=QUIET, samples=5
+            open_checkpoint(folder), recipe, data=short, fabric=recipe.trainer.machine(), console=QUIET, samples=5
         )
 
 

@@ -12,7 +12,7 @@ from hydraprune.core.files import read_json, write_json
 from hydraprune.evaluation import clean_accuracy, corruptions
 from hydraprune.evaluation.corruptions import BENCHMARK, offered
 from hydraprune.recipes.measure import measure
-from hydraprune.recipes.runner import fabric_for, run
+from hydraprune.recipes.runner import run
 from hydraprune.recipes.stages import Evaluate
 from hydraprune.runs.checkpoint import load, open_checkpoint
 from recipes.tiny import tiny
@@ -39,7 +39,7 @@ def measured(ran, tmp_path):
 
     def call(**settings):
         stage = Evaluate.parse({"samples": 40, **settings}, "here")
-        fabric = fabric_for(recipe.trainer)
+        fabric = recipe.trainer.machine()
         return measure(
             open_checkpoint(tmp_path / "run" / "pretrain"), recipe, stage, data=recipe.data.load(), fabric=fabric,
             console=Console(quiet=True),

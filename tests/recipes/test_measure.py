@@ -14,7 +14,7 @@ from hydraprune.evaluation.records import network_key
 from hydraprune.evaluation.verdicts import load
 from hydraprune.evaluation.verification import VerifiedImage
 from hydraprune.recipes import measure as measuring
-from hydraprune.recipes.runner import fabric_for, run
+from hydraprune.recipes.runner import run
 from hydraprune.recipes.stages import Evaluate
 from hydraprune.runs.checkpoint import open_checkpoint
 from recipes.tiny import contents, tiny
@@ -42,7 +42,7 @@ def measured(trained, tmp_path):
 
     def call(stage="pretrain", attacks=ATTACKS, samples=60, surrogates=None, recipe=recipe, **settings):
         how = Evaluate.parse({"attacks": attacks, "samples": samples, "batch_size": 25, **settings}, "here")
-        fabric = fabric_for(recipe.trainer)
+        fabric = recipe.trainer.machine()
         return measuring.measure(
             opened(stage), recipe, how, data=recipe.data.load(), fabric=fabric, console=QUIET,
             surrogates={name: opened(name) for name in surrogates or ()},
@@ -198,7 +198,7 @@ def test_checks_use_verdicts_and_proofs_that_are_there(measured, trained, tmp_pa
         return []
 
     monkeypatch.setattr(measuring, "run_checks", noted)
-    fabric = fabric_for(recipe.trainer)
+    fabric = recipe.trainer.machine()
     found, path = measuring.check(open_checkpoint(folder), recipe, 30, data=recipe.data.load(), fabric=fabric)
     assert (found, path, seen["count"]) == ([], folder / "checks.json", 30)
     assert list(seen["verdicts"].survived) == ["pgd-2x1"]
