@@ -13,7 +13,6 @@ from hydraprune.cli.options import Out, Runs, Settings
 from hydraprune.cli.picture import draw
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import output_file, write_atomically, write_json
-from hydraprune.study.schema import load_study
 
 
 def study(
@@ -25,7 +24,9 @@ def study(
     set_: Settings = None,
 ) -> None:
     """Run a grid of recipes; start it several times, on any machines that see the folder, to go faster."""
-    grid = load_study(study, set_ or [])
+    from hydraprune.study.schema import load_study
+
+    grid = load_study(study, set_ or [])  # before torch is imported
     from hydraprune.study import run_study, standing
     from hydraprune.study.cluster import run_on_ray
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from importlib import import_module
+from importlib.util import find_spec
 from typing import ClassVar
 
 import torch
@@ -31,9 +31,9 @@ class Attack(Spec, ABC):
 
     def require(self) -> None:
         super().require()
-        if self.library is not None:
+        if self.library is not None and find_spec(self.library) is None:
             with extra("attacks", f"attack {self.kind!r}"):
-                import_module(self.library)
+                raise ModuleNotFoundError(name=self.library)
 
     @abstractmethod
     def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:

@@ -9,8 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, Field
 
 from hydraprune.core.fingerprint import fingerprint
-from hydraprune.core.sealed import Sealed
-from hydraprune.core.spec import Count, Real, Several, Share, Spec
+from hydraprune.core.spec import Count, Real, Sealed, Several, Share, Spec
 from hydraprune.core.threat import ThreatModel
 
 WORST = "worst-case"
