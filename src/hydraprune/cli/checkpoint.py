@@ -15,7 +15,6 @@ from hydraprune.cli.console import console, printable
 from hydraprune.cli.options import Settings, TrustCode
 from hydraprune.core.errors import CheckpointError, EvaluationError, SpecError
 from hydraprune.core.files import read_json, write_json
-from hydraprune.recipes import library
 from hydraprune.runs.finished import META, refuse_unfinished
 from hydraprune.runs.lock import own
 
@@ -172,6 +171,8 @@ def _opened(folder: Path, trust_code: bool) -> Checkpoint:
 
 
 def _recipe_of(checkpoint: Checkpoint, overrides: list[str] | None) -> Recipe:
+    from hydraprune.recipes import library
+
     if checkpoint.meta.recipe is None:
         folder = checkpoint.folder
         raise SpecError(f"{folder} was not made by a recipe, so its data is unknown; use hydraprune from Python")
