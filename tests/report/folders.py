@@ -11,7 +11,8 @@ CLASSES, IMAGES = 4, 80
 LAYERS = {"0.weight": (8, 1, 3, 3), "3.weight": (4, 72)}
 
 
-def recipe(name="tiny", seed=0, **more):
+def recipe(name="tiny", seed=0, pruner="hydra", sparsity=0.9, **more):
+    budget = {"kind": "uniform", "sparsity": sparsity}
     values = {
         "name": name,
         "about": "two layers, for tests",
@@ -22,10 +23,9 @@ def recipe(name="tiny", seed=0, **more):
         "objective": {"kind": "trades", "beta": 6.0},
         "stages": [
             {"kind": "fit", "name": "pretrain", "over": "weights"},
-            {"kind": "fit", "name": "prune", "over": "scores", "pruner": {"kind": "hydra"}},
+            {"kind": "fit", "name": "prune", "over": "scores", "pruner": {"kind": pruner}, "budget": budget},
             {"kind": "evaluate", "name": "evaluate", "of": ["pretrain", "prune"]},
         ],
-        "compare": {"pruners": [{"kind": "hydra"}, {"kind": "magnitude"}], "sparsities": [0.9, 0.5]},
         "source": None,
     }
     return values | more
@@ -41,22 +41,45 @@ def record(stage, pruner, kept, clean, robust, **more):
     return values | more
 
 
-def write_run(folder, recipe, *, beside=True, pruners=("hydra", "magnitude"), sparsities=(0.9, 0.5)):
+CELLS = [(pruner, sparsity) for sparsity in (0.5, 0.9) for pruner in ("hydra", "magnitude")]
+
+
+def write_study(folder, seeds=(0,), cells=CELLS, *, beside=True, **more):
+    """A study of pruners, sparsities and seeds, as `hydraprune.study` leaves it: cells of a seed share a pre-training."""
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text("name: methods\n")
+    for seed in seeds:
+        for pruner, sparsity in cells:
+            labels = {"pruner": pruner, "sparsity": f"{sparsity:g}", "seed": str(seed)}
+            cell = ",".join(f"{axis}={label}" for axis, label in labels.items())
+            values = recipe(f"methods/{cell}", seed, pruner, sparsity, **more)
+            write_run(folder / cell, values, beside=beside)
+            write_json(folder / cell / "cell.json", {"labels": labels, "seconds": 1.0, "recipe": values})
+    return folder
+
+
+def cell(pruner="hydra", sparsity=0.9, seed=0):
+    """The folder of a cell."""
+    return f"pruner={pruner},sparsity={sparsity:g},seed={seed}"
+
+
+def write_run(folder, recipe, *, beside=True):
     """A finished run of `recipe`; with what evaluation leaves beside the checkpoints, or without."""
-    rng = torch.Generator().manual_seed(recipe["seed"])
+    seed, (_, prune, _) = recipe["seed"], recipe["stages"]
+    pruner, sparsity = prune["pruner"]["kind"], prune["budget"]["sparsity"]
+    rng = torch.Generator().manual_seed(seed)
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     write_json(folder / "environment.json", {"device": "cpu x86_64", "versions": {"torch": "2.15"}})
     weights = {name: torch.randn(shape, generator=rng) for name, shape in LAYERS.items()}
-    records = [_network(folder, "pretrain", None, weights, {}, 0.9, 0.6, rng, beside)]
+    records = [_network(folder, "pretrain", None, weights, {}, 0.9, 0.6, rng, beside, f"dense {seed}")]
+    masks = {name: _mask(w, pruner, sparsity, rng) for name, w in weights.items()}
+    gain = 0.1 * (pruner == "hydra") + 0.01 * seed
+    found = (0.5 + gain, 0.8 * (1 - sparsity) + gain)
+    digest = f"{pruner} {sparsity} {seed}"
+    records.append(_network(folder, "prune", pruner, weights, masks, *found, rng, beside, digest))
     epochs = [{"stage": "pretrain", "epoch": e, "loss": 2 / e, "accuracy": 1 - 1 / e, "seconds": 60} for e in (1, 2, 3)]
-    for sparsity in sparsities:
-        for pruner in pruners:
-            stage, gain = f"{pruner}-{sparsity:g}/prune", 0.1 * (pruner == "hydra") + 0.01 * recipe["seed"]
-            masks = {name: _mask(w, pruner, sparsity, rng) for name, w in weights.items()}
-            pruned = (0.5 + gain, 0.8 * (1 - sparsity) + gain)
-            records.append(_network(folder, stage, pruner, weights, masks, *pruned, rng, beside))
-            epochs += [{"stage": stage, "epoch": e, "loss": 1 / e, "validation_robust_accuracy": 0.4} for e in (1, 2)]
+    epochs += [{"stage": "prune", "epoch": e, "loss": 1 / e, "validation_robust_accuracy": 0.4} for e in (1, 2)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in epochs))
     write_json(folder / "results.json", records)
     return folder
@@ -69,7 +92,7 @@ def _mask(weight, pruner, sparsity, rng):
     return mask.view(weight.shape)
 
 
-def _network(folder, stage, pruner, weights, masks, clean, robust, rng, beside):
+def _network(folder, stage, pruner, weights, masks, clean, robust, rng, beside, digest):
     place = folder / stage
     masked = {name: weight * masks.get(name, 1) for name, weight in weights.items()}
     save_tensors(place / "model.safetensors", masked, {})
@@ -77,14 +100,15 @@ def _network(folder, stage, pruner, weights, masks, clean, robust, rng, beside):
     save_tensors(place / "masks.safetensors", {n: pack_mask(m) for n, m in masks.items()}, {"shapes": shapes})
     layers = {n: (int(masks[n].sum()) if n in masks else w.numel(), w.numel()) for n, w in weights.items()}
     kept = sum(count for count, _ in layers.values())
-    found = record(stage, pruner, kept, clean, robust, macs=2000 * kept, macs_dense=720_000)
-    meta = {"pruner": pruner, "sparsity": found["sparsity"], "kept": kept, "total": found["total"], "layers": layers}
+    found = record(stage, pruner, kept, clean, robust, macs=2000 * kept, macs_dense=720_000, network=digest)
+    meta = {"pruner": pruner, "sparsity": found["sparsity"], "kept": kept, "total": found["total"], "layers": layers,
+            "sha256": {"model.safetensors": digest}}  # fmt: skip
     write_json(place / "checkpoint.json", meta)
     if beside:
         _beside(place, clean, robust, rng)
         elsewhere(place, found, 0.2, robust / 2)
         if pruner is not None:
-            claim(place, f"{pruner}_Test_R18_CIFAR10_US_{round(100 * found['sparsity'])}", found["sparsity"], robust)
+            claim(place, f"{pruner}_Test_R18_CIFAR10_US_{round(100 * found['sparsity'])}", found["sparsity"], robust, sha256=digest)
         certified = {"0.0": clean, "0.25": robust / 2}
         found["verified"] = {"ibp": {"samples": 40, "precision": "float32", "clean_accuracy": clean,
                                      "verified_accuracy": robust / 2, "mean_margin": 1.25}}  # fmt: skip

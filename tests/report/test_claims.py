@@ -4,11 +4,11 @@ import json
 from importlib.resources import files
 
 import pytest
+from hydraprune.report.folder import find_runs
 
 from hydraprune.core.files import write_json
 from hydraprune.report import claims
 from hydraprune.report.experiment import settings_of
-from hydraprune.report.folder import find_runs
 from hydraprune.report.reported import published
 from report.folders import claim
 

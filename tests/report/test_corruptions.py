@@ -1,11 +1,11 @@
 """The table of common corruptions: dense and pruned side by side."""
 
 import pytest
+from hydraprune.report.folder import find_runs
 
 from hydraprune.core.files import write_json
 from hydraprune.report.corruptions import corruptions
 from hydraprune.report.experiment import settings_of
-from hydraprune.report.folder import find_runs
 from report.folders import recipe, write_run
 from report.test_page import page
 

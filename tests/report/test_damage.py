@@ -7,13 +7,13 @@ import shutil
 import pytest
 import torch
 import yaml
+from hydraprune.report.folder import find_runs
 from hypothesis import given, settings, strategies
 
 from damage import QUICK, as_json, bytewise, structural
 from hydraprune.core.errors import HydrapruneError
 from hydraprune.core.files import load_tensors, save_tensors, write_json
 from hydraprune.report import rows
-from hydraprune.report.folder import find_runs
 from hydraprune.report.page import render
 from report.folders import recipe, write_run
 

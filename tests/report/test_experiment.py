@@ -2,11 +2,11 @@
 
 import pytest
 import yaml
+from hydraprune.report.folder import find_runs
 from scipy.stats import binomtest
 
 from hydraprune.core.files import write_json
 from hydraprune.report.experiment import adversary, interval, settings_of
-from hydraprune.report.folder import find_runs
 from hydraprune.report.overview import results
 from report.folders import recipe, record
 

@@ -5,12 +5,12 @@ import json
 
 import pytest
 import torch
+from hydraprune.report.folder import find_runs
 
 from hydraprune.core.files import load_tensors
 from hydraprune.report.charts import Palette, certified, security
 from hydraprune.report.costs import attack_on, by_class, changes
 from hydraprune.report.experiment import settings_of
-from hydraprune.report.folder import find_runs
 from hydraprune.report.images import gallery
 from hydraprune.report.inside import histograms, layers, overlap
 from hydraprune.report.training import training

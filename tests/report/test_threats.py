@@ -3,12 +3,12 @@
 import shutil
 
 import pytest
+from hydraprune.report.folder import find_runs
 
 from hydraprune.core.files import write_json
 from hydraprune.report import threats
 from hydraprune.report.charts import Palette
 from hydraprune.report.experiment import settings_of
-from hydraprune.report.folder import find_runs
 from report.folders import elsewhere, record
 
 FMN = {"eps": [0.0, 0.1, 0.2], "accuracy": [0.6, 0.5, 0.25]}

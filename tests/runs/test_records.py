@@ -4,13 +4,13 @@ import json
 import shutil
 
 import pytest
+from hydraprune.report.folder import find_runs
 
 from hydraprune.core.errors import CheckpointError
 from hydraprune.core.files import write_json
 from hydraprune.core.threat import ThreatModel
 from hydraprune.report import rows
 from hydraprune.report.experiment import settings_of
-from hydraprune.report.folder import find_runs
 from hydraprune.runs.records import measured
 from report.folders import elsewhere, recipe, record, write_run
 

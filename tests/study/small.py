@@ -64,7 +64,7 @@ class Training:
                 for file in ("model.safetensors", "masks.safetensors", "checkpoint.json"):
                     if not (folder / job.path / file).exists():
                         (folder / job.path).mkdir(parents=True, exist_ok=True)
-                        (folder / job.path / file).write_text(f"{recipe.seed}")
+                        (folder / job.path / file).write_text(f'{{"seed": {recipe.seed}}}')
             for target in job.targets:
                 if target not in records:
                     mine = pruner if target != "pretrain" else None

@@ -24,7 +24,8 @@ from hydraprune.recipes import measure as measuring
 from hydraprune.recipes.runner import fabric_for
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Evaluate
-from hydraprune.runs.checkpoint import META, Checkpoint, open_checkpoint
+from hydraprune.runs.checkpoint import Checkpoint, open_checkpoint
+from hydraprune.runs.files import EVALUATION, META
 from hydraprune.runs.lock import own
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")]
@@ -76,7 +77,7 @@ def evaluate(
     fabric, data = fabric_for(recipe.trainer), _data(opened, recipe)
     others = {} if transfer_from is None else {transfer_from.name: _opened(transfer_from, trust_code)}
     record = measuring.measure(opened, recipe, stage, data=data, fabric=fabric, console=console, surrogates=others)
-    path = measuring.place(opened, measuring.subject_of(opened, recipe, data)) / "evaluation.json"
+    path = measuring.place(opened, measuring.subject_of(opened, recipe, data)) / EVALUATION
     write_json(path, record.plain())
     console.print(f"written to {path}")
 

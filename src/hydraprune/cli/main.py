@@ -31,6 +31,7 @@ from hydraprune.recipes import library
 from hydraprune.recipes.runner import run as run_recipe
 from hydraprune.recipes.schema import Recipe
 from hydraprune.report import as_table, draw, rows, write_page
+from hydraprune.runs.files import PICTURE, RESULTS
 from hydraprune.study import load_study
 from hydraprune.study import names as study_names
 
@@ -125,10 +126,10 @@ def _run(recipe: Recipe, out: Path) -> None:
 
 @rank_zero_only
 def _summarize(recipe: Recipe, out: Path) -> None:
-    if (out / "results.json").exists():
+    if (out / RESULTS).exists():
         results = rows([out])
         console.print(as_table(results))
-        draw(results, out / "robust_accuracy.png", recipe.name)
+        draw(results, out / PICTURE, recipe.name)
     console.print(f"written to {out}")
 
 

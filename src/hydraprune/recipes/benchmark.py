@@ -28,6 +28,7 @@ from hydraprune.recipes.measure import measure
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Evaluate
 from hydraprune.runs.checkpoint import Checkpoint, Meta, versions
+from hydraprune.runs.files import CLAIM
 
 NETS = {"resnet18": "R18", "vgg16_bn": "V16"}
 DATA = {"cifar10": "CIFAR10", "svhn": "SVHN"}
@@ -103,7 +104,7 @@ def benchmark(
             "attacks": {n: _figure(strict, n, STRICT) for n in strict.robust_accuracy},
         },
     }
-    path = checkpoint.folder / "claim.json"
+    path = checkpoint.folder / CLAIM
     write_json(path, claim)
     return claim, path
 

@@ -35,9 +35,7 @@ from hydraprune.recipes.plan import Job, plan
 from hydraprune.recipes.schema import Recipe, Trainer
 from hydraprune.recipes.stages import Evaluate, Fit, Measure
 from hydraprune.recipes.validation import Validate
-from hydraprune.runs.cells import STUDY
 from hydraprune.runs.checkpoint import (
-    DATA,
     Checkpoint,
     Meta,
     finished,
@@ -46,14 +44,12 @@ from hydraprune.runs.checkpoint import (
     save,
     versions,
 )
+from hydraprune.runs.files import BOARD, DATA, ENVIRONMENT, METRICS, RECIPE, RESULTS, STATE, STUDY
 from hydraprune.runs.lock import awaited, own
-from hydraprune.runs.records import RESULTS, read_records
+from hydraprune.runs.records import read_records
 from hydraprune.train import Hook, fit
 from hydraprune.train.hooks import Log, ProgressBar
 from hydraprune.train.state import both
-
-STATE = "state.safetensors"
-"""The newest state of an unfinished stage, in its folder."""
 
 
 def fabric_for(trainer: Trainer) -> Fabric:
@@ -150,8 +146,8 @@ class _Run:
     def note(self) -> None:
         """Write recipe, machine and what the data is down, now that there is something to keep."""
         if not self._noted:
-            write_atomically(self.out / "recipe.yaml", dump_recipe(self.recipe).encode())
-            write_json(self.out / "environment.json", _environment(self.fabric))
+            write_atomically(self.out / RECIPE, dump_recipe(self.recipe).encode())
+            write_json(self.out / ENVIRONMENT, _environment(self.fabric))
             if not (self.out / DATA).exists():
                 write_json(self.out / DATA, self.digests)
             self._noted = True
@@ -205,7 +201,7 @@ class _Run:
             hooks.insert(0, process)
         if fabric.is_global_zero:
             bar = ProgressBar(job.path, self.console)
-            hooks += [Log(job.path, self.out / "metrics.jsonl", self.out / "tensorboard", bar.on_note), bar]
+            hooks += [Log(job.path, self.out / METRICS, self.out / BOARD, bar.on_note), bar]
         history = fit(
             model,
             view.parameters(stage.over, train_norm=stage.train_norm) if stage.epochs else [],
@@ -366,7 +362,7 @@ def refuse_another(recipe: Recipe, out: Path) -> None:
     Raises:
         SpecError: if it is a run of another recipe.
     """
-    path = out / "recipe.yaml"
+    path = out / RECIPE
     if (out / STUDY).exists():
         raise SpecError(f"{out} holds a study; choose another --out")
     if not os.path.lexists(path):

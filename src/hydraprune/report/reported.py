@@ -7,7 +7,8 @@ from importlib.resources import files
 from typing import Any, cast
 
 from hydraprune.report.experiment import Experiment, Setting
-from hydraprune.report.matrix import Cell, Matrix, percent
+from hydraprune.report.matrix import Cell, Matrix
+from hydraprune.report.spread import Accuracy
 
 NETS = {"ResNet-18": "R18", "VGG-16": "V16"}
 
@@ -31,9 +32,9 @@ def _compared(setting: Setting, experiment: Experiment) -> list[tuple[str, list[
         key, ours = _ours(setting, experiment, str(name))
         measured = [Cell("not measured"), Cell("–")]
         if ours is not None:
-            mean, difference = 100 * ours["mean"], 100 * ours["mean"] - value
+            difference = 100 * ours.mean - value
             measured = [
-                Cell(percent(ours["mean"], ours["std"]), mean),
+                Cell(ours.percent, 100 * ours.mean),
                 Cell(f"{difference:+.1f}".replace("-", "−"), difference),
             ]
         reported = Cell(f"{value:.1f}", float(value))
@@ -41,12 +42,12 @@ def _compared(setting: Setting, experiment: Experiment) -> list[tuple[str, list[
     return rows
 
 
-def _ours(setting: Setting, experiment: Experiment, name: str) -> tuple[str, dict[str, Any] | None]:
+def _ours(setting: Setting, experiment: Experiment, name: str) -> tuple[str, Accuracy | None]:
     """The figure that answers to a reported one; `pgd-50` of a paper is our `pgd-50x10`."""
     dense, attack = name.startswith("dense "), name.removeprefix("dense ")
-    mine = [entry for entry in setting.entries if entry.experiment is experiment and entry.dense == dense]
+    mine = [v for v in setting.variants if v.dense == dense and any(run in experiment.runs for run in v.runs)]
     if len(mine) == 1:
-        for key, figure in mine[0].row["figures"].items():
+        for key, figure in mine[0].row.figures.items():
             if key == attack or key.startswith(f"{attack}x"):
                 return key, figure
     return "", None

@@ -24,12 +24,10 @@ from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
 from hydraprune.masks.view import LayerCount, MaskView
 from hydraprune.nets import Net
+from hydraprune.runs.files import MASKS, META, MODEL
 from hydraprune.runs.fill import fill, misfit, with_memory
 from hydraprune.runs.lock import own
 
-MODEL, MASKS, META = "model.safetensors", "masks.safetensors", "checkpoint.json"
-DATA = "data.json"
-"""In a run folder: split -> digest of the images and labels that the run reads."""
 PARTS, ROOM = 32, 8
 """A network has at most so many modules and parameters for each tensor of its file, and takes so much more memory."""
 SPARE = 1000, 2**28

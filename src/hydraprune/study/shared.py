@@ -11,7 +11,8 @@ from hydraprune.core.files import read_json, write_atomically, write_json
 from hydraprune.core.fingerprint import fingerprint
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Fit, Measure, Stage
-from hydraprune.runs.checkpoint import DATA, MASKS, META, MODEL, finished
+from hydraprune.runs.checkpoint import finished
+from hydraprune.runs.files import DATA, MASKS, META, METRICS, MODEL, RESULTS
 
 
 def trunk(recipe: Recipe) -> Recipe | None:
@@ -52,15 +53,15 @@ def adopt(recipe: Recipe, shared: Path, out: Path) -> None:
                 _link(shared / stage.name / file, out / stage.name / file)
     results = {record["stage"]: record for record in _records(out)} | {r["stage"]: r for r in _records(shared)}
     if results:
-        write_json(out / "results.json", list(results.values()))
-    for file in (DATA, "metrics.jsonl"):
+        write_json(out / RESULTS, list(results.values()))
+    for file in (DATA, METRICS):
         if not (out / file).exists():
             with suppress(FileNotFoundError):
                 write_atomically(out / file, (shared / file).read_bytes())
 
 
 def _records(run: Path) -> list[dict[str, object]]:
-    path = run / "results.json"
+    path = run / RESULTS
     return read_json(path) if path.exists() else []
 
 
