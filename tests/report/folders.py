@@ -45,7 +45,7 @@ CELLS = [(pruner, sparsity) for sparsity in (0.5, 0.9) for pruner in ("hydra", "
 
 
 def write_study(folder, seeds=(0,), cells=CELLS, *, beside=True, **more):
-    """A study of pruners, sparsities and seeds, as `hydraprune.study` leaves it: cells of a seed share a pre-training."""
+    """A study as `hydraprune.study` leaves it: cells of one seed share a pre-training."""
     folder.mkdir(parents=True)
     (folder / "study.yaml").write_text("name: methods\n")
     for seed in seeds:
@@ -108,7 +108,7 @@ def _network(folder, stage, pruner, weights, masks, clean, robust, rng, beside, 
         _beside(place, clean, robust, rng)
         elsewhere(place, found, 0.2, robust / 2)
         if pruner is not None:
-            claim(place, f"{pruner}_Test_R18_CIFAR10_US_{round(100 * found['sparsity'])}", found["sparsity"], robust, sha256=digest)
+            claim(place, f"{pruner}_Test_R18_CIFAR10_US_{round(100 * found['sparsity'])}", found["sparsity"], robust)
         certified = {"0.0": clean, "0.25": robust / 2}
         found["verified"] = {"ibp": {"samples": 40, "precision": "float32", "clean_accuracy": clean,
                                      "verified_accuracy": robust / 2, "mean_margin": 1.25}}  # fmt: skip
@@ -167,7 +167,7 @@ def claim(place, name, sparsity, robust, **more):
     strict = {"ensemble": figure(0.35, 8 / 255), "worst-case": figure(robust / 2, 8 / 255)}
     values = {
         "name": name, "eligible": False, "reasons": ["too few images"], "sparsity": sparsity, "kept": 1, "total": 2,
-        "sha256": "0", "versions": {},
+        "sha256": json.loads((place / "checkpoint.json").read_text())["sha256"]["model.safetensors"], "versions": {},
         "benchmark": {"clean_accuracy": 0.75, "autoattack": figure(robust, 0.031), "fmn": figure(0.5, 8 / 255, 16),
                       "fmn_settings": {}, "distances": [0.1]},
         "strict": {"clean_accuracy": 0.75, "attacks": strict},

@@ -7,7 +7,6 @@ import shutil
 import pytest
 import torch
 import yaml
-from hydraprune.report.folder import find_runs
 from hypothesis import given, settings, strategies
 
 from damage import QUICK, as_json, bytewise, structural
@@ -15,10 +14,11 @@ from hydraprune.core.errors import HydrapruneError
 from hydraprune.core.files import load_tensors, save_tensors, write_json
 from hydraprune.report import rows
 from hydraprune.report.page import render
+from hydraprune.runs.folder import find_runs
 from report.folders import recipe, write_run
 
 LEVELS = [0.9, 0.8, 0.7, 0.6, 0.5]
-STAGE = "hydra-0.9/prune"
+STAGE = "prune"
 JSON = ["environment.json", "results.json", "failure.json"] + [
     f"{STAGE}/{name}"
     for name in ("checkpoint.json", "checks.json", "claim.json", "corruptions.json", "curves.json",
@@ -33,9 +33,7 @@ def run(tmp_path_factory):
     """A run with every file that the page reads."""
     folder = write_run(
         tmp_path_factory.mktemp("runs") / "run",
-        recipe(source={"paper": "p", "reported": {"clean": 85.0}, "checked": False}, compare=None),
-        pruners=("hydra",),
-        sparsities=(0.9,),
+        recipe(source={"paper": "p", "reported": {"clean": 85.0}, "checked": False}),
     )
     accuracy = {"samples": 80, "accuracy": {"fog": LEVELS}, "mean_accuracy": 0.7}
     for stage in ("pretrain", STAGE):
@@ -64,8 +62,8 @@ def table(run):
     told: list[str] = []
     try:
         for row in rows([run], told.append):
-            for figure in row["figures"].values():
-                assert 0 <= figure["mean"] <= 1
+            for figure in row.figures.values():
+                assert 0 <= figure.mean <= 1
     except HydrapruneError as error:
         told.append(str(error))
     assert not [text for text in told if "\n" in text]

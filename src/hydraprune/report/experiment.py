@@ -263,7 +263,8 @@ def _labels(groups: Sequence[list[Network]]) -> list[str]:
     Where several of one sparsity are called the same, also what they differ in.
     """
     cells = [run.labels for networks in groups for run in (network.run for network in networks)]
-    axes = [axis for axis in cells[0] if axis not in UNNAMED and len({cell.get(axis) for cell in cells}) > 1]
+    first = cells[0] if cells else {}
+    axes = [axis for axis in first if axis not in UNNAMED and len({cell.get(axis) for cell in cells}) > 1]
     several = len({networks[0].pruner for networks in groups} - {"dense"}) > 1
     names = []
     for networks in groups:
