@@ -199,3 +199,15 @@ def test_a_record_of_a_folder_outside_of_the_run_is_left_out(run):
     records[1]["stage"] = f"../{run.name}/{STAGE}"
     _, problems = shown(run, "results.json", as_json(records))
     assert [text for text in problems if "expected a path inside of the run" in text]
+
+
+@pytest.mark.parametrize(
+    "ours", ["report.images._gallery", "report.costs.load", "runs.folder.contents.epochs", "runs.folder.read_records"]
+)
+def test_a_mistake_of_ours_is_not_taken_for_damage(run, monkeypatch, ours):
+    def broken(*_, **__):
+        raise TypeError("ours")
+
+    monkeypatch.setattr(f"hydraprune.{ours}", broken)
+    with pytest.raises(TypeError, match="ours"):
+        render(find_runs([run]))

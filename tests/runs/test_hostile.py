@@ -16,7 +16,8 @@ from hydraprune.core.errors import CheckpointError, HydrapruneError
 from hydraprune.core.files import HEADER, load_tensors, pack_mask, read_json, save_tensors
 from hydraprune.core.sealed import seal
 from hydraprune.nets.cnn import cnn_digits
-from hydraprune.runs.checkpoint import MASKS, META, MODEL, Meta, _sha256, open_checkpoint
+from hydraprune.runs.checkpoint import Meta, _sha256, open_checkpoint
+from hydraprune.runs.files import MASKS, META, MODEL
 from recipes.tiny import tiny
 
 CANARY = "canary-in-the-mine"

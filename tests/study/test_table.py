@@ -18,6 +18,7 @@ from hydraprune.runs.folder import find_runs
 from hydraprune.study import differences, results, run_study, study_in, work
 from hydraprune.study.schema import read_study
 from hydraprune.study.settle import settle
+from hydraprune.study.shared import adopt, trunk
 from hydraprune.study.table import as_csv, differences_markdown, summarize
 from hydraprune.study.work import prepare
 from study.small import GRID, Training, study
@@ -123,6 +124,24 @@ def test_shared_networks_have_the_labels_that_their_cells_share(tmp_path):
     assert [row.pruner for row in table if row.stage == "pretrain"] == ["dense, 0.1", "dense, 0.2"]
     assert len(table) == 2 + 8
     assert {row.runs for row in table} == {2}
+
+
+def test_cells_have_what_was_measured_of_the_network_that_they_share(tmp_path):
+    first = trunk(SEEDS.cells()[0].recipe)
+    shared, out = tmp_path / "shared", tmp_path / "cell"
+    Training()(first.plain(), str(shared))
+    for name, text in (("verdicts.safetensors", "v"), ("certified-1.jsonl", "{}\n")):
+        (shared / "pretrain" / name).write_text(text)
+    (out / "pretrain").mkdir(parents=True)
+    (out / "pretrain" / "curves.json").write_text("its own")
+    (shared / "pretrain" / "curves.json").write_text("c")
+    adopt(first, shared, out)
+    with (out / "pretrain" / "certified-1.jsonl").open("a") as file:
+        file.write("{}\n")
+    found = {file.name: file.read_text() for file in (out / "pretrain").iterdir() if "checkpoint" not in file.name}
+    assert found["verdicts.safetensors"] == "v"
+    assert found["curves.json"] == "its own"
+    assert (found["certified-1.jsonl"], (shared / "pretrain" / "certified-1.jsonl").read_text()) == ("{}\n{}\n", "{}\n")
 
 
 def test_a_summary_is_kept_in_the_folder_of_the_study_which_is_no_run_for_that(tmp_path):

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import inside, load_tensors, pack_mask, read_json, save_tensors, unpack_mask, write_json
+from hydraprune.core.network import device_of
 from hydraprune.core.plain import tensors
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
 from hydraprune.masks.view import LayerCount, MaskView
 from hydraprune.nets import Net
 from hydraprune.runs.files import MASKS, META, MODEL
-from hydraprune.runs.fill import fill, misfit, with_memory
+from hydraprune.runs.fill import fill, misfit
 from hydraprune.runs.lock import own
 
 PARTS, ROOM = 32, 8
@@ -88,8 +89,7 @@ def save(folder: Path | str, model: nn.Module, meta: Meta | None = None) -> Meta
     them, also those of a compiled model. Counts are measured here, over masks.
 
     Raises:
-        SpecError: for arguments in another order.
-        CheckpointError: for a model on the meta device, or with lazy layers.
+        SpecError: for arguments in another order, and for a model on the meta device or with lazy layers.
         PruningError: for a model without prunable weights.
         BusyError: if another process is writing in the folder.
         TrainingError: if the folder cannot be written.
@@ -97,7 +97,7 @@ def save(folder: Path | str, model: nn.Module, meta: Meta | None = None) -> Meta
     folder = _folder(folder, "save(folder, model)")
     if not isinstance(model, nn.Module):
         raise SpecError(f"save(folder, model) takes a network second, got {type(model).__name__}")
-    with_memory(model)
+    device_of(model)
     view = MaskView(model)
     masks = view.masks()
     shapes = {name: list(mask.shape) for name, mask in masks.items()}

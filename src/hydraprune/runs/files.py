@@ -17,6 +17,7 @@ STATE = "state.safetensors"
 # Beside a checkpoint: what was measured of it, image by image and in sum.
 VERDICTS, EXAMPLES, CURVES = "verdicts.safetensors", "examples.safetensors", "curves.json"
 CHECKS, CORRUPTIONS, CLAIM = "checks.json", "corruptions.json", "claim.json"
+BESIDE = VERDICTS, EXAMPLES, CURVES, CHECKS, CORRUPTIONS, CLAIM
 UNFINISHED = "evaluation.state.safetensors"
 EVALUATION, VERIFICATION, CERTIFICATION = LATER = "evaluation.json", "verification.json", "certification.json"
 """What commands write beside a checkpoint, and in a folder there for another threat model than its recipe's."""

@@ -12,7 +12,7 @@ from hydraprune.core.fingerprint import fingerprint
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Fit, Measure, Stage
 from hydraprune.runs.checkpoint import finished
-from hydraprune.runs.files import DATA, MASKS, META, METRICS, MODEL, RESULTS
+from hydraprune.runs.files import BESIDE, DATA, MASKS, META, METRICS, MODEL, RESULTS
 
 
 def trunk(recipe: Recipe) -> Recipe | None:
@@ -51,6 +51,12 @@ def adopt(recipe: Recipe, shared: Path, out: Path) -> None:
             (out / stage.name).mkdir(parents=True, exist_ok=True)
             for file in (MODEL, MASKS, META):  # the one that marks a whole checkpoint comes last
                 _link(shared / stage.name / file, out / stage.name / file)
+        for file in BESIDE:
+            if (shared / stage.name / file).exists() and not (out / stage.name / file).exists():
+                _link(shared / stage.name / file, out / stage.name / file)
+        for lines in (shared / stage.name).glob("*.jsonl"):  # which later commands continue in place
+            if not (out / stage.name / lines.name).exists():
+                write_atomically(out / stage.name / lines.name, lines.read_bytes())
     results = {record["stage"]: record for record in _records(out)} | {r["stage"]: r for r in _records(shared)}
     if results:
         write_json(out / RESULTS, list(results.values()))
