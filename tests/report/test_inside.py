@@ -122,8 +122,7 @@ def test_training_has_a_chart_of_every_metric_and_one_line_for_what_runs_share(s
     lines = [{"stage": "prune", "epoch": e, "loss": 1 / e, "their_accuracy": 0.25, "a_new_thing": 7.0} for e in (1, 2)]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     (setting,) = settings_of(find_runs([tmp_path]))
-    runs = [run for experiment in setting.experiments for run in experiment.runs]
-    pretrain, prune = training(setting, runs, Palette(["hydra", "magnitude"]))
+    pretrain, prune = training(setting, Palette(["hydra", "magnitude"]))
     assert (pretrain.title, prune.title) == ("pretrain", "prune")
     assert [(chart.title, len(chart.series)) for chart in pretrain.charts] == [("accuracy", 1), ("loss", 1)]
     assert [point.y for point in pretrain.charts[1].series[0].points] == [2, 1, pytest.approx(2 / 3)]

@@ -10,7 +10,7 @@ from hydraprune.report.chart import Chart, Palette, Panels, Point, Series
 from hydraprune.report.experiment import PROVED, Setting, Variant, titled
 from hydraprune.report.spread import Spread
 from hydraprune.report.summary import Row
-from hydraprune.runs.contents import CertifiedImage, Curve
+from hydraprune.runs.contents import CertifiedLine, Curve
 from hydraprune.runs.files import CURVES
 from hydraprune.runs.folder import Network
 
@@ -156,6 +156,6 @@ def _certified(setting: Setting, palette: Palette, name: str, radii: dict[int, n
     return Panels(titled(setting.heading, name.removeprefix("certified-")), charts, caption)
 
 
-def _radius(found: CertifiedImage) -> float:
+def _radius(found: CertifiedLine) -> float:
     """The certified radius of an image; below 0 if its class is wrong."""
     return found.radius if found.prediction == found.label else -1.0

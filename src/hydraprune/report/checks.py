@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hydraprune.report.chart import Chart, Palette, Panels, Point, Series
 from hydraprune.report.experiment import Variant
-from hydraprune.report.matrix import Cell, Matrix, percent, rising, shaded
+from hydraprune.report.matrix import Matrix, TableCell, percent, rising, shaded
 from hydraprune.runs.contents import Checked, Effort
 from hydraprune.runs.files import CHECKS
 from hydraprune.runs.folder import Network
@@ -49,13 +49,15 @@ def overview(found: Sequence[CheckRow]) -> Matrix | None:
     for check in found:
         groups.setdefault((check.variant.title, check.name), []).append(check)
 
-    def cell(row: int, column: int) -> Cell:
+    def cell(row: int, column: int) -> TableCell:
         mine = groups.get((titles[row], names[column]), [])
         failed = [check for check in mine if check.passed is False]
         if failed:
-            return Cell("✗" if len(mine) == 1 else f"✗ {len(failed)} of {len(mine)}", look="bad", tip=failed[0].found)
+            return TableCell(
+                "✗" if len(mine) == 1 else f"✗ {len(failed)} of {len(mine)}", look="bad", tip=failed[0].found
+            )
         passed = [check for check in mine if check.passed]
-        return Cell("✓", look="good", tip=passed[0].found) if passed else Cell("–", look="quiet")
+        return TableCell("✓", look="good", tip=passed[0].found) if passed else TableCell("–", look="quiet")
 
     return shaded("", "network", names, titles, cell, "✓ passed, ✗ failed, – not made.") if found else None
 
@@ -65,8 +67,8 @@ def told(found: Sequence[CheckRow]) -> Matrix | None:
     rows = []
     for check in found[:TOLD]:
         text, order, look = ENDS[check.passed]
-        words = [Cell(word, look="words") for word in (check.found, check.expected, check.why)]
-        rows.append((check.network, [Cell(check.name), Cell(text, order, look), *words]))
+        words = [TableCell(word, look="words") for word in (check.found, check.expected, check.why)]
+        rows.append((check.network, [TableCell(check.name), TableCell(text, order, look), *words]))
     caption = f"The first {TOLD} of {len(found)}." if len(found) > TOLD else ""
     columns = ["check", "result", "found", "expected", "why"]
     return Matrix("", "network", columns, rows, caption) if rows else None
@@ -100,9 +102,9 @@ def surface(variant: Variant) -> Matrix | None:
     loss, x, y = grid.loss, grid.x, grid.y
     low, high = min(map(min, loss)), max(map(max, loss))
 
-    def cell(row: int, column: int) -> Cell:
+    def cell(row: int, column: int) -> TableCell:
         value = loss[row][column]
-        return Cell("", value, f"spot {rising(value - low, high - low)}", f"{value:.3g}")
+        return TableCell("", value, f"spot {rising(value - low, high - low)}", f"{value:.3g}")
 
     caption = f"Loss {low:.3g} to {high:.3g}, from {x[0]:g} to {x[-1]:g}".replace("-", "−")
     return shaded(variant.title, "", [""] * len(x), [""] * len(y), cell, caption)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from hydraprune.report.experiment import Setting, adversary, kind_of, titled
-from hydraprune.report.matrix import Cell, Matrix
+from hydraprune.report.matrix import Matrix, TableCell
 from hydraprune.report.overview import accuracy, fewer
 from hydraprune.report.proofs import share
 from hydraprune.report.reported import pair, published
@@ -57,12 +57,12 @@ def table(settings: Sequence[Setting]) -> Matrix | None:
         }
         reasons = "; ".join(dict.fromkeys(reason for claim in claims for reason in claim.reasons))
         cells = [
-            Cell(network_of, tip=stage),
+            TableCell(network_of, tip=stage),
             share([claim.sparsity for claim in claims]),
             *(accuracy(figures, column) for column in names),
             pair(published(name)),
-            Cell(str(len(claims)), len(claims)),
-            Cell(f"no: {reasons}" if reasons else "✓ yes", look="words" if reasons else "good"),
+            TableCell(str(len(claims)), len(claims)),
+            TableCell(f"no: {reasons}" if reasons else "✓ yes", look="words" if reasons else "good"),
         ]
         rows.append((name, cells))
     columns = ["network", "sparsity %", *(f"{name} %" for name in names), "published %", "runs", "may be entered"]

@@ -6,7 +6,7 @@ import statistics
 
 from hydraprune.core.results import Corrupted
 from hydraprune.report.experiment import Variant
-from hydraprune.report.matrix import Cell, Matrix, percent
+from hydraprune.report.matrix import Matrix, TableCell, percent
 from hydraprune.report.proofs import share
 from hydraprune.runs.files import CORRUPTIONS
 from hydraprune.runs.folder import Network
@@ -41,10 +41,10 @@ def _table(title: str, networks: Measured) -> Matrix:
     return Matrix(title, "corruption", [name for name, _ in networks], rows, caption)
 
 
-def _cell(seeds: list[Corrupted], name: str) -> Cell:
+def _cell(seeds: list[Corrupted], name: str) -> TableCell:
     curves = [found.accuracy[name] for found in seeds if name in found.accuracy]
     if not curves:
-        return Cell("–")
+        return TableCell("–")
     mean = share([statistics.fmean(curve) for curve in curves])
     each = ", ".join(percent(statistics.fmean(values)) for values in zip(*curves, strict=True))
-    return Cell(mean.text, mean.value, tip=f"severities 1 to 5: {each}")
+    return TableCell(mean.text, mean.value, tip=f"severities 1 to 5: {each}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from hydraprune.evaluation.costs import calibration_error, flips, per_class
 from hydraprune.evaluation.verdicts import Evaluation, load
 from hydraprune.report.experiment import Variant
-from hydraprune.report.matrix import Cell, Matrix, points, shaded, signed
+from hydraprune.report.matrix import Matrix, TableCell, points, shaded, signed
 from hydraprune.report.proofs import share
 from hydraprune.runs.files import VERDICTS
 from hydraprune.runs.folder import Network
@@ -45,7 +45,7 @@ def changes(title: str, variants: list[Variant]) -> Matrix | None:
     return Matrix(title, "network", columns, rows, caption) if rows else None
 
 
-def _changes(variant: Variant) -> list[Cell]:
+def _changes(variant: Variant) -> list[TableCell]:
     found = []
     for before, after in _pairs(variant):
         differ = flips(after.label, before.prediction, after.prediction)
@@ -72,9 +72,9 @@ def by_class(variants: list[Variant], attack: str | None) -> Matrix | None:
     order = every.nan_to_num().amin(1).argsort()[:CLASSES].sort().values.tolist()
     largest = max(0.1, float(every.nan_to_num().abs().max()))
 
-    def cell(row: int, column: int) -> Cell:
+    def cell(row: int, column: int) -> TableCell:
         value = float(every[order[row], column])
-        return Cell("–") if value != value else Cell(points(value), value, signed(value, largest))
+        return TableCell("–") if value != value else TableCell(points(value), value, signed(value, largest))
 
     what = f"accuracy under {attack}" if attack else "clean accuracy"
     caption = f"The {CLASSES} classes that lose most." if len(every) > CLASSES else ""

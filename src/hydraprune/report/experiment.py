@@ -106,11 +106,6 @@ class Setting:
         """The other networks, by sparsity."""
         return [variant for variant in self.variants if not variant.dense]
 
-    def of(self, runs: Iterable[RunFolder]) -> list[RunFolder]:
-        """Those of the `runs` that belong to it."""
-        mine = [run for experiment in self.experiments for run in experiment.runs]
-        return [run for run in runs if run in mine]
-
     def by_sparsity(self) -> list[list[Variant]]:
         """Pruned networks of about the same sparsity (1 - sparsity within 5 %), together."""
         groups: list[list[Variant]] = []
@@ -154,9 +149,7 @@ def rows(paths: Sequence[Path], told: Told | None = None) -> list[Row]:
     for run in runs:
         if run.path in paths and not run.problems and all(network.known is None for network in run.networks):
             raise CheckpointError(f"{run.path / RESULTS} is missing")
-        if told is not None:
-            for problem in run.problems:
-                told(f"{run.path}: {problem}")
+        run.pass_on(told)
     measured = [v for setting in settings for v in setting.variants if v.seeds[0].record is not None]
     return [replace(variant.row, pruner=titled(variant.heading, variant.label)) for variant in measured]
 

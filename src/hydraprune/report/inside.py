@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hydraprune.report.chart import Chart, Palette, Panels, Point, Series
 from hydraprune.report.experiment import Variant, titled
-from hydraprune.report.matrix import Cell, Matrix, percent, rising, shaded
+from hydraprune.report.matrix import Matrix, TableCell, percent, rising, shaded
 from hydraprune.runs.files import MODEL
 from hydraprune.runs.folder import Network
 
@@ -23,13 +23,13 @@ def layers(heading: str, pruned: Sequence[Variant]) -> Matrix | None:
     columns = [(variant.name, variant.seeds[0].meta.layers) for variant in pruned if variant.seeds[0].meta.layers]
     names = list(dict.fromkeys(name for _, layers in columns for name in layers))
 
-    def cell(row: int, column: int) -> Cell:
+    def cell(row: int, column: int) -> TableCell:
         kept, total = columns[column][1].get(names[row], (0, 0))
         if not total:
-            return Cell("–")
+            return TableCell("–")
         share = kept / total
         text = f"{kept:,} of {total:,} connections are kept"
-        return Cell(f"{100 * share:.3g}", share, rising(share**0.5), text)
+        return TableCell(f"{100 * share:.3g}", share, rising(share**0.5), text)
 
     if not columns:
         return None
@@ -103,15 +103,15 @@ def overlap(heading: str, pruned: Sequence[Variant]) -> Matrix | None:
     columns = [variant.name for variant, _ in packed]
     kept = [_ones(bits.values()) for _, bits in packed]
 
-    def cell(row: int, column: int) -> Cell:
+    def cell(row: int, column: int) -> TableCell:
         if row == column:
-            return Cell("·")
+            return TableCell("·")
         one, other = packed[row], packed[column]
         both = _ones(bits & other[1][name] for name, bits in one[1].items())
         share = both / max(min(kept[row], kept[column]), 1)
         chance = 1 - min(one[0].sparsity, other[0].sparsity)
         tip = f"{both:,} connections in common; {percent(chance)} % are expected of masks that have nothing in common"
-        return Cell(f"{100 * share:.0f}", share, rising(share), f"{one[0].name}, {other[0].name}: {tip}")
+        return TableCell(f"{100 * share:.0f}", share, rising(share), f"{one[0].name}, {other[0].name}: {tip}")
 
     caption = "Connections that two masks share, in percent of the smaller mask."
     return shaded(titled(heading, "Masks compared"), "", columns, columns, cell, caption)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import yaml
 
 from hydraprune.report.experiment import Experiment, Setting, Variant
-from hydraprune.report.matrix import Cell, Matrix, percent
+from hydraprune.report.matrix import Matrix, TableCell, percent
 from hydraprune.report.spread import Accuracy
 from hydraprune.runs.folder import RunFolder
 
@@ -63,13 +63,13 @@ def results(settings: Sequence[Setting]) -> Matrix | None:
     for setting, variant in variants:
         row = variant.row
         cells = [
-            Cell(f"{100 * variant.sparsity:.1f}", variant.sparsity),
-            Cell(f"{row.kept:,}", row.kept, tip=f"of {row.total:,}"),
-            Cell(f"{row.smaller:.3g}×", row.smaller),
+            TableCell(f"{100 * variant.sparsity:.1f}", variant.sparsity),
+            TableCell(f"{row.kept:,}", row.kept, tip=f"of {row.total:,}"),
+            TableCell(f"{row.smaller:.3g}×", row.smaller),
             *([_operations(variant)] if counted else []),
             *(accuracy(row.figures, name) for name in names),
-            Cell(str(row.runs), row.runs),
-            *([Cell(setting.name)] if several else []),
+            TableCell(str(row.runs), row.runs),
+            *([TableCell(setting.name)] if several else []),
         ]
         rows.append((variant.label, cells))
     sizes = ["sparsity %", "weights kept", "smaller", *["MACs"] * counted]
@@ -77,18 +77,18 @@ def results(settings: Sequence[Setting]) -> Matrix | None:
     return Matrix("", "network", columns, rows, fewer(rows)) if rows else None
 
 
-def fewer(rows: Sequence[tuple[str, Sequence[Cell]]]) -> str:
+def fewer(rows: Sequence[tuple[str, Sequence[TableCell]]]) -> str:
     """What a star in one of the rows means; nothing without one."""
     return FEWER if any(cell.text.endswith(STAR) for _, cells in rows for cell in cells) else ""
 
 
-def accuracy(figures: dict[str, Accuracy], name: str) -> Cell:
+def accuracy(figures: dict[str, Accuracy], name: str) -> TableCell:
     """One of a row's figures, marked if it was measured on fewer images than `clean`."""
     if name not in figures:
-        return Cell("–", -1.0)
+        return TableCell("–", -1.0)
     figure = figures[name]
     mark = STAR if figure.samples < figures["clean"].samples else ""
-    return Cell(figure.percent + mark, figure.mean, tip=figure.words)
+    return TableCell(figure.percent + mark, figure.mean, tip=figure.words)
 
 
 def _macs(variant: Variant) -> int | None:
@@ -96,13 +96,13 @@ def _macs(variant: Variant) -> int | None:
     return record.macs if record is not None else None
 
 
-def _operations(variant: Variant) -> Cell:
+def _operations(variant: Variant) -> TableCell:
     """Multiply-accumulate operations of one image, those of removed weights left out."""
     macs = _macs(variant)
     if macs is None:
-        return Cell("–", -1.0)
+        return TableCell("–", -1.0)
     unit, name = next((unit, name) for unit, name in UNITS if macs >= unit or unit == 1)
-    return Cell(f"{macs / unit:.3g}{name}", macs, tip=f"{macs:,} multiply-accumulate operations of one image")
+    return TableCell(f"{macs / unit:.3g}{name}", macs, tip=f"{macs:,} multiply-accumulate operations of one image")
 
 
 def folders(settings: Sequence[Setting], runs: Sequence[RunFolder]) -> Matrix:
@@ -118,12 +118,12 @@ def folders(settings: Sequence[Setting], runs: Sequence[RunFolder]) -> Matrix:
         hours = sum(epoch.seconds for epoch in run.epochs) / 3600
         state = "; ".join(run.problems)
         cells = [
-            Cell(names.get(id(run), "–")),
-            Cell(str(run.recipe.get("seed", "–"))),
-            Cell(str(len(run.measured)), len(run.measured)),
-            Cell(f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min", hours),
-            Cell(str(run.environment.get("device", "–"))),
-            Cell(state or "complete", look="bad words" if state else "good"),
+            TableCell(names.get(id(run), "–")),
+            TableCell(str(run.recipe.get("seed", "–"))),
+            TableCell(str(len(run.measured)), len(run.measured)),
+            TableCell(f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min", hours),
+            TableCell(str(run.environment.get("device", "–"))),
+            TableCell(state or "complete", look="bad words" if state else "good"),
         ]
         rows.append((run.path.name or str(run.path), cells))
     columns = ["experiment", "seed", "networks measured", "training", "device", "state"]

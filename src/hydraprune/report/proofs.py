@@ -7,16 +7,16 @@ from typing import TypeVar
 
 from hydraprune.core.results import Record
 from hydraprune.report.experiment import Variant
-from hydraprune.report.matrix import Cell, Matrix
+from hydraprune.report.matrix import Matrix, TableCell
 from hydraprune.report.spread import Spread
 
 T = TypeVar("T")
 
 
-def share(values: Sequence[float]) -> Cell:
+def share(values: Sequence[float]) -> TableCell:
     """Their mean and spread as a cell, in percent."""
     spread = Spread.of(values)
-    return Cell(spread.percent, spread.mean)
+    return TableCell(spread.percent, spread.mean)
 
 
 def verified(variants: Sequence[Variant]) -> Matrix | None:
@@ -25,11 +25,11 @@ def verified(variants: Sequence[Variant]) -> Matrix | None:
     for variant, bound, found in _each(variants, lambda record: record.verified):
         margins = [one.mean_margin for one in found if one.mean_margin is not None]
         cells = [
-            Cell(bound),
-            Cell(f"{found[0].samples:,}", found[0].samples),
+            TableCell(bound),
+            TableCell(f"{found[0].samples:,}", found[0].samples),
             share([one.clean_accuracy for one in found]),
             share([one.verified_accuracy for one in found]),
-            Cell(f"{Spread.of(margins).mean:.3g}", Spread.of(margins).mean) if margins else Cell("–"),
+            TableCell(f"{Spread.of(margins).mean:.3g}", Spread.of(margins).mean) if margins else TableCell("–"),
         ]
         rows.append((variant.title, cells))
     columns = ["bound", "images", "clean %", "verified %", "mean least margin"]
@@ -47,10 +47,10 @@ def certified(variants: Sequence[Variant]) -> Matrix | None:
         at = [[one.certified_accuracy[r] for one in found if r in one.certified_accuracy] for r in radii]
         average = Spread.of([one.average_certified_radius for one in found])
         cells = [
-            Cell(f"σ {first.sigma:g}, n {first.n:,}, α {first.alpha:g}", first.sigma),
-            Cell(f"{first.samples:,}", first.samples),
-            *(share(values) if values else Cell("–") for values in at),
-            Cell(f"{average.mean:.3f}", average.mean),
+            TableCell(f"σ {first.sigma:g}, n {first.n:,}, α {first.alpha:g}", first.sigma),
+            TableCell(f"{first.samples:,}", first.samples),
+            *(share(values) if values else TableCell("–") for values in at),
+            TableCell(f"{average.mean:.3f}", average.mean),
             share([one.abstention_rate for one in found]),
         ]
         rows.append((variant.title, cells))

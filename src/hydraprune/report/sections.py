@@ -53,7 +53,6 @@ def sections(
     variants = [variant for setting in settings for variant in setting.variants]
     chosen = variants[:PICTURED]
     pictured = [(setting, [variant for variant in setting.variants if variant in chosen]) for setting in shown]
-    logs = [next((run for run in one.runs if run.epochs), one.runs[0]) for one in experiments[:PICTURED]]
     failed = [check for check in found if check.passed is False]
     return {
         "results": _parts("table", [overview.results(settings)]),
@@ -76,7 +75,7 @@ def sections(
         "costs": [part for setting, some in pictured for part in _costs(setting, some)],
         "inside": [part for setting, some in pictured for part in _inside(setting, some, palette)],
         "examples": _galleries(map(images.gallery, chosen)),
-        "training": _parts("figure", (f for setting in shown for f in training(setting, setting.of(logs), palette))),
+        "training": _parts("figure", (f for setting in shown for f in training(setting, palette))),
         "paper": _parts("table", (reported.compared(setting) for setting in settings)),
         "claims": _parts("table", [claims.table(settings)]),
         "benchmark": [SectionPart("benchmark", reported.benchmark())],

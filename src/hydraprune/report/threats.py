@@ -10,7 +10,7 @@ from hydraprune.core.threat import ThreatModel
 from hydraprune.report.chart import Palette, Panels, Series
 from hydraprune.report.charts import by_sparsity, curve, measured_at, security_curves
 from hydraprune.report.experiment import NORMS, Setting, Variant, adversary, titled
-from hydraprune.report.matrix import Cell, Matrix
+from hydraprune.report.matrix import Matrix, TableCell
 from hydraprune.report.overview import accuracy, fewer
 from hydraprune.report.summary import Row, averaged
 from hydraprune.runs.files import CURVES
@@ -33,7 +33,7 @@ def table(variants: Sequence[Variant]) -> Matrix | None:
     for variant, threat, row in found:
         where = adversary(threat.plain()) + " (recipe)" * (threat == _own(variant))
         figures = [accuracy(row.figures, name) for name in names]
-        rows.append((variant.title, [Cell(where, threat.eps), *figures, Cell(str(row.runs), row.runs)]))
+        rows.append((variant.title, [TableCell(where, threat.eps), *figures, TableCell(str(row.runs), row.runs)]))
     columns = ["threat model", *(f"{name} %" for name in names), "runs"]
     return Matrix("", "network", columns, rows, fewer(rows)) if rows else None
 

@@ -115,7 +115,7 @@ class Checked(Entry):
     figures: Effort = Effort()
 
 
-class CertifiedImage(Entry):
+class CertifiedLine(Entry):
     """A line of a file of certificates by randomized smoothing."""
 
     index: Count

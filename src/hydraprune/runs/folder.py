@@ -112,7 +112,7 @@ class Network:
         """Canonical name -> mask; empty for a dense network."""
         return self.tensors(MASKS, unpacked) or {}
 
-    def certificates(self) -> dict[str, list[contents.CertifiedImage]]:
+    def certificates(self) -> dict[str, list[contents.CertifiedLine]]:
         """File stem -> the certificates of all images, for the files of lines that have a radius.
 
         A share of the images is not to be had from some of the lines: a file with a damaged one is left out.
@@ -124,9 +124,9 @@ class Network:
                 found[path.stem] = lines
         return found
 
-    def _certificates(self, path: Path) -> list[contents.CertifiedImage]:
+    def _certificates(self, path: Path) -> list[contents.CertifiedLine]:
         lines = {n: line for n, line in read_lines(path).items() if "radius" in line}
-        every = [entries.parsed(contents.CertifiedImage, line, f"{path}:{number}") for number, line in lines.items()]
+        every = [entries.parsed(contents.CertifiedLine, line, f"{path}:{number}") for number, line in lines.items()]
         return list({line.index: line for line in every}.values())
 
 
@@ -243,6 +243,12 @@ class RunFolder:
         if problem not in self.problems:
             self.problems.append(problem)
 
+    def pass_on(self, told: Told | None) -> None:
+        """Tell the problems so far to someone else, if there is someone."""
+        if told is not None:
+            for problem in self.problems:
+                told(f"{self.path}: {problem}")
+
     def survey(self) -> None:
         """Read all but tensors, and note what is missing and how far a run came."""
         found, wanted, epochs = len(self.measured), _wanted(self.recipe), self.epochs
@@ -306,9 +312,7 @@ def measured(path: Path, told: Told | None = None) -> dict[str, Network]:
     found = {network.stage: network for network in run.networks if network.known is not None}
     if not found and not run.problems:
         raise CheckpointError(f"{path / RESULTS} is missing")
-    if told is not None:
-        for problem in run.problems:
-            told(f"{path}: {problem}")
+    run.pass_on(told)
     return found
 
 
