@@ -59,7 +59,7 @@ class Variant:
 
     @property
     def sparsity(self) -> float:
-        """Of the first run."""
+        """Share of its prunable weights that is gone."""
         return self.row.sparsity
 
     @property

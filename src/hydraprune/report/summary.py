@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ class Row:
     Attributes:
         stage: its folder inside the runs.
         pruner: how its connections were chosen, and what tells it from others; "dense" without a pruner.
-        sparsity: share of the prunable weights that is gone.
+        sparsity: share of the prunable weights that is gone; the mean over the runs, as is `kept`.
         kept: prunable weights left.
         total: prunable weights of the dense network.
         runs: how many hold it.
@@ -68,8 +69,9 @@ def averaged(records: Sequence[Record], pruner: str | None = None) -> Row:
         for name, (_, samples) in measured[0].items()
         if all(name in values for values in measured)
     }
-    name = pruner or first.pruner or "dense"
-    return Row(first.stage, name, first.sparsity, first.kept, first.total, len(records), figures)
+    name, kept = pruner or first.pruner or "dense", round(statistics.mean(record.kept for record in records))
+    sparsity = statistics.mean(record.sparsity for record in records)
+    return Row(first.stage, name, sparsity, kept, first.total, len(records), figures)
 
 
 def _accuracies(record: Record) -> dict[str, tuple[float, int]]:

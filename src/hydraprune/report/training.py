@@ -16,7 +16,7 @@ EPOCHS, LINES = 40, 12
 
 
 def training(setting: Setting, palette: Palette) -> list[Panels]:
-    """For each stage a chart of each metric: a line for the first run of each experiment, or for those that share it."""
+    """For each stage a chart of each metric: a line for the first run of each experiment, one where they share it."""
     stages: dict[str, dict[str, tuple[Series, list[Epoch]]]] = {}
     for experiment in setting.experiments[:LINES]:
         run = next((run for run in experiment.runs if run.epochs), experiment.runs[0])

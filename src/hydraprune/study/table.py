@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,12 +139,8 @@ def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -
         if record.pruner is None:
             shown = ["dense", *shown]
         row = averaged([record for _, record in members], ", ".join(shown))
-        values = {part.name: getattr(row, part.name) for part in fields(row)} | {
-            "sparsity": float(np.mean([record.sparsity for _, record in members])),
-            "kept": round(float(np.mean([record.kept for _, record in members]))),
-        }
         kept = {axis: label for axis, label in labels.items() if axis != SEED}
-        table.append(StudyRow(**values, labels=kept, seeds=[labels.get(SEED, "") for labels, _ in members]))
+        table.append(StudyRow(**vars(row), labels=kept, seeds=[labels.get(SEED, "") for labels, _ in members]))
     return table
 
 
