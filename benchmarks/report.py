@@ -2,8 +2,9 @@
 
     python benchmarks/report.py --out benchmarks/results/report_60.json
 
-The runs are those of the tests: six recipes with the same number of seeds each, five networks in each run, with all
-that evaluation leaves beside a checkpoint. Weights are few (360), so the figures are those of the page, not of reading.
+The runs are those of the tests: a study of six methods and sparsities with the same number of seeds each, two networks
+in each run, with all that evaluation leaves beside a checkpoint. Weights are few (360), so the figures are those of the
+page, not of reading.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from machine import publish
 
-RECIPES = 6
+CELLS = [(pruner, sparsity) for pruner in ("hydra", "magnitude") for sparsity in (0.5, 0.9, 0.95)]
 FOLDERS = Path(__file__).parent.parent / "tests" / "report" / "folders.py"
 COMMAND = [sys.executable, "-c", "from hydraprune.cli import main; main()"]
 IMPORT = [sys.executable, "-c", "from hydraprune.report import write_page"]
@@ -63,10 +64,7 @@ def main() -> None:
     folders = tests()
     with tempfile.TemporaryDirectory() as scratch:
         study, page = Path(scratch) / "study", Path(scratch) / "page.html"
-        for number in range(args.runs):
-            seed, kind = divmod(number, RECIPES)
-            recipe = folders.recipe(f"tiny-{kind}", seed=seed, objective={"kind": "trades", "beta": float(kind)})
-            folders.write_run(study / f"run{number:03}", recipe)
+        folders.write_study(study, range(args.runs // len(CELLS)), CELLS)
         found = measured([*COMMAND, "report", str(study), "--out", str(page)], args.rounds)
         report = {
             "runs": args.runs,

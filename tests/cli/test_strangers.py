@@ -14,7 +14,7 @@ import yaml
 from hydraprune.core.files import read_json, write_json
 from hydraprune.core.sealed import seal
 from hydraprune.recipes.runner import run
-from hydraprune.runs.finished import META
+from hydraprune.runs.files import META
 from recipes.tiny import TINY, tiny
 
 CANARY = "canary-in-the-mine"

@@ -73,7 +73,7 @@ def test_json_round_trips_and_is_refused_where_broken(tmp_path):
     path = tmp_path / "run" / "meta.json"
     write_json(path, META)
     assert read_json(path) == META
-    assert json.loads(path.read_text()) == META | {"digest": seal(META)}
+    assert json.loads(path.read_text()) == {**(entries := META | {"schema": 1}), "digest": seal(entries)}
     path.write_text(path.read_text()[:-5])
     with pytest.raises(CheckpointError, match=r"meta\.json is unreadable"):
         read_json(path)

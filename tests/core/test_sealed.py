@@ -6,7 +6,7 @@ import json
 import pytest
 
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.core.files import read_json, write_json
+from hydraprune.core.files import read_json, read_lines, write_json
 from hydraprune.core.results import Record
 from hydraprune.core.sealed import seal
 
@@ -47,3 +47,23 @@ def test_a_mapping_in_a_file_is_sealed(tmp_path):
     assert read_json(path) == {"accuracy": 0.5}
     with pytest.raises(CheckpointError, match="it has no digest: it is of an earlier version, or was altered"):
         read_json(path, sealed=True)
+
+
+def test_a_file_of_a_later_version_is_refused_and_one_that_says_none_is_read(tmp_path):
+    path = tmp_path / "claim.json"
+    newer = {"accuracy": 0.25, "schema": 2}
+    path.write_text(json.dumps(newer | {"digest": seal(newer)}))
+    complaint = "its schema is 2 and this hydraprune knows 1; install a newer hydraprune"
+    with pytest.raises(CheckpointError, match=rf"claim\.json: {complaint}"):
+        read_json(path)
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(CheckpointError, match=rf"claim\.json:1: {complaint}"):
+        read_lines(path)
+    newer = record().plain() | {"schema": 2}
+    with pytest.raises(SpecError, match=complaint):
+        Record.parse(newer | {"digest": seal(newer)}, "record")
+    path.write_text('{"accuracy": 0.25, "schema": "two"}')
+    with pytest.raises(CheckpointError, match="its schema is 'two', and no number"):
+        read_json(path)
+    path.write_text('{"accuracy": 0.25}')
+    assert read_json(path) == {"accuracy": 0.25}

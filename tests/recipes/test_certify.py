@@ -77,9 +77,9 @@ def test_the_table_shows_them(whole):
     (dense, pruned) = rows([out])
     names = ["clean", "verified ibp", "verified best"]
     names += ["certified sigma=0.25,n=60 at 0", "certified sigma=0.25,n=60 at 0.431"]
-    assert list(dense["figures"]) == list(pruned["figures"]) == names
+    assert list(dense.figures) == list(pruned.figures) == names
     best = records[1].verified["best"].verified_accuracy
-    assert (pruned["figures"]["verified best"]["mean"], pruned["figures"]["verified best"]["samples"]) == (best, 10)
+    assert (pruned.figures["verified best"].mean, pruned.figures["verified best"].samples) == (best, 10)
     assert f"| {100 * best:.1f} |" in as_markdown([pruned])
 
 

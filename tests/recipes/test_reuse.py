@@ -15,7 +15,7 @@ from hydraprune.recipes.runner import run
 from hydraprune.recipes.stages import Bench
 from hydraprune.report import rows
 from hydraprune.runs.checkpoint import open_checkpoint
-from hydraprune.runs.records import measured
+from hydraprune.runs.folder import measured
 from recipes.tiny import TINY, timeless, tiny
 
 GONE = ("made", "images", "digest")
@@ -153,8 +153,8 @@ def test_a_later_measurement_in_another_way_does_not_replace_that_of_the_recipe(
     later = own | {"made": {"pgd-2x1": "otherwise", "fgsm": "f"}, "robust_accuracy": {"pgd-2x1": 0.9, "fgsm": 0.8}}
     write_json(stage / "evaluation.json", later)
     (row,) = rows([tmp_path / "run"])
-    assert row["figures"]["pgd-2x1"]["mean"] == own["robust_accuracy"]["pgd-2x1"]
-    assert row["figures"]["fgsm"]["mean"] == 0.8
+    assert row.figures["pgd-2x1"].mean == own["robust_accuracy"]["pgd-2x1"]
+    assert row.figures["fgsm"].mean == 0.8
 
 
 def test_digests_are_of_content(tmp_path):

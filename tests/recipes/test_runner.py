@@ -76,7 +76,7 @@ def test_the_metrics_have_one_line_for_each_epoch(whole):
     assert {frozenset(line) for line in lines} == {
         frozenset({
             "stage", "epoch", "loss", "accuracy", "robust_accuracy", "clean_loss", "stability_loss",
-            "validation_accuracy", "validation_robust_accuracy", "lr", "seconds", "digest",
+            "validation_accuracy", "validation_robust_accuracy", "lr", "seconds", "schema", "digest",
         })
     }  # fmt: skip
 
@@ -84,7 +84,7 @@ def test_the_metrics_have_one_line_for_each_epoch(whole):
 def test_the_results_are_records(whole):
     out, records, _ = whole
     written = json.loads((out / "results.json").read_text())
-    assert [value.keys() for value in written] == [{*Record.model_fields, "digest"}] * 2
+    assert [value.keys() for value in written] == [{*Record.model_fields, "schema", "digest"}] * 2
     assert [Record(**value) for value in written] == records
     dense, pruned = records
     assert (dense.stage, dense.pruner, dense.sparsity, dense.kept) == ("pretrain", None, 0, dense.total)

@@ -2,12 +2,10 @@
 
 import pytest
 
-from report.folders import recipe, write_run
+from report.folders import write_study
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two seeds of one recipe, with nothing beside their checkpoints."""
-    for seed in range(2):
-        write_run(tmp_path / "study" / f"seed{seed}", recipe(seed=seed), beside=False)
-    return tmp_path / "study"
+    """A study of two pruners, sparsities and seeds, with nothing beside its checkpoints."""
+    return write_study(tmp_path / "study", range(2), beside=False)

@@ -12,7 +12,8 @@ CLASSES, IMAGES = 4, 80
 LAYERS = {"0.weight": (8, 1, 3, 3), "3.weight": (4, 72)}
 
 
-def recipe(name="tiny", seed=0, **more):
+def recipe(name="tiny", seed=0, pruner="hydra", sparsity=0.9, **more):
+    budget = {"kind": "uniform", "sparsity": sparsity}
     values = {
         "name": name,
         "about": "two layers, for tests",
@@ -23,10 +24,9 @@ def recipe(name="tiny", seed=0, **more):
         "objective": {"kind": "trades", "beta": 6.0},
         "stages": [
             {"kind": "fit", "name": "pretrain", "over": "weights"},
-            {"kind": "fit", "name": "prune", "over": "scores", "pruner": {"kind": "hydra"}},
+            {"kind": "fit", "name": "prune", "over": "scores", "pruner": {"kind": pruner}, "budget": budget},
             {"kind": "evaluate", "name": "evaluate", "of": ["pretrain", "prune"]},
         ],
-        "compare": {"pruners": [{"kind": "hydra"}, {"kind": "magnitude"}], "sparsities": [0.9, 0.5]},
         "source": None,
     }
     return values | more
@@ -42,22 +42,45 @@ def record(stage, pruner, kept, clean, robust, **more):
     return values | more
 
 
-def write_run(folder, recipe, *, beside=True, pruners=("hydra", "magnitude"), sparsities=(0.9, 0.5)):
+CELLS = [(pruner, sparsity) for sparsity in (0.5, 0.9) for pruner in ("hydra", "magnitude")]
+
+
+def write_study(folder, seeds=(0,), cells=CELLS, *, beside=True, **more):
+    """A study as `hydraprune.study` leaves it: cells of one seed share a pre-training."""
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text("name: methods\n")
+    for seed in seeds:
+        for pruner, sparsity in cells:
+            labels = {"pruner": pruner, "sparsity": f"{sparsity:g}", "seed": str(seed)}
+            cell = ",".join(f"{axis}={label}" for axis, label in labels.items())
+            values = recipe(f"methods/{cell}", seed, pruner, sparsity, **more)
+            write_run(folder / cell, values, beside=beside)
+            write_json(folder / cell / "cell.json", {"labels": labels, "seconds": 1.0, "recipe": values})
+    return folder
+
+
+def cell(pruner="hydra", sparsity=0.9, seed=0):
+    """The folder of a cell."""
+    return f"pruner={pruner},sparsity={sparsity:g},seed={seed}"
+
+
+def write_run(folder, recipe, *, beside=True):
     """A finished run of `recipe`; with what evaluation leaves beside the checkpoints, or without."""
-    rng = torch.Generator().manual_seed(recipe["seed"])
+    seed, (_, prune, _) = recipe["seed"], recipe["stages"]
+    pruner, sparsity = prune["pruner"]["kind"], prune["budget"]["sparsity"]
+    rng = torch.Generator().manual_seed(seed)
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     write_json(folder / "environment.json", {"device": "cpu x86_64", "versions": {"torch": "2.15"}})
     weights = {name: torch.randn(shape, generator=rng) for name, shape in LAYERS.items()}
-    records = [_network(folder, "pretrain", None, weights, {}, 0.9, 0.6, rng, beside)]
+    records = [_network(folder, "pretrain", None, weights, {}, 0.9, 0.6, rng, beside, f"dense {seed}")]
+    masks = {name: _mask(w, pruner, sparsity, rng) for name, w in weights.items()}
+    gain = 0.1 * (pruner == "hydra") + 0.01 * seed
+    found = (0.5 + gain, 0.8 * (1 - sparsity) + gain)
+    digest = f"{pruner} {sparsity} {seed}"
+    records.append(_network(folder, "prune", pruner, weights, masks, *found, rng, beside, digest))
     epochs = [{"stage": "pretrain", "epoch": e, "loss": 2 / e, "accuracy": 1 - 1 / e, "seconds": 60} for e in (1, 2, 3)]
-    for sparsity in sparsities:
-        for pruner in pruners:
-            stage, gain = f"{pruner}-{sparsity:g}/prune", 0.1 * (pruner == "hydra") + 0.01 * recipe["seed"]
-            masks = {name: _mask(w, pruner, sparsity, rng) for name, w in weights.items()}
-            pruned = (0.5 + gain, 0.8 * (1 - sparsity) + gain)
-            records.append(_network(folder, stage, pruner, weights, masks, *pruned, rng, beside))
-            epochs += [{"stage": stage, "epoch": e, "loss": 1 / e, "validation_robust_accuracy": 0.4} for e in (1, 2)]
+    epochs += [{"stage": "prune", "epoch": e, "loss": 1 / e, "validation_robust_accuracy": 0.4} for e in (1, 2)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in epochs))
     write_json(folder / "results.json", records)
     return folder
@@ -70,7 +93,7 @@ def _mask(weight, pruner, sparsity, rng):
     return mask.view(weight.shape)
 
 
-def _network(folder, stage, pruner, weights, masks, clean, robust, rng, beside):
+def _network(folder, stage, pruner, weights, masks, clean, robust, rng, beside, digest):
     place = folder / stage
     masked = {name: weight * masks.get(name, 1) for name, weight in weights.items()}
     save_tensors(place / "model.safetensors", masked, {})
@@ -78,8 +101,9 @@ def _network(folder, stage, pruner, weights, masks, clean, robust, rng, beside):
     save_tensors(place / "masks.safetensors", {n: pack_mask(m) for n, m in masks.items()}, {"shapes": shapes})
     layers = {n: (int(masks[n].sum()) if n in masks else w.numel(), w.numel()) for n, w in weights.items()}
     kept = sum(count for count, _ in layers.values())
-    found = record(stage, pruner, kept, clean, robust, macs=2000 * kept, macs_dense=720_000)
-    meta = {"pruner": pruner, "sparsity": found["sparsity"], "kept": kept, "total": found["total"], "layers": layers}
+    found = record(stage, pruner, kept, clean, robust, macs=2000 * kept, macs_dense=720_000, network=digest)
+    meta = {"pruner": pruner, "sparsity": found["sparsity"], "kept": kept, "total": found["total"], "layers": layers,
+            "sha256": {"model.safetensors": digest}}  # fmt: skip
     write_json(place / "checkpoint.json", meta)
     if beside:
         _beside(place, clean, robust, rng)
@@ -144,7 +168,7 @@ def claim(place, name, sparsity, robust, **more):
     strict = {"ensemble": figure(0.35, 8 / 255), "worst-case": figure(robust / 2, 8 / 255)}
     values = {
         "name": name, "eligible": False, "reasons": ["too few images"], "sparsity": sparsity, "kept": 1, "total": 2,
-        "sha256": "0", "versions": {},
+        "sha256": json.loads((place / "checkpoint.json").read_text())["sha256"]["model.safetensors"], "versions": {},
         "benchmark": {"clean_accuracy": 0.75, "autoattack": figure(robust, 0.031), "fmn": figure(0.5, 8 / 255, 16),
                       "fmn_settings": {}, "distances": [0.1]},
         "strict": {"clean_accuracy": 0.75, "attacks": strict},

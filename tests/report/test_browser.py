@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from hydraprune.report import write_page
-from report.folders import recipe, write_run
+from report.folders import write_study
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -18,8 +18,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    for seed in range(2):
-        write_run(folder / "study" / f"seed{seed}", recipe(seed=seed))
+    write_study(folder / "study", range(2))
     write_page([folder / "study"], folder / "page.html")
     return folder / "page.html"
 
@@ -115,10 +114,10 @@ def test_every_control_can_be_reached_and_used_by_keyboard(open_page):
     assert page.locator("#tip").inner_text().startswith("hydra 90 %, pgd-50x10: 18.5")
     page.keyboard.press("Escape")
     assert page.locator("#tip").is_hidden()
-    folded = page.locator("#runs details")
+    folded = page.locator("#runs details").first
     folded.locator("summary").focus()
     page.keyboard.press("Enter")
-    assert "name: tiny" in folded.inner_text()
+    assert "name: methods/" in folded.inner_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -5,12 +5,11 @@ from importlib.resources import files
 
 import pytest
 
-from hydraprune.core.files import write_json
 from hydraprune.report import claims
 from hydraprune.report.experiment import settings_of
-from hydraprune.report.folder import find_runs
 from hydraprune.report.reported import published
-from report.folders import claim
+from hydraprune.runs.folder import find_runs
+from report.folders import cell, claim
 
 
 def table(folder):
@@ -20,8 +19,8 @@ def table(folder):
     return found, cells, [problem for run in runs for problem in run.problems]
 
 
-def place(folder, seed=0):
-    return folder / f"seed{seed}" / "hydra-0.9/prune"
+def place(folder, seed=0, sparsity=0.9):
+    return folder / cell("hydra", sparsity, seed) / "prune"
 
 
 def test_without_claims_there_is_no_table(folder):
@@ -45,30 +44,29 @@ def test_a_claim_is_shown_beside_the_published_figure(folder):
 def test_claims_of_several_seeds_are_means_and_others_are_rows_of_their_own(folder):
     for seed, robust in enumerate((0.3, 0.5)):
         claim(place(folder, seed), "X_R18_CIFAR10_US_90", 0.9, robust, reasons=[f"seed {seed}"])
-    claim(folder / "seed1" / "hydra-0.5/prune", "X_R18_CIFAR10_US_50", 0.5, 0.6)
+    claim(place(folder, 1, 0.5), "X_R18_CIFAR10_US_50", 0.5, 0.6)
     _, cells, _ = table(folder)
-    assert [(row[0], row[4], row[-2], row[-1]) for row in cells] == [
+    assert [(row[0], row[4], row[-2], row[-1]) for row in reversed(cells)] == [
         ("X_R18_CIFAR10_US_90", "40.0 ± 14.1", "2", "no: seed 0; seed 1"),
         ("X_R18_CIFAR10_US_50", "60.0", "1", "no: too few images"),
     ]
 
 
 def test_a_claim_of_a_network_that_nothing_else_measured(folder):
-    (folder / "seed0" / "results.json").unlink()
+    (place(folder).parent / "results.json").unlink()
     claim(place(folder), "X_R18_CIFAR10_US_90", 0.9, 0.4)
     assert [row[:2] for row in table(folder)[1]] == [["X_R18_CIFAR10_US_90", "hydra 90 %"]]
 
 
 def test_a_claim_of_other_weights_is_left_out(folder):
-    write_json(place(folder) / "checkpoint.json", {"sha256": {"model.safetensors": "new"}})
-    claim(place(folder), "X_R18_CIFAR10_US_90", 0.9, 0.4)
+    claim(place(folder), "X_R18_CIFAR10_US_90", 0.9, 0.4, sha256="old")
     found, _, problems = table(folder)
     assert found is None
     assert problems == [
-        "hydra-0.9/prune/claim.json left out: it was measured on other weights than the checkpoint's; "
+        "prune/claim.json left out: it was measured on other weights than the checkpoint's; "
         "run `hydraprune benchmark` again"
     ]
-    claim(place(folder), "X_R18_CIFAR10_US_90", 0.9, 0.4, sha256="new")
+    claim(place(folder), "X_R18_CIFAR10_US_90", 0.9, 0.4, sha256="hydra 0.9 0")
     assert len(table(folder)[1]) == 1
 
 
@@ -97,7 +95,7 @@ def test_a_claim_that_is_none_is_a_problem_and_stops_nothing(folder, change):
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     _, cells, problems = table(folder)
     assert [row[-2] for row in cells] == ["1"]
-    assert [problem.split(" left out: ")[0] for problem in problems] == ["hydra-0.9/prune/claim.json"]
+    assert [problem.split(" left out: ")[0] for problem in problems] == ["prune/claim.json"]
 
 
 @pytest.mark.parametrize("content", ["", '{"name": "X', "[]", "3"])

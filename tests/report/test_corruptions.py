@@ -5,8 +5,8 @@ import pytest
 from hydraprune.core.files import write_json
 from hydraprune.report.corruptions import corruptions
 from hydraprune.report.experiment import settings_of
-from hydraprune.report.folder import find_runs
-from report.folders import recipe, write_run
+from hydraprune.runs.folder import find_runs
+from report.folders import cell, recipe, write_run, write_study
 from report.test_page import page
 
 LEVELS = [0.9, 0.8, 0.7, 0.6, 0.5]
@@ -19,19 +19,20 @@ def found(shift, samples=80):
 
 @pytest.fixture
 def runs(tmp_path):
+    write_study(tmp_path / "study", range(2), [("hydra", 0.9)])
     for seed in range(2):
-        place = write_run(tmp_path / f"seed{seed}", recipe(seed=seed))
+        place = tmp_path / "study" / cell(seed=seed)
         dense = {"built-in": found(0.02 * seed), "CIFAR-10-C": found(0.3, 40)}
         write_json(place / "pretrain" / "corruptions.json", {"network": "n", "seed": seed, "corrupted": dense})
         pruned = {"built-in": found(0.1 + 0.02 * seed, 60)}
-        place = place / "hydra-0.9" / "prune" / "corruptions.json"
+        place = place / "prune" / "corruptions.json"
         write_json(place, {"network": "n", "seed": seed, "corrupted": pruned})
-    return tmp_path
+    return tmp_path / "study"
 
 
 def test_each_source_has_a_table_of_means_and_spreads(runs):
     (setting,) = settings_of(find_runs([runs]))
-    first, second = corruptions("title", setting.entries)
+    first, second = corruptions("title", setting.variants)
     assert (first.title, second.title) == ("title (built-in)", "title (CIFAR-10-C)")
     assert (first.columns, second.columns) == (["dense", "hydra 90 %"], ["dense"])
     assert [(name, [cell.text for cell in cells]) for name, cells in first.rows] == [
@@ -47,7 +48,7 @@ def test_each_source_has_a_table_of_means_and_spreads(runs):
 def test_the_page_shows_them_and_survives_a_damaged_file(runs, tmp_path):
     shown = page(runs, out=tmp_path / "page.html")
     assert ["fog", "49.0 ± 1.4", "39.0 ± 1.4"] in shown.rows
-    (runs / "seed1" / "pretrain" / "corruptions.json").write_text('{"corrupted": {"built-in": {"samples": 0}}}')
+    (runs / cell(seed=1) / "pretrain" / "corruptions.json").write_text('{"corrupted": {"built-in": {"samples": 0}}}')
     shown = page(runs, out=tmp_path / "page.html")
     assert ["fog", "50.0", "39.0 ± 1.4"] in shown.rows
     assert "left out: pretrain/corruptions.json: built-in." in "".join(shown.text)
@@ -56,4 +57,4 @@ def test_the_page_shows_them_and_survives_a_damaged_file(runs, tmp_path):
 def test_runs_without_them_have_no_table(tmp_path):
     write_run(tmp_path / "run", recipe())
     (setting,) = settings_of(find_runs([tmp_path]))
-    assert corruptions("title", setting.entries) == []
+    assert corruptions("title", setting.variants) == []

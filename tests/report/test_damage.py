@@ -14,12 +14,12 @@ from hydraprune.core.errors import HydrapruneError
 from hydraprune.core.files import write_json
 from hydraprune.core.tensors import load_tensors, save_tensors
 from hydraprune.report import rows
-from hydraprune.report.folder import find_runs
 from hydraprune.report.page import render
+from hydraprune.runs.folder import find_runs
 from report.folders import recipe, write_run
 
 LEVELS = [0.9, 0.8, 0.7, 0.6, 0.5]
-STAGE = "hydra-0.9/prune"
+STAGE = "prune"
 JSON = ["environment.json", "results.json", "failure.json"] + [
     f"{STAGE}/{name}"
     for name in ("checkpoint.json", "checks.json", "claim.json", "corruptions.json", "curves.json",
@@ -34,9 +34,7 @@ def run(tmp_path_factory):
     """A run with every file that the page reads."""
     folder = write_run(
         tmp_path_factory.mktemp("runs") / "run",
-        recipe(source={"paper": "p", "reported": {"clean": 85.0}, "checked": False}, compare=None),
-        pruners=("hydra",),
-        sparsities=(0.9,),
+        recipe(source={"paper": "p", "reported": {"clean": 85.0}, "checked": False}),
     )
     accuracy = {"samples": 80, "accuracy": {"fog": LEVELS}, "mean_accuracy": 0.7}
     for stage in ("pretrain", STAGE):
@@ -65,8 +63,8 @@ def table(run):
     told: list[str] = []
     try:
         for row in rows([run], told.append):
-            for figure in row["figures"].values():
-                assert 0 <= figure["mean"] <= 1
+            for figure in row.figures.values():
+                assert 0 <= figure.mean <= 1
     except HydrapruneError as error:
         told.append(str(error))
     assert not [text for text in told if "\n" in text]
@@ -202,3 +200,15 @@ def test_a_record_of_a_folder_outside_of_the_run_is_left_out(run):
     records[1]["stage"] = f"../{run.name}/{STAGE}"
     _, problems = shown(run, "results.json", as_json(records))
     assert [text for text in problems if "expected a path inside of the run" in text]
+
+
+@pytest.mark.parametrize(
+    "ours", ["report.images._gallery", "report.costs.load", "runs.folder.contents.epochs", "runs.folder.read_records"]
+)
+def test_a_mistake_of_ours_is_not_taken_for_damage(run, monkeypatch, ours):
+    def broken(*_, **__):
+        raise TypeError("ours")
+
+    monkeypatch.setattr(f"hydraprune.{ours}", broken)
+    with pytest.raises(TypeError, match="ours"):
+        render(find_runs([run]))

@@ -5,10 +5,11 @@ import yaml
 from scipy.stats import binomtest
 
 from hydraprune.core.files import write_json
-from hydraprune.report.experiment import adversary, interval, settings_of
-from hydraprune.report.folder import find_runs
+from hydraprune.report.experiment import adversary, rows, settings_of
 from hydraprune.report.overview import results
-from report.folders import recipe, record
+from hydraprune.report.spread import interval
+from hydraprune.runs.folder import find_runs
+from report.folders import cell, recipe, record, write_run, write_study
 
 
 def runs(folder, *recipes, records=None):
@@ -28,7 +29,7 @@ def pruned(budget, sparsity=0.9, **more):
         "pruner": {"kind": "hydra"},
         "budget": {"kind": budget, "sparsity": sparsity},
     }
-    return recipe(stages=[stage], compare=None, **more)
+    return recipe(stages=[{"kind": "fit", "name": "pretrain"}, stage], **more)
 
 
 def test_seeds_are_one_experiment_whatever_machine_and_evaluation(tmp_path):
@@ -37,8 +38,8 @@ def test_seeds_are_one_experiment_whatever_machine_and_evaluation(tmp_path):
     (setting,) = settings_of(runs(tmp_path, recipe(), later))
     (experiment,) = setting.experiments
     assert [run.path.name for run in experiment.runs] == ["run0", "run1"]
-    assert [(entry.name, len(entry.seeds)) for entry in setting.entries] == [("dense", 2), ("hydra 90 %", 2)]
-    assert (setting.heading, experiment.heading, setting.entries[1].title) == ("", "", "hydra 90 %")
+    assert [(variant.name, len(variant.seeds)) for variant in setting.variants] == [("dense", 2), ("hydra 90 %", 2)]
+    assert (setting.heading, setting.variants[1].title) == ("", "hydra 90 %")
 
 
 def test_other_settings_are_other_experiments_and_other_adversaries_are_not_compared(tmp_path):
@@ -48,28 +49,30 @@ def test_other_settings_are_other_experiments_and_other_adversaries_are_not_comp
         "cnn_digits · digits · trades · ℓ∞ 8/255", "cnn_digits · digits · trades · ℓ∞ 0.1",
     ]  # fmt: skip
     assert [experiment.name for experiment in found[0].experiments] == [
-        "tiny (stages.0.budget.kind uniform, threat.eps 0.03137254901960784)",
-        "tiny (stages.0.budget.kind erk, threat.eps 0.03137254901960784)",
+        "tiny (stages.1.budget.kind uniform, threat.eps 0.03137254901960784)",
+        "tiny (stages.1.budget.kind erk, threat.eps 0.03137254901960784)",
     ]
 
 
 def test_networks_of_one_pruner_and_sparsity_are_told_apart_by_what_differs(tmp_path):
     (setting,) = settings_of(runs(tmp_path, pruned("uniform"), pruned("erk")))
-    assert [entry.label for entry in setting.entries] == ["dense", "dense", "hydra, uniform", "hydra, erk"]
-    assert [[entry.label for entry in group] for group in setting.by_sparsity()] == [["hydra, uniform", "hydra, erk"]]
+    assert [variant.label for variant in setting.variants] == ["dense", "hydra, uniform", "hydra, erk"]
+    assert [[variant.label for variant in group] for group in setting.by_sparsity()] == [
+        ["hydra, uniform", "hydra, erk"]
+    ]
 
 
 def test_stages_of_one_network_are_told_apart(tmp_path):
-    both = [record(f"hydra-0.9/{stage}", "hydra", 36, 0.8, 0.5) for stage in ("prune", "finetune")]
+    both = [record(stage, "hydra", 36, 0.8, 0.5) for stage in ("prune", "finetune")]
     (setting,) = settings_of(runs(tmp_path, recipe(), records=both))
-    assert [entry.label for entry in setting.entries] == ["hydra, prune", "hydra, finetune"]
+    assert [variant.label for variant in setting.variants] == ["hydra, prune", "hydra, finetune"]
 
 
 def test_sparsities_of_one_method_are_one_line(tmp_path):
     both = [record(f"hydra-{kept}", "hydra", kept, 0.8, 0.5) for kept in (36, 18, 17)]
     (setting,) = settings_of(runs(tmp_path, recipe(), records=both))
-    assert {entry.label for entry in setting.entries} == {"hydra"}
-    assert [[entry.row["kept"] for entry in group] for group in setting.by_sparsity()] == [[36], [18], [17]]
+    assert {variant.label for variant in setting.variants} == {"hydra"}
+    assert [[variant.row.kept for variant in group] for group in setting.by_sparsity()] == [[36], [18], [17]]
 
 
 def test_a_network_that_experiments_share_is_one_row(tmp_path):
@@ -82,12 +85,39 @@ def test_a_network_that_experiments_share_is_one_row(tmp_path):
         name = f"budgets/budget={budget},seed={seed}"
         runs(tmp_path / str(number), pruned(budget, name=name, seed=seed), records=networks)
     table = results(settings_of(find_runs([tmp_path])))
-    column = table.columns.index("experiment")
-    assert [(name, cells[column].text, cells[-1].text) for name, cells in table.rows] == [
-        ("dense", "shared", "2"),
-        ("hydra", "budget=uniform", "1"),
-        ("hydra", "budget=erk", "2"),
-    ]
+    assert [(name, cells[-1].text) for name, cells in table.rows] == [
+        ("dense", "2"), ("hydra, uniform", "1"), ("hydra, erk", "2"),
+    ]  # fmt: skip
+
+
+def test_cells_that_share_a_network_count_what_is_known_of_it_in_any_of_their_folders(tmp_path):
+    study = write_study(tmp_path / "study", range(2), beside=False)
+    for pruner, sparsity, seed in (("hydra", 0.5, 0), ("magnitude", 0.9, 1)):
+        later = record("pretrain", None, 360, 0.9, 0, network=f"dense {seed}")
+        write_json(study / cell(pruner, sparsity, seed) / "pretrain/evaluation.json", later)
+        later = later | {"robust_accuracy": {"fgsm": 0.25 + seed / 2}}
+        write_json(study / cell(pruner, sparsity, seed) / "pretrain/evaluation.json", later)
+    dense, *pruned = rows([study])
+    assert (dense.runs, dense.figures["fgsm"].values) == (2, [0.25, 0.75])
+    assert [(row.pruner, row.removed, row.runs) for row in pruned] == [
+        ("hydra", "50", 2), ("magnitude", "50", 2), ("hydra", "90", 2), ("magnitude", "90", 2),
+    ]  # fmt: skip
+    assert rows(sorted(study.glob("pruner=*"))) == [dense, *pruned]
+
+
+def test_runs_of_several_pruners_are_no_repetitions(tmp_path):
+    """They have a stage of the same name each, which is one network for each of them."""
+    runs = [write_run(tmp_path / name, recipe(pruner=name), beside=False) for name in ("hydra", "magnitude")]
+    assert [(row.pruner, row.runs) for row in rows(runs)] == [("dense", 1), ("hydra", 1), ("magnitude", 1)]
+
+
+def test_networks_of_a_study_go_by_the_labels_of_their_cells(tmp_path):
+    for number, (method, epochs) in enumerate([("short", 1), ("long", 9)]):
+        folder = write_run(tmp_path / method, recipe(f"study/method={method}", beta=epochs), beside=False)
+        labels = {"method": method, "pruner": ["hydra", "snip"][number], "seed": "0"}
+        write_json(folder / "cell.json", {"labels": labels, "seconds": 1.0, "recipe": {}})
+    (setting,) = settings_of(find_runs([tmp_path]))
+    assert [variant.label for variant in setting.pruned] == ["hydra, long, snip", "hydra, short, hydra"]
 
 
 def test_cells_of_a_study_go_by_their_labels_without_the_seed(tmp_path):
@@ -154,8 +184,6 @@ def test_what_was_measured_later_beside_a_checkpoint_counts_too(tmp_path):
     write_json(run.path / "extra" / "evaluation.json", alone)
     write_json(run.path / "extra" / "checkpoint.json", {})
     (setting,) = settings_of(find_runs([tmp_path]))
-    found = {
-        e.row["stage"]: {n: (f["mean"], f["samples"]) for n, f in e.row["figures"].items()} for e in setting.entries
-    }
+    found = {e.row.stage: {n: (f.mean, f.samples) for n, f in e.row.figures.items()} for e in setting.variants}
     assert found["prune"] == {"clean": (0.8, 80), "pgd-50x10": (0.5, 80), "fgsm": (0.4, 20), "verified ibp": (0.1, 9)}
     assert found["extra"] == {"clean": (0.7, 80), "pgd-50x10": (0.3, 80)}

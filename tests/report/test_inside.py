@@ -7,31 +7,25 @@ import pytest
 import torch
 
 from hydraprune.core.tensors import load_tensors
-from hydraprune.report.charts import Palette, certified, security
+from hydraprune.report.chart import Palette
+from hydraprune.report.charts import certified, security
 from hydraprune.report.costs import attack_on, by_class, changes
 from hydraprune.report.experiment import settings_of
-from hydraprune.report.folder import find_runs
 from hydraprune.report.images import gallery
 from hydraprune.report.inside import histograms, layers, overlap
 from hydraprune.report.training import training
-from report.folders import LAYERS, recipe, write_run
+from hydraprune.runs.folder import find_runs
+from report.folders import LAYERS, cell, write_study
 
 
 @pytest.fixture
-def run(tmp_path):
-    write_run(tmp_path / "run", recipe())
-    (found,) = find_runs([tmp_path])
+def setting(tmp_path):
+    (found,) = settings_of(find_runs([write_study(tmp_path / "study")]))
     return found
 
 
-@pytest.fixture
-def setting(run):
-    (found,) = settings_of([run])
-    return found
-
-
-def test_the_share_that_each_layer_keeps(run):
-    table = layers("", run)
+def test_the_share_that_each_layer_keeps(setting):
+    table = layers("", setting.pruned)
     assert table.columns == ["hydra 50 %", "magnitude 50 %", "hydra 90 %", "magnitude 90 %"]
     assert [name for name, _ in table.rows] == list(LAYERS)
     assert [[cell.text for cell in cells] for _, cells in table.rows] == [
@@ -40,9 +34,10 @@ def test_the_share_that_each_layer_keeps(run):
     assert table.rows[0][1][2].tip == "7 of 72 connections are kept"
 
 
-def test_what_two_masks_share(run):
-    table = overlap("", run)
-    masks = [torch.cat([mask.flatten() for mask in network.masks().values()]) for network in run.pruned]
+def test_what_two_masks_share(setting):
+    table = overlap("", setting.pruned)
+    networks = [variant.seeds[0] for variant in setting.pruned]
+    masks = [torch.cat([mask.flatten() for mask in network.masks().values()]) for network in networks]
     for (i, one), (j, other) in itertools.product(enumerate(masks), repeat=2):
         both = sum(a and b for a, b in zip(one.tolist(), other.tolist(), strict=True))
         cell = table.rows[i][1][j]
@@ -51,22 +46,23 @@ def test_what_two_masks_share(run):
     assert table.rows[1][1][3].text == "100"
 
 
-def test_histograms_count_every_weight_once_and_tell_hydra_from_magnitude(run):
-    found = histograms("", run, Palette(["hydra", "magnitude"]))
-    for chart, network in zip(found.plots, run.pruned, strict=True):
-        every, kept = (drawn.series.points[:-1] for drawn in chart.drawn)
+def test_histograms_count_every_weight_once_and_tell_hydra_from_magnitude(setting):
+    found = histograms("", setting.pruned, Palette(["hydra", "magnitude"]))
+    networks = [variant.seeds[0] for variant in setting.pruned]
+    for chart, network in zip(found.charts, networks, strict=True):
+        every, kept = (series.points[:-1] for series in chart.series)
         total = sum(torch.Size(shape).numel() for shape in LAYERS.values())
         for points, count in ((every, total), (kept, sum(int(mask.sum()) for mask in network.masks().values()))):
             assert sum(int(point.tip.split()[0].replace(",", "")) for point in points) == count
-    weights = load_tensors(run.path / "pretrain" / "model.safetensors")[0]
-    for chart, network in zip(found.plots, run.pruned, strict=True):
+    weights = load_tensors(networks[0].run.path / "pretrain" / "model.safetensors")[0]
+    for chart, network in zip(found.charts, networks, strict=True):
         cut = kept = 0
         for name, mask in network.masks().items():
             size = weights[name].abs()
             largest = sorted(size.flatten().tolist())[-int(mask.sum())]
             cut, kept = cut + int((size[mask] < largest).sum()), kept + int(mask.sum())
         assert chart.title == f"{network.name}: {100 * cut / kept:.1f} % would be cut"
-    assert found.plots[1].title == "magnitude 50 %: 0.0 % would be cut"
+    assert found.charts[1].title == "magnitude 50 %: 0.0 % would be cut"
 
 
 def test_changed_answers_and_classes(setting):
@@ -82,12 +78,11 @@ def test_changed_answers_and_classes(setting):
 
 
 def test_security_curves_are_means_over_seeds(tmp_path):
-    for seed in range(2):
-        write_run(tmp_path / f"seed{seed}", recipe(seed=seed), sparsities=(0.5,))
+    write_study(tmp_path / "study", range(2), [("hydra", 0.5), ("magnitude", 0.5)])
     (setting,) = settings_of(find_runs([tmp_path]))
     (figure,) = security(setting, Palette(["hydra", "magnitude"]))
-    (chart,) = figure.plots
-    hydra, magnitude, dense = (drawn.series for drawn in chart.drawn)
+    (chart,) = figure.charts
+    hydra, magnitude, dense = chart.series
     assert (figure.title, chart.title) == ("fmn", "50 % of weights removed")
     assert [(point.x, point.y) for point in hydra.points] == [
         (0.0, pytest.approx(60.5)),
@@ -101,12 +96,14 @@ def test_security_curves_are_means_over_seeds(tmp_path):
     assert (magnitude.name, dense.name, dense.dash) == ("magnitude", "dense", 2)
 
 
-def test_certified_accuracy_counts_right_classes_with_at_least_that_radius(run, setting):
+def test_certified_accuracy_counts_right_classes_with_at_least_that_radius(setting):
     radii = [(0.5, 1), (0.5, 1), (0.2, 1), (0.9, 0), (0.0, -1)]
     lines = [{"index": i, "label": 1, "prediction": p, "radius": r} for i, (r, p) in enumerate(radii)]
-    (run.path / "pretrain" / "smoothing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (setting.dense.seeds[0].run.path / "pretrain" / "smoothing.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines)
+    )
     (figure,) = certified(setting, Palette([]))
-    dense = figure.plots[0].drawn[-1].series.points
+    dense = figure.charts[0].series[-1].points
     assert {point.x: point.y for point in dense}[0.0] == pytest.approx(60)
     for point in dense:
         assert point.y == pytest.approx(100 * sum(p == 1 and r >= point.x for r, p in radii) / 5)
@@ -120,10 +117,19 @@ def test_examples_show_the_change_enlarged_around_grey(setting):
     assert found.examples[0].image.startswith("data:image/png;base64,")
 
 
-def test_training_has_a_chart_for_each_stage_and_a_line_for_each_branch(setting):
-    found = training(setting.experiments[0], Palette(["hydra", "magnitude"]))
-    assert [chart.title for chart in found.plots] == [
-        "pretrain: accuracy", "prune: validation robust accuracy", "pretrain: loss", "prune: loss",
-    ]  # fmt: skip
-    assert [series.name for series in found.legend] == ["hydra 90 %", "magnitude 90 %", "hydra 50 %", "magnitude 50 %"]
-    assert [point.y for point in found.plots[2].drawn[0].series.points] == [2, 1, pytest.approx(2 / 3)]
+def test_training_has_a_chart_of_every_metric_and_one_line_for_what_runs_share(setting, tmp_path):
+    log = tmp_path / "study" / cell() / "metrics.jsonl"
+    lines = [{"stage": "prune", "epoch": e, "loss": 1 / e, "their_accuracy": 0.25, "a_new_thing": 7.0} for e in (1, 2)]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (setting,) = settings_of(find_runs([tmp_path]))
+    pretrain, prune = training(setting, Palette(["hydra", "magnitude"]))
+    assert (pretrain.title, prune.title) == ("pretrain", "prune")
+    assert [(chart.title, len(chart.series)) for chart in pretrain.charts] == [("accuracy", 1), ("loss", 1)]
+    assert [point.y for point in pretrain.charts[1].series[0].points] == [2, 1, pytest.approx(2 / 3)]
+    names = ["hydra 50 %", "hydra 90 %", "magnitude 50 %", "magnitude 90 %"]
+    assert sorted(series.name for series in prune.legend) == names
+    shown = {chart.title: chart for chart in prune.charts}
+    assert [*shown] == ["validation robust accuracy", "their accuracy", "loss", "a new thing"]
+    # Shares are in percent, and whatever else was measured is as it stands in the log.
+    assert [(p.x, p.y) for p in shown["their accuracy"].series[0].points] == [(1, 25), (2, 25)]
+    assert (shown["a new thing"].y_label, shown["a new thing"].series[0].points[0].y) == ("a new thing", 7)

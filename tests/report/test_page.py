@@ -12,7 +12,7 @@ import yaml
 
 from hydraprune.core.errors import SpecError
 from hydraprune.report import write_page
-from report.folders import recipe, write_run
+from report.folders import cell, recipe, write_run, write_study
 
 SECTIONS = ["results", "sparsity", "security", "threats", "proofs", "checks", "costs", "inside", "examples", "training"]
 SECTIONS += ["paper", "claims"]
@@ -57,9 +57,7 @@ def page(*paths, out):
 @pytest.fixture
 def study(tmp_path):
     source = {"paper": "arXiv:2002.10509", "reported": {"dense clean": 85.0, "dense pgd-50": 61.5}}
-    for seed in range(3):
-        write_run(tmp_path / "study" / f"seed{seed}", recipe(seed=seed, source=source))
-    return tmp_path / "study"
+    return write_study(tmp_path / "study", range(3), source=source)
 
 
 def test_a_study_fills_every_section(study, tmp_path):
@@ -85,8 +83,9 @@ def test_the_figures_are_those_of_the_runs(study, tmp_path):
     assert ["dense", "✓", "✓", "–"] in found.rows
     assert ["magnitude 90 %", "✓", "✗ 3 of 3", "–"] in found.rows
     # Beside the paper.
-    assert ["tiny", "dense clean", "85.0", "90.0 ± 0.0", "+5.0", "clean", "arXiv:2002.10509"] in found.rows
-    assert ["tiny", "dense pgd-50", "61.5", "60.0 ± 0.0", "−1.5", "pgd-50x10", "arXiv:2002.10509"] in found.rows
+    first = "pruner=hydra,sparsity=0.9"
+    assert [first, "dense clean", "85.0", "90.0 ± 0.0", "+5.0", "clean", "arXiv:2002.10509"] in found.rows
+    assert [first, "dense pgd-50", "61.5", "60.0 ± 0.0", "−1.5", "pgd-50x10", "arXiv:2002.10509"] in found.rows
     # The public benchmark.
     assert [
         "HYDRA",
@@ -98,7 +97,7 @@ def test_the_figures_are_those_of_the_runs(study, tmp_path):
         "35.6 (70.6)",
     ] in found.rows
     assert any("commit 0ae46e7" in text for text in found.text)
-    assert ["seed1", "tiny", "1", "5", "3.0 min", "cpu x86_64", "complete"] in found.rows
+    assert [cell(seed=1), "pruner=hydra,sparsity=0.9", "1", "2", "3.0 min", "cpu x86_64", "complete"] in found.rows
 
 
 def test_the_page_needs_nothing_else_and_lets_nothing_else_run(study, tmp_path):
@@ -119,7 +118,7 @@ def test_the_page_needs_nothing_else_and_lets_nothing_else_run(study, tmp_path):
 def test_names_from_recipes_and_data_are_only_text(tmp_path):
     hostile = recipe(HOSTILE, about=HOSTILE, source={"paper": HOSTILE, "reported": {HOSTILE: 1.0}})
     hostile |= {"net": {"kind": HOSTILE}, "data": {"kind": HOSTILE}}
-    run = write_run(tmp_path / "<i>run", hostile, pruners=("hydra",), sparsities=(0.5,))
+    run = write_run(tmp_path / "<i>run", hostile)
     for file in run.rglob("*.json*"):
         file.write_text(re.sub('"(hydra|black-box|fmn|ibp|cpu x86_64)"', yaml_quoted(HOSTILE), file.read_text()))
     found = page(run, tmp_path / "<i>gone", out=tmp_path / "page.html")
@@ -144,9 +143,9 @@ def test_half_written_runs_are_listed_and_stop_nothing(tmp_path):
     (study / "unfinished" / "results.json").unlink()
     (study / "cut" / "results.json").write_text('[{"stage": "pretr')
     with (study / "cut" / "metrics.jsonl").open("a") as file:
-        file.write('{"stage": "hydra-0.9/pru')
+        file.write('{"stage": "pru')
     for name in ("examples.safetensors", "verdicts.safetensors", "masks.safetensors"):
-        file = study / "damaged" / "hydra-0.9" / "prune" / name
+        file = study / "damaged" / "prune" / name
         file.write_bytes(file.read_bytes()[:-7])
     for name, text in (("curves.json", '{"security": {"fmn": {"eps": [1]}}}'), ("checks.json", "[{}]"),
                        ("claim.json", '{"name": "x"'), ("linf-0.2/evaluation.json", "{}")):  # fmt: skip
@@ -158,19 +157,19 @@ def test_half_written_runs_are_listed_and_stop_nothing(tmp_path):
     found = page(study, tmp_path / "gone", out=tmp_path / "page.html")
     states = {row[0]: row[-1] for row in found.rows if len(row) == 7}
     assert states["whole"] == "complete"
-    assert "0 of 5 networks measured; it stands at epoch 2 of magnitude-0.5/prune" in states["unfinished"]
+    assert "0 of 2 networks measured; it stands at epoch 2 of prune" in states["unfinished"]
     assert "results.json" in states["cut"]
     for name in ("examples", "verdicts", "masks", "curves", "checks", "smoothing", "claim", "linf-0.2/evaluation"):
         assert f"{name}." in states["damaged"]
     assert "recipe.yaml is missing or unreadable" in states["bare"]
     assert states["gone"] == "there is no run in this folder"
-    assert ["hydra", "90.0", "36", "10×", "72k", "60.0 ± 0.0", "18.0 ± 0.0", "9.0 ± 0.0 *", "2"] in found.rows
+    assert ["hydra", "90.0", "36", "10×", "72k", "60.0", "18.0", "9.0 *", "1"] in found.rows
 
 
 def test_a_run_that_has_only_begun(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe(compare=None)))
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe()))
     (run / "metrics.jsonl").write_text('{"stage": "pretrain", "epoch": 1, "loss": 2.0, "accuracy": 0.3}\n')
     found = page(run, out=tmp_path / "page.html")
     assert [values["id"] for tag, values in found.tags if tag == "section"] == ["training", "benchmark", "runs"]
@@ -187,16 +186,12 @@ def test_without_any_run_there_is_one_clear_error(tmp_path):
 
 
 def test_a_study_of_sixty_runs(tmp_path):
-    """Six recipes with ten seeds each."""
-    template = write_run(tmp_path / "template", recipe())
-    for number in range(60):
-        run = tmp_path / "study" / f"run{number:02}"
-        shutil.copytree(template, run)
-        mine = recipe(f"tiny-{number // 10}", seed=number % 10, objective={"kind": "trades", "beta": number // 10})
-        (run / "recipe.yaml").write_text(yaml.safe_dump(mine))
+    """Six methods with ten seeds each."""
+    cells = [(pruner, sparsity) for pruner in ("hydra", "snip") for sparsity in (0.5, 0.9, 0.95)]
+    write_study(tmp_path / "study", range(10), cells)
     began = time.perf_counter()
     found = page(tmp_path / "study", out=tmp_path / "page.html")
     assert time.perf_counter() - began < 60
     assert (tmp_path / "page.html").stat().st_size < 8e6
-    assert sum(row[0].startswith("run") and row[-1] == "complete" for row in found.rows if len(row) == 7) == 60
-    assert sum(row[0] == "hydra" and row[-2] == "10" for row in found.rows) == 12
+    assert sum(row[0].startswith("pruner") and row[-1] == "complete" for row in found.rows if len(row) == 7) == 60
+    assert [row[-1] for row in found.rows if row[0] in ("dense", "snip") and len(row) == 9] == ["10"] * 4

@@ -2,20 +2,21 @@
 
 import pytest
 
-from hydraprune.report.plot import BOX, Point, Series, plot, rounded
+from hydraprune.report.chart import Chart, Point, Series
+from hydraprune.report.plot import FRAME, laid_out, rounded
 
 
 def lines(*series, **options):
-    return plot(series, x_label="x", y_label="y", **options)
+    return laid_out(Chart(series, "x", "y", **options))
 
 
 def test_points_lie_between_the_ticks_where_they_should():
     one = Series("one", 0, [Point(0, 0, "a"), Point(5, 25, "b"), Point(10, 100, "c")])
     found = lines(one)
     assert [tick.label for tick in found.y_ticks] == ["0", "20", "40", "60", "80", "100"]
-    assert (found.y_ticks[0].at, found.y_ticks[-1].at) == (BOX.bottom, BOX.top)
+    assert (found.y_ticks[0].at, found.y_ticks[-1].at) == (FRAME.bottom, FRAME.top)
     (a, b, c) = found.drawn[0].marks
-    assert (a[1], b[1], c[1]) == (BOX.bottom, BOX.bottom - (BOX.bottom - BOX.top) / 4, BOX.top)
+    assert (a[1], b[1], c[1]) == (FRAME.bottom, FRAME.bottom - (FRAME.bottom - FRAME.top) / 4, FRAME.top)
     assert b[0] == pytest.approx((a[0] + c[0]) / 2)
     assert [mark[2] for mark in found.drawn[0].marks] == ["a", "b", "c"]
     assert found.drawn[0].path == f"M{a[0]} {a[1]}L{b[0]} {b[1]}L{c[0]} {c[1]}"
@@ -31,7 +32,7 @@ def test_a_logarithmic_axis_is_spaced_by_ratio():
     assert [tick.at for tick in single.x_ticks] == sorted({tick.at for tick in single.x_ticks})
     counts = lines(Series("", 0, [Point(0, 0.6, ""), Point(1, 900, "")], line="area"), y_range=(0.6, None), log_y=True)
     assert [tick.label for tick in counts.y_ticks] == ["1", "10", "100", "1000"]
-    assert counts.drawn[0].marks[0][1] == BOX.bottom
+    assert counts.drawn[0].marks[0][1] == FRAME.bottom
 
 
 def test_steps_hold_their_value_up_to_the_next():
@@ -44,14 +45,14 @@ def test_a_rule_crosses_the_whole_chart_and_does_not_stretch_the_horizontal_axis
     found = lines(
         Series("", 0, [Point(5, 1, ""), Point(6, 2, "")]), Series("d", "ink", [Point(1, 1, "d")], line="rule")
     )
-    assert found.drawn[1].path.startswith(f"M{BOX.left} ")
-    assert found.drawn[1].path.endswith(f"H{BOX.right}")
-    assert found.drawn[0].marks[0][0] < BOX.left + 10
+    assert found.drawn[1].path.startswith(f"M{FRAME.left} ")
+    assert found.drawn[1].path.endswith(f"H{FRAME.right}")
+    assert found.drawn[0].marks[0][0] < FRAME.left + 10
 
 
 def test_bars_have_the_height_of_their_ends():
     found = lines(Series("", 0, [Point(0, 50, "", 0, 100)]))
-    assert found.drawn[0].bars == [(found.drawn[0].marks[0][0], BOX.top, BOX.bottom)]
+    assert found.drawn[0].bars == [(found.drawn[0].marks[0][0], FRAME.top, FRAME.bottom)]
 
 
 @pytest.mark.parametrize(

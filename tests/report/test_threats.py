@@ -6,10 +6,10 @@ import pytest
 
 from hydraprune.core.files import write_json
 from hydraprune.report import threats
-from hydraprune.report.charts import Palette
+from hydraprune.report.chart import Palette
 from hydraprune.report.experiment import settings_of
-from hydraprune.report.folder import find_runs
-from report.folders import elsewhere, record
+from hydraprune.runs.folder import find_runs
+from report.folders import cell, elsewhere, record
 
 FMN = {"eps": [0.0, 0.1, 0.2], "accuracy": [0.6, 0.5, 0.25]}
 
@@ -19,9 +19,16 @@ def setting_of(folder):
     return setting
 
 
-def attacked(folder, seed, eps, robust, stage="hydra-0.9/prune", norm="linf", **more):
+def attacked(folder, seed, eps, robust, stage="prune", norm="linf", sparsity=0.9, **more):
     found = record("prune", "hydra", 36, 0.6, 0)
-    elsewhere(folder / f"seed{seed}" / stage, found, eps, robust, norm, **more)
+    elsewhere(folder / cell("hydra", sparsity, seed) / stage, found, eps, robust, norm, **more)
+
+
+def alone(folder):
+    """Leave one run there."""
+    for run in folder.glob("pruner=*"):
+        if run.name != cell():
+            shutil.rmtree(run)
 
 
 def text(table):
@@ -30,16 +37,16 @@ def text(table):
 
 def test_nothing_elsewhere_is_no_table_and_no_chart(folder):
     setting = setting_of(folder)
-    assert threats.table(setting.entries) is None
+    assert threats.table(setting.variants) is None
     assert threats.against_radius(setting, Palette([])) == []
 
 
 def test_a_row_for_each_threat_model_over_the_seeds_that_met_it(folder):
     for seed, robust in enumerate((0.25, 0.5)):
         attacked(folder, seed, 16 / 255, robust)
-    attacked(folder, 0, 1.0, 0, "hydra-0.9/prune", "l2", robust_accuracy={"cw-10x9": 0.125}, samples=8)
+    attacked(folder, 0, 1.0, 0, "prune", "l2", robust_accuracy={"cw-10x9": 0.125}, samples=8)
     attacked(folder, 0, 0.01, 0.55)
-    table = threats.table(setting_of(folder).entries)
+    table = threats.table(setting_of(folder).variants)
     assert table.columns == ["threat model", "clean %", "pgd-50x10 %", "cw-10x9 %", "runs"]
     assert text(table) == [
         ["hydra 90 %", "ℓ∞ 0.01", "60.0", "55.0", "–", "1"],
@@ -53,12 +60,12 @@ def test_accuracy_against_the_radius_of_each_norm(folder):
     for seed, robust in enumerate((0.125, 0.25)):
         attacked(folder, seed, 0.2, robust)
         attacked(folder, seed, 0.3, 0.9, "pretrain")
-    attacked(folder, 0, 0.5, 0, "hydra-0.5/prune", "l2")  # one radius of a norm is no curve
+    attacked(folder, 0, 0.5, 0, "prune", "l2", 0.5)  # one radius of a norm is no curve
     setting = setting_of(folder)
     (figure,) = threats.against_radius(setting, Palette(["hydra"]))
     assert figure.title == "pgd-50x10 in ℓ∞"
-    assert [plot.title for plot in figure.plots] == ["90 % of weights removed"]
-    hydra, dense = (drawn.series for drawn in figure.plots[0].drawn)
+    assert [chart.title for chart in figure.charts] == ["90 % of weights removed"]
+    hydra, dense = figure.charts[0].series
     assert (hydra.name, dense.name) == ("hydra", "dense")
     assert [(p.x, p.y) for p in hydra.points] == [
         (pytest.approx(8 / 255), pytest.approx(18.5)), (0.2, pytest.approx(18.75)),
@@ -71,16 +78,16 @@ def test_accuracy_against_the_radius_of_each_norm(folder):
 
 
 def test_security_curves_of_the_same_norm_lie_in_the_same_chart(folder):
-    shutil.rmtree(folder / "seed1")
+    alone(folder)
     attacked(folder, 0, 0.2, 0.125)
     attacked(folder, 0, 1.0, 0.25, norm="l2")
-    place = folder / "seed0" / "hydra-0.9/prune"
+    place = folder / cell() / "prune"
     near = {"eps": [0.0, 0.01], "accuracy": [0.6, 0.55]}
     write_json(place / "curves.json", {"security": {"fmn": near, "ddn": near}})
     write_json(place / "linf-0.2" / "curves.json", {"security": {"fmn": FMN}})
     write_json(place / "l2-1" / "curves.json", {"security": {"fmn": {"eps": [0.0, 9.0], "accuracy": [0.6, 0.0]}}})
     (figure,) = threats.against_radius(setting_of(folder), Palette(["hydra"]))
-    lines = {drawn.series.name: drawn.series for drawn in figure.plots[0].drawn}
+    lines = {line.name: line for line in figure.charts[0].series}
     assert lines.keys() == {"hydra", "hydra, fmn", "hydra, ddn"}
     # Of two curves of an attack, the one that reaches farther.
     assert [(p.x, p.y) for p in lines["hydra, fmn"].points] == [(0, 60), (0.1, 50), (0.2, 25)]
@@ -91,12 +98,11 @@ def test_security_curves_of_the_same_norm_lie_in_the_same_chart(folder):
 
 def test_curves_of_other_weights_are_not_drawn(folder):
     """They lie beside a record that is left out."""
-    shutil.rmtree(folder / "seed1")
-    place = folder / "seed0" / "hydra-0.9/prune"
-    write_json(place / "checkpoint.json", {"sha256": {"model.safetensors": "new"}})
+    alone(folder)
+    place = folder / cell() / "prune"
     attacked(folder, 0, 0.2, 0.125, network="old")
-    attacked(folder, 0, 0.3, 0.1, network="new")
+    attacked(folder, 0, 0.3, 0.1, network="hydra 0.9 0")
     write_json(place / "linf-0.2" / "curves.json", {"security": {"fmn": FMN}})
     (figure,) = threats.against_radius(setting_of(folder), Palette(["hydra"]))
-    (line,) = (drawn.series for drawn in figure.plots[0].drawn)
+    (line,) = figure.charts[0].series
     assert [p.x for p in line.points] == [pytest.approx(8 / 255), 0.3]

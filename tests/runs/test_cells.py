@@ -7,7 +7,8 @@ from hypothesis import given, settings
 
 from damage import QUICK, as_json, bytewise, complaint, structural
 from hydraprune.core.files import write_json
-from hydraprune.runs.cells import DONE, FAILED, read_done, read_failure
+from hydraprune.runs.cells import read_done, read_failure
+from hydraprune.runs.files import DONE, FAILED
 
 WHOLE = {
     DONE: {"labels": {"seed": "0"}, "seconds": 1.5, "recipe": {"name": "tiny"}},

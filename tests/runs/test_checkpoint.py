@@ -18,8 +18,9 @@ from hydraprune import ERK, Hydra, Magnitude, MaskView, Net, ThreatModel, Unifor
 from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
 from hydraprune.core.files import read_json
 from hydraprune.masks.structures import Filter
-from hydraprune.runs.checkpoint import MASKS, MODEL, Meta, open_checkpoint
-from hydraprune.runs.finished import META, finished
+from hydraprune.runs.checkpoint import Meta, open_checkpoint
+from hydraprune.runs.files import MASKS, META, MODEL
+from hydraprune.runs.finished import finished
 
 SPEC = Net(kind="cnn_digits", normalize={"mean": [0.3], "std": [0.35]})
 META_GIVEN = Meta(net=SPEC, num_classes=10, in_channels=1, image_size=8, threat=ThreatModel(eps="1/10"), pruner="hydra")
@@ -240,7 +241,7 @@ def test_a_load_that_fails_changes_nothing(tmp_path, misfit):
     held = [(name, value, None if value.is_meta or is_lazy(value) else value.detach().clone())
             for name, value in other.named_parameters()]  # fmt: skip
     modules = [type(module) for module in other.modules()]
-    with pytest.raises(HydrapruneError, match=r"does not fit|meta device|lazy layer|weight normalisation") as caught:
+    with pytest.raises(HydrapruneError, match=r"does not fit|meta device|is lazy|weight normalisation") as caught:
         load(tmp_path, other)
     assert "\n" not in str(caught.value)
     assert [type(module) for module in other.modules()] == modules
@@ -253,7 +254,7 @@ def test_a_load_that_fails_changes_nothing(tmp_path, misfit):
     ("model", "complaint"),
     [
         (lambda: nn.Sequential(nn.Linear(4, 4, device="meta")), r"is on the meta device.*call model\.to_empty"),
-        (lambda: nn.Sequential(nn.LazyLinear(4)), "belongs to a lazy layer without a size; call the model on images"),
+        (lambda: nn.Sequential(nn.LazyLinear(4)), "has no shape yet, as its layer is lazy; run the network once"),
         (lambda: "run", r"save\(folder, model\) takes a network second, got str"),
     ],
 )

@@ -17,8 +17,8 @@ from hydraprune.core.files import read_json
 from hydraprune.core.sealed import seal
 from hydraprune.core.tensors import HEADER, load_tensors, pack_mask, save_tensors
 from hydraprune.nets.cnn import cnn_digits
-from hydraprune.runs.checkpoint import MASKS, MODEL, Meta, _sha256, open_checkpoint
-from hydraprune.runs.finished import META
+from hydraprune.runs.checkpoint import Meta, _sha256, open_checkpoint
+from hydraprune.runs.files import MASKS, META, MODEL
 from recipes.tiny import tiny
 
 CANARY = "canary-in-the-mine"

@@ -63,7 +63,7 @@ class Training:
                 for file in ("model.safetensors", "masks.safetensors", "checkpoint.json"):
                     if not (folder / stage.name / file).exists():
                         (folder / stage.name).mkdir(parents=True, exist_ok=True)
-                        (folder / stage.name / file).write_text(f"{recipe.seed}")
+                        (folder / stage.name / file).write_text(f'{{"seed": {recipe.seed}}}')
                 continue
             for target in stage.of:
                 if target not in records:

@@ -13,11 +13,13 @@ import yaml
 from hydraprune.cli import main
 from hydraprune.core.errors import DataError, SpecError
 from hydraprune.core.files import write_json
-from hydraprune.report import as_markdown
+from hydraprune.report import as_markdown, rows
+from hydraprune.runs.folder import find_runs
 from hydraprune.study import differences, results, run_study, study_in, work
 from hydraprune.study.schema import read_study
 from hydraprune.study.settle import run_plain, settle
-from hydraprune.study.table import as_csv, differences_markdown
+from hydraprune.study.shared import adopt, trunk
+from hydraprune.study.table import as_csv, differences_markdown, summarize
 from hydraprune.study.work import prepare
 from study.small import GRID, Training, study
 
@@ -40,7 +42,7 @@ def folder(tmp_path_factory):
 def test_rows_are_means_over_seeds_of_cells_with_the_same_labels(folder):
     assert study_in(folder)
     table = results(folder)
-    shown = [(row["pruner"], row["labels"].get("sparsity"), row["runs"], row["seeds"]) for row in table]
+    shown = [(row.pruner, row.labels.get("sparsity"), row.runs, row.seeds) for row in table]
     seeds = ["0", "1", "2"]
     assert shown == [
         ("dense", None, 3, seeds),
@@ -48,21 +50,21 @@ def test_rows_are_means_over_seeds_of_cells_with_the_same_labels(folder):
         ("magnitude", "0.5", 3, seeds), ("magnitude", "0.9", 3, seeds),
     ]  # fmt: skip
     for row in table:
-        values = ACCURACY.get(row["pruner"], ACCURACY[None])
-        expected = np.array(values) - (0.1 if row["labels"].get("sparsity") == "0.9" else 0)
-        assert row["figures"]["clean"]["mean"] == pytest.approx(expected.mean())
-        assert row["figures"]["clean"]["std"] == pytest.approx(expected.std(ddof=1))
-        assert row["figures"]["fgsm"]["mean"] == pytest.approx(expected.mean() / 2)
-    assert [row["sparsity"] for row in table] == [0, 0.5, 0.9, 0.5, 0.9]
+        values = ACCURACY.get(row.pruner, ACCURACY[None])
+        expected = np.array(values) - (0.1 if row.labels.get("sparsity") == "0.9" else 0)
+        assert row.figures["clean"].mean == pytest.approx(expected.mean())
+        assert row.figures["clean"].std == pytest.approx(expected.std(ddof=1))
+        assert row.figures["fgsm"].mean == pytest.approx(expected.mean() / 2)
+    assert [row.sparsity for row in table] == [0, 0.5, 0.9, 0.5, 0.9]
     assert "| hydra | 90.0 | 100 of 1,000 | 65.0 ± 5.0 | 32.5 ± 2.5 |" in as_markdown(table)
 
 
 def test_some_of_the_cells(folder):
     table = results(folder, ["seed=1", "method=hydra"])
-    assert [(row["pruner"], row["labels"].get("sparsity"), row["runs"]) for row in table] == [
+    assert [(row.pruner, row.labels.get("sparsity"), row.runs) for row in table] == [
         ("dense", None, 1), ("hydra", "0.5", 1), ("hydra", "0.9", 1),
     ]  # fmt: skip
-    assert [row["figures"]["clean"]["mean"] for row in table] == pytest.approx([0.8, 0.7, 0.6])
+    assert [row.figures["clean"].mean for row in table] == pytest.approx([0.8, 0.7, 0.6])
     wrong = {"seed=4": "did you mean 'seed=[012]'", "hydra": "write AXIS=LABEL", "sed=1": "did you mean 'seed=1'"}
     for condition, message in wrong.items():
         with pytest.raises(SpecError, match=message):
@@ -81,10 +83,10 @@ def test_what_was_measured_later_in_the_folder_of_any_cell_counts(tmp_path):
             record = Training.record(stage, None, 0, 0.5, 0) | {"robust_accuracy": {"autoattack": value}, "samples": 5}
             write_json(tmp_path / cell.name / stage / "evaluation.json", record)
     table = results(tmp_path)
-    dense = table[0]["figures"]
-    assert dense["autoattack"]["values"] == [values[seed] for seed in table[0]["seeds"]]
-    assert dense["clean"]["mean"] == pytest.approx(np.mean(ACCURACY[None]))
-    assert all("autoattack" not in row["figures"] for row in table[1:])
+    dense = table[0].figures
+    assert dense["autoattack"].values == [values[seed] for seed in table[0].seeds]
+    assert dense["clean"].mean == pytest.approx(np.mean(ACCURACY[None]))
+    assert all("autoattack" not in row.figures for row in table[1:])
 
 
 def test_unfinished_cells_are_left_out(tmp_path):
@@ -99,7 +101,7 @@ def test_unfinished_cells_are_left_out(tmp_path):
             super().__call__(values, out)
 
     run_study(study(), tmp_path / "out", call=Partly(accuracy))
-    assert {row["pruner"]: row["runs"] for row in results(tmp_path / "out")} == {"dense": 2, "hydra": 1, "magnitude": 2}
+    assert {row.pruner: row.runs for row in results(tmp_path / "out")} == {"dense": 2, "hydra": 1, "magnitude": 2}
 
 
 @pytest.mark.parametrize(
@@ -121,23 +123,54 @@ def test_shared_networks_have_the_labels_that_their_cells_share(tmp_path):
     wider = study(grid={**GRID, "threat.eps": [0.1, 0.2]})
     run_study(wider, tmp_path, call=Training(accuracy))
     table = results(tmp_path)
-    assert [row["pruner"] for row in table if row["stage"] == "pretrain"] == ["dense, 0.1", "dense, 0.2"]
+    assert [row.pruner for row in table if row.stage == "pretrain"] == ["dense, 0.1", "dense, 0.2"]
     assert len(table) == 2 + 8
-    assert {row["runs"] for row in table} == {2}
+    assert {row.runs for row in table} == {2}
+
+
+def test_cells_have_what_was_measured_of_the_network_that_they_share(tmp_path):
+    first = trunk(SEEDS.cells()[0].recipe)
+    shared, out = tmp_path / "shared", tmp_path / "cell"
+    Training()(first.plain(), str(shared))
+    for name, text in (("verdicts.safetensors", "v"), ("certified-1.jsonl", "{}\n")):
+        (shared / "pretrain" / name).write_text(text)
+    (out / "pretrain").mkdir(parents=True)
+    (out / "pretrain" / "curves.json").write_text("its own")
+    (shared / "pretrain" / "curves.json").write_text("c")
+    adopt(first, shared, out)
+    with (out / "pretrain" / "certified-1.jsonl").open("a") as file:
+        file.write("{}\n")
+    found = {file.name: file.read_text() for file in (out / "pretrain").iterdir() if "checkpoint" not in file.name}
+    assert found["verdicts.safetensors"] == "v"
+    assert found["curves.json"] == "its own"
+    assert (found["certified-1.jsonl"], (shared / "pretrain" / "certified-1.jsonl").read_text()) == ("{}\n{}\n", "{}\n")
+
+
+def test_a_summary_is_kept_in_the_folder_of_the_study_which_is_no_run_for_that(tmp_path):
+    run_study(SEEDS, tmp_path, call=Training(accuracy))
+    table = summarize(tmp_path)
+    assert [row.plain() for row in table] == json.loads((tmp_path / "results.json").read_text())
+    assert results(tmp_path) == table
+    assert {run.path.name for run in find_runs([tmp_path])} == {cell.name for cell in SEEDS.cells()}
+    # The same networks and figures by the recipes of the runs, without the study; by sparsity.
+    found = {(row.pruner, row.removed): row.figures["clean"].values for row in rows([tmp_path])}
+    dense = found.pop(("dense", "0"))
+    assert found == {(row.pruner, row.removed): row.figures["clean"].values for row in table[1:]}
+    assert {*dense} == {*table[0].figures["clean"].values}
 
 
 def test_differences_are_paired_by_seed(folder):
     gains = differences(results(folder), "magnitude")
-    assert [(row["pruner"], row["labels"]["sparsity"]) for row in gains] == [("hydra", "0.5"), ("hydra", "0.9")]
+    assert [(row.pruner, row.labels["sparsity"]) for row in gains] == [("hydra", "0.5"), ("hydra", "0.9")]
     paired = np.array(ACCURACY["hydra"]) - np.array(ACCURACY["magnitude"])
     for row in gains:
-        found = row["figures"]["clean"]
-        assert found["mean"] == pytest.approx(paired.mean())
-        assert found["pairs"] == 3
+        found = row.figures["clean"]
+        assert found.mean == pytest.approx(paired.mean())
+        assert found.pairs == 3
         # All 27 resamples, each as likely as the others.
         every = np.repeat([np.mean([a, b, c]) for a in paired for b in paired for c in paired], 100)
-        assert found["low"] == pytest.approx(np.quantile(every, 0.025), abs=0.006)
-        assert found["high"] == pytest.approx(np.quantile(every, 0.975), abs=0.006)
+        assert found.low == pytest.approx(np.quantile(every, 0.025), abs=0.006)
+        assert found.high == pytest.approx(np.quantile(every, 0.975), abs=0.006)
     assert differences(results(folder), "method=magnitude") == gains
     assert "| hydra | 90.0 | +10.0 [+5.0, +20.0] |" in differences_markdown(gains, "magnitude")
 
@@ -145,9 +178,9 @@ def test_differences_are_paired_by_seed(folder):
 def test_a_single_pair_has_no_interval(tmp_path):
     run_study(study(exclude=[{"method": "hydra", "seed": 1}]), tmp_path, call=Training(accuracy))
     for row in differences(results(tmp_path), "magnitude"):
-        found = row["figures"]["clean"]
-        assert (found["pairs"], found["low"], found["high"]) == (1, None, None)
-        assert found["mean"] == pytest.approx(0.2)
+        found = row.figures["clean"]
+        assert (found.pairs, found.low, found.high) == (1, None, None)
+        assert found.mean == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +198,7 @@ def test_a_label_on_two_axes_must_be_told_apart(tmp_path):
     with pytest.raises(SpecError, match=r"'1' is a label on several axes; write .*=1 or "):
         differences(results(tmp_path), "1")
     gains = differences(results(tmp_path), "objective.beta=1")
-    assert [row["stage"] for row in gains] == ["pretrain", "finetune", "finetune"]
+    assert [row.stage for row in gains] == ["pretrain", "finetune", "finetune"]
 
 
 def test_csv_has_every_figure(folder):

@@ -35,7 +35,9 @@ def test_a_line_and_a_point_for_every_epoch(tmp_path):
     _, history = train("scores", OPTIMS["sgd"], hooks=[log(tmp_path)])
     written = lines(tmp_path)
     assert [(line["stage"], line["epoch"]) for line in written] == [("prune", 1), ("prune", 2), ("prune", 3)]
-    assert [{k: v for k, v in line.items() if k not in ("stage", "seconds", "digest")} for line in written] == history
+    assert [
+        {k: v for k, v in line.items() if k not in ("stage", "seconds", "schema", "digest")} for line in written
+    ] == history
     drawn = curves(tmp_path)
     assert drawn.keys() == NAMES
     assert drawn["loss"] == [(line["epoch"], pytest.approx(line["loss"])) for line in written]

@@ -15,7 +15,8 @@ from hydraprune.cli.console import console, printable
 from hydraprune.cli.options import Settings, TrustCode
 from hydraprune.core.errors import CheckpointError, EvaluationError, SpecError
 from hydraprune.core.files import read_json, write_json
-from hydraprune.runs.finished import META, refuse_unfinished
+from hydraprune.runs.files import EVALUATION, META
+from hydraprune.runs.finished import refuse_unfinished
 from hydraprune.runs.lock import own
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def evaluate(
     stage = Evaluate.parse(settings, "evaluate")
     bench = _bench(opened, recipe)
     record = stage.measured(opened, bench, others)
-    path = place(opened, bench.subject(opened)) / "evaluation.json"
+    path = place(opened, bench.subject(opened)) / EVALUATION
     write_json(path, record.plain())
     console.print(f"written to {path}")
 

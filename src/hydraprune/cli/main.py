@@ -15,10 +15,11 @@ from hydraprune.cli import checkpoint
 from hydraprune.cli import study as studies
 from hydraprune.cli.console import console, first, printable
 from hydraprune.cli.options import Out, Runs, Settings, Vary
-from hydraprune.cli.picture import PICTURE, draw
+from hydraprune.cli.picture import draw
 from hydraprune.core.errors import HydrapruneError, SpecError
 from hydraprune.core.extras import extra
 from hydraprune.core.files import output_file
+from hydraprune.runs.files import PICTURE, RESULTS
 
 if TYPE_CHECKING:
     from hydraprune.recipes.schema import Recipe
@@ -139,7 +140,7 @@ def _run(recipe: Recipe, out: Path) -> None:
     run_recipe(recipe, out, console)
     if not first():
         return
-    if (out / "results.json").exists():
+    if (out / RESULTS).exists():
         results = rows([out])
         console.print(as_table(results))
         draw(results, out / PICTURE, recipe.name)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydraprune.cli.console import console, printable
 from hydraprune.core.errors import MissingError
 
-PICTURE = "robust_accuracy.png"
-"""Beside the results of a run or study."""
+if TYPE_CHECKING:
+    from hydraprune.report import Row
 
 
-def draw(table: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
+def draw(table: Sequence[Row], path: Path, title: str = "") -> None:
     """The table as a PNG, or a line that says what it takes."""
     from hydraprune import report
 

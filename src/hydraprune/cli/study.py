@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,14 +11,14 @@ import typer
 
 from hydraprune.cli.console import console, printable
 from hydraprune.cli.options import Out, Runs, Settings, Vary
-from hydraprune.cli.picture import PICTURE, draw
+from hydraprune.cli.picture import draw
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import output_file, write_atomically, write_json
+from hydraprune.runs.files import PICTURE
 
 if TYPE_CHECKING:
+    from hydraprune.report import Row
     from hydraprune.study.schema import Study
-
-RESULTS = "results.json"
 
 
 def study(
@@ -57,13 +57,12 @@ def run_all(grid: Study, out: Path, jobs: int = 1) -> None:
 
 def _summarize(grid: Study, out: Path, states: Mapping[str, str]) -> None:
     from hydraprune.report import as_table
-    from hydraprune.study.table import results
+    from hydraprune.study.table import summarize
 
     counts = Counter(states.values())
     if counts["done"]:
-        found = results(out, told=_left_out)
+        found = summarize(out, _told)
         console.print(as_table(found))
-        write_json(out / RESULTS, found)
         draw(found, out / PICTURE, grid.name)
     console.print(f"{out}: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}", highlight=False)
     if counts["failed"]:
@@ -91,40 +90,36 @@ def table(
     if not study_in(runs[0]):
         if baseline is not None or where:
             raise SpecError(f"--baseline and --where are about the cells of a study, but {runs[0]} holds none")
-        found = rows(runs, _left_out)
+        found = rows(runs, _told)
         if not found:
             raise SpecError(f"nothing that was measured in {', '.join(map(str, runs))} is whole; measure again")
         _write(found, out)
         return
     if len(runs) > 1:
         raise SpecError("a table shows one study; give one folder")
-    found = results(runs[0], where or [], _left_out)
-    gains = [] if baseline is None else differences(found, baseline)
-    _write(found, out)
+    cells = results(runs[0], where or [], _told)
+    gains = [] if baseline is None else differences(cells, baseline)
+    _write(cells, out)
     if baseline is not None:
         console.print(differences_table(gains, baseline))
     if out is None:
         return
-    write_atomically(Path(f"{out}.csv"), as_csv(found).encode())
+    write_atomically(Path(f"{out}.csv"), as_csv(cells).encode())
     if baseline is not None:
-        text = as_markdown(found) + "\n" + differences_markdown(gains, baseline)
+        text = as_markdown(cells) + "\n" + differences_markdown(gains, baseline)
         write_atomically(Path(f"{out}.md"), text.encode())
-        write_json(Path(f"{out}.differences.json"), gains)
+        write_json(Path(f"{out}.differences.json"), [gain.plain() for gain in gains])
 
 
 def _told(why: str) -> None:
     console.print(printable(why), highlight=False, markup=False, soft_wrap=True)
 
 
-def _left_out(why: str) -> None:
-    _told(f"left out: {why}")
-
-
-def _write(table: list[dict[str, object]], out: Path | None) -> None:
+def _write(table: Sequence[Row], out: Path | None) -> None:
     from hydraprune.report import as_markdown, as_table
 
     console.print(as_table(table))
     if out is not None:
         write_atomically(Path(f"{out}.md"), as_markdown(table).encode())
-        write_json(Path(f"{out}.json"), table)
+        write_json(Path(f"{out}.json"), [row.plain() for row in table])
         draw(table, Path(f"{out}.png"))

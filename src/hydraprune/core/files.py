@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from hydraprune.core.errors import CheckpointError, SpecError, TrainingError
-from hydraprune.core.sealed import DIGEST, unsealed, with_digest
+from hydraprune.core.sealed import DIGEST, NewerError, unsealed, with_digest
 
 HOST = re.sub(r"[^\w-]", "-", socket.gethostname())[:40]
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.\w+\.tmp")
@@ -150,7 +150,7 @@ def output_file(out: Path | str) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; a mapping with the digest of its entries."""
+    """Write `value` as indented JSON, atomically; a mapping with its version and the digest of its entries."""
     if isinstance(value, dict):
         value = with_digest(value)
     write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
@@ -191,14 +191,14 @@ def read_text(path: Path, remedy: str = REMEDY) -> str:
 
 
 def read_json(path: Path, remedy: str = REMEDY, *, sealed: bool = False) -> Any:
-    """Read JSON; a mapping without its digest, which must be that of its other entries.
+    """Read JSON; a mapping without its version and its digest, which must be that of its other entries.
 
     Args:
         sealed: refuse a mapping that has no digest, as other programs write it.
 
     Raises:
-        CheckpointError: if the file is missing, is no JSON, is nested too deeply, or was altered; it names the file and
-            the `remedy`.
+        CheckpointError: if the file is missing, is no JSON, is nested too deeply, was altered or is of a later
+            version; it names the file and the `remedy`.
     """
     text = read_text(path, remedy)
     try:
@@ -208,6 +208,8 @@ def read_json(path: Path, remedy: str = REMEDY, *, sealed: bool = False) -> Any:
             raise ValueError("it has no digest: it is of an earlier version, or was altered")
         if isinstance(value, dict):
             value = unsealed(value)
+    except NewerError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, error, remedy) from None
     return value
@@ -256,6 +258,8 @@ def read_lines(
             if not isinstance(record, dict):
                 raise ValueError("no mapping")
             records[number] = unsealed(record)
+        except NewerError as error:
+            raise CheckpointError(f"{path}:{number}: {error}") from None
         except (ValueError, RecursionError) as error:
             damage = _unreadable(f"{path}:{number}", error, remedy)
             if told is None:

@@ -1,4 +1,4 @@
-"""JSON that says of itself whether it is whole: with a digest of its entries, so that no changed figure is believed."""
+"""JSON that says of itself how it is laid out, and has a digest, so that no changed figure is believed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-DIGEST = "digest"
+DIGEST, SCHEMA = "digest", "schema"
+VERSION = 1
+"""Of the layout of our files; one that does not say its version is of this one, as files were before they said it."""
+
+
+class NewerError(ValueError):
+    """What is read was written by a later version of the package."""
 
 
 def seal(entries: Mapping[str, Any]) -> str:
@@ -21,16 +27,23 @@ def seal(entries: Mapping[str, Any]) -> str:
 
 
 def with_digest(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON-ready entries with their digest."""
+    """JSON-ready entries with the version of their layout and their digest."""
+    entries = {**entries, SCHEMA: VERSION}
     return {**entries, DIGEST: seal(entries)}
 
 
 def unsealed(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries without their digest.
+    """Entries without their version and digest.
 
     Raises:
-        ValueError: if they have one that is not theirs.
+        NewerError: if this package does not know their layout.
+        ValueError: if they have a digest that is not theirs, or no number for a version.
     """
     if DIGEST in entries and entries[DIGEST] != seal(entries):
         raise ValueError("it has been altered: its digest is not that of its entries")
-    return {name: value for name, value in entries.items() if name != DIGEST}
+    version = entries.get(SCHEMA, VERSION)
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise ValueError(f"its {SCHEMA} is {version!r}, and no number")
+    if version > VERSION:
+        raise NewerError(f"its {SCHEMA} is {version} and this hydraprune knows {VERSION}; install a newer hydraprune")
+    return {name: value for name, value in entries.items() if name not in (DIGEST, SCHEMA)}

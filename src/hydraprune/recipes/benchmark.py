@@ -26,6 +26,7 @@ from hydraprune.recipes.evaluate import Evaluate
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Bench
 from hydraprune.runs.checkpoint import Checkpoint, Meta, versions
+from hydraprune.runs.files import CLAIM
 
 NETS = {"resnet18": "R18", "vgg16_bn": "V16"}
 DATA = {"cifar10": "CIFAR10", "svhn": "SVHN"}
@@ -91,7 +92,7 @@ def benchmark(
             "attacks": {n: _figure(strict, n, STRICT) for n in strict.robust_accuracy},
         },
     }
-    path = checkpoint.folder / "claim.json"
+    path = checkpoint.folder / CLAIM
     write_json(path, claim)
     return claim, path
 

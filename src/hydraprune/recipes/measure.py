@@ -31,15 +31,13 @@ from hydraprune.evaluation.verdicts import save as save_verdicts
 from hydraprune.evaluation.verification import VerifiedImage
 from hydraprune.recipes.stages import Bench
 from hydraprune.runs.checkpoint import Checkpoint
+from hydraprune.runs.files import CHECKS, CORRUPTIONS, CURVES, EXAMPLES, UNFINISHED, VERDICTS
 from hydraprune.train.hooks import progress_bar
 
 if TYPE_CHECKING:
     from hydraprune.evaluation.corruptions import Files, Made
     from hydraprune.recipes.evaluate import Evaluate
 
-VERDICTS, EXAMPLES, CURVES, CHECKS = "verdicts.safetensors", "examples.safetensors", "curves.json", "checks.json"
-CORRUPTIONS = "corruptions.json"
-STATE = "evaluation.state.safetensors"
 FARTHEST, POINTS = 4, 41
 """A security curve reaches to so many radii of the threat model, at so many points."""
 
@@ -96,14 +94,14 @@ def measure(
             attack_samples={a.name: fewer[a.kind] for a in stage.attacks if a.kind in fewer},
             known=known,
             progress=lambda what, done, total: bar.update(task, advance=1, note=what),
-            keep=partial(save_verdicts, files / STATE, origin=origin, examples=True),
+            keep=partial(save_verdicts, files / UNFINISHED, origin=origin, examples=True),
         )
     whole = evaluation.only({*evaluation.survived} - unfinished)
     _keep(files, whole, origin)
     if unfinished:  # of a killed call with other attacks, which may go on
-        save_verdicts(files / STATE, evaluation.only(unfinished), origin, examples=True)
+        save_verdicts(files / UNFINISHED, evaluation.only(unfinished), origin, examples=True)
     else:
-        (files / STATE).unlink(missing_ok=True)
+        (files / UNFINISHED).unlink(missing_ok=True)
     began = time.perf_counter()
     if parts is not None and stage.corrupted_by is not None:
         source = stage.corrupted_by
@@ -185,7 +183,7 @@ def _known(
     wait for a call that goes on with them, and are no figures.
     """
     finished, how = _verdicts(files / VERDICTS, subject, made, labels)
-    killed, so_far = _verdicts(files / STATE, subject, made, labels)
+    killed, so_far = _verdicts(files / UNFINISHED, subject, made, labels)
     if killed is None:
         # Only a killed call's time belongs to this one.
         return finished and replace(finished, seconds=0.0), how, set()

@@ -21,10 +21,10 @@ from hydraprune.data import Dataset
 from hydraprune.recipes.library import dump_recipe, load_recipe, read_recipe
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Bench, Stage
-from hydraprune.runs.cells import STUDY
-from hydraprune.runs.checkpoint import DATA, Checkpoint, open_checkpoint, read_digests, versions
+from hydraprune.runs.checkpoint import Checkpoint, open_checkpoint, read_digests, versions
+from hydraprune.runs.files import BOARD, DATA, ENVIRONMENT, METRICS, RECIPE, RESULTS, STUDY
 from hydraprune.runs.lock import awaited, own
-from hydraprune.runs.records import RESULTS, read_records
+from hydraprune.runs.records import read_records
 from hydraprune.train import Hook
 from hydraprune.train.machine import Machine
 
@@ -78,7 +78,7 @@ class Run:
     def __init__(self, recipe: Recipe, out: Path, fabric: Machine, console: Console) -> None:
         self.recipe, self.out, self.fabric = recipe, out, fabric
         self.console = console if fabric.is_global_zero else Console(quiet=True)
-        self.metrics, self.curves = out / "metrics.jsonl", out / "tensorboard"
+        self.metrics, self.curves = out / METRICS, out / BOARD
         self._noted = not fabric.is_global_zero
 
     @cached_property
@@ -123,8 +123,8 @@ class Run:
     def note(self) -> None:
         """Write recipe, machine and what the data is down, now that there is something to keep."""
         if not self._noted:
-            write_atomically(self.out / "recipe.yaml", dump_recipe(self.recipe).encode())
-            write_json(self.out / "environment.json", _environment(self.fabric))
+            write_atomically(self.out / RECIPE, dump_recipe(self.recipe).encode())
+            write_json(self.out / ENVIRONMENT, _environment(self.fabric))
             if not (self.out / DATA).exists():
                 write_json(self.out / DATA, self.digests)
             self._noted = True
@@ -172,7 +172,7 @@ def refuse_another(recipe: Recipe, out: Path) -> None:
     Raises:
         SpecError: if it is a run of another recipe.
     """
-    path = out / "recipe.yaml"
+    path = out / RECIPE
     if (out / STUDY).exists():
         raise SpecError(f"{out} holds a study; choose another --out")
     if not os.path.lexists(path):

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from hydraprune.core.lazy import lazy
 
 if TYPE_CHECKING:
+    from hydraprune.report.experiment import rows
     from hydraprune.report.page import write_page
     from hydraprune.report.picture import draw
-    from hydraprune.report.summary import as_markdown, as_table, rows
+    from hydraprune.report.summary import Row, as_markdown, as_table
     from hydraprune.runs.records import read_records
 
-__all__ = ["as_markdown", "as_table", "draw", "read_records", "rows", "write_page"]
+__all__ = ["Row", "as_markdown", "as_table", "draw", "read_records", "rows", "write_page"]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy(__name__)

@@ -2,156 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hydraprune.report.contents import Certificate, Curve
-from hydraprune.report.experiment import PROVED, Entry, Setting, Spread, interval, titled
-from hydraprune.report.folder import Network
-from hydraprune.report.matrix import percent
-from hydraprune.report.plot import Plot, Point, Series, plot
+from hydraprune.report.chart import Chart, Palette, Panels, Point, Series
+from hydraprune.report.experiment import PROVED, Setting, Variant, titled
+from hydraprune.report.spread import Spread
+from hydraprune.report.summary import Row
+from hydraprune.runs.contents import CertifiedLine, Curve
+from hydraprune.runs.files import CURVES
+from hydraprune.runs.folder import Network
 
-KNOWN: dict[str, int | str] = {"dense": "ink", "hydra": 0, "magnitude": 1, "random": 2}
-STYLES = 9
-CURVES = "curves.json"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Charts that share a legend.
-
-    Attributes:
-        title: over all of them.
-        plots: the charts.
-        caption: what they show, and how to read them.
-    """
-
-    title: str
-    plots: list[Plot]
-    caption: str = ""
-
-    @property
-    def legend(self) -> list[Series]:
-        """One series of each name."""
-        found: dict[str, Series] = {}
-        for drawn in (drawn for one in self.plots for drawn in one.drawn if drawn.series.name):
-            found.setdefault(drawn.series.name, drawn.series)
-        return list(found.values())
+ACCURACY = "accuracy (%)"
+BARS = (
+    "Bars: one standard deviation over seeds; for a single run, the 95 % interval that the number of test images "
+    "allows. The horizontal axis is spaced by compression."
+)
 
 
-class Palette:
-    """A colour and a mark for every label, the same all over the page."""
-
-    def __init__(self, labels: Iterable[str]) -> None:
-        others = [label for label in dict.fromkeys(labels) if label not in KNOWN]
-        self._styles = KNOWN | {label: 3 + number % (STYLES - 3) for number, label in enumerate(others)}
-
-    def __getitem__(self, label: str) -> int | str:
-        return self._styles.get(label, "ink")
-
-
-def spread_of(figure: dict[str, Any]) -> str:
-    """How sure a figure of a row is: its seeds, or the interval that the number of images allows."""
-    if figure["std"] is not None:
-        return f"seeds {', '.join(percent(value) for value in figure['values'])}; {figure['samples']:,} images"
-    low, high = interval(figure["mean"], figure["samples"])
-    return f"95 % interval {percent(low)} to {percent(high)}, {figure['samples']:,} images"
-
-
-def against_sparsity(setting: Setting, palette: Palette) -> Figure | None:
+def against_sparsity(setting: Setting, palette: Palette) -> Panels | None:
     """Accuracy of every method, a chart for each attack and for clean accuracy."""
     if not setting.pruned:
         return None
     names = [name for name in setting.columns() if name != "clean" and not name.startswith("certified ")] + ["clean"]
-    groups = setting.by_sparsity()
-    ticks = {_ratio(group[0]): f"{100 * group[0].sparsity:.3g}" for group in groups}
-    plots = []
-    for name in names:
-        series = [
-            Series(
-                label,
-                palette[label],
-                [_measured(e, name) for e in setting.pruned if e.label == label and name in e.row["figures"]],
-            )
-            for label in dict.fromkeys(entry.label for entry in setting.pruned)
-        ]
-        if setting.dense is not None and name in setting.dense.row["figures"]:
-            series.append(Series("dense", "ink", [_measured(setting.dense, name)], line="rule", dash=2))
-        plots.append(
-            plot(
-                [one for one in series if one.points],
-                title=name if name == "clean" or name.startswith(PROVED) else f"under {name}",
-                x_label="weights removed (%)",
-                y_label="accuracy (%)",
-                x_ticks=ticks,
-                y_range=(0, None),
-                log_x=True,
-            )
-        )
-    caption = (
-        "Bars: one standard deviation over seeds; for a single run, the 95 % interval that the number of test images "
-        "allows. The horizontal axis is spaced by compression."
-    )
-    return Figure(setting.heading, plots, caption)
+    rows = [variant.row for variant in setting.variants]
+    return Panels(setting.heading, [over_sparsity(rows, name, palette) for name in names], BARS)
 
 
-def _ratio(entry: Entry) -> float:
-    return float(entry.row["total"] / max(entry.row["kept"], 1))
+def over_sparsity(table: Sequence[Row], name: str, palette: Palette) -> Chart:
+    """One figure of all networks: a line for each method over sparsity, spaced by compression."""
+    lines = _grouped(table, name, lambda row: row.pruner, lambda row: row.smaller)
+    series = [Series(label, palette[label], points) for label, points in lines.items()]
+    ticks = {row.smaller: row.removed for row in table if not row.dense}
+    dense = _reference(table, name)
+    return Chart([*series, *dense], "weights removed (%)", ACCURACY, _title(name), ticks, (0, None), log_x=True)
 
 
-def _measured(entry: Entry, name: str) -> Point:
-    return measured_at(_ratio(entry), f"{entry.name}, {name}", entry.row["figures"][name])
+def by_method(table: Sequence[Row], name: str, methods: Sequence[str]) -> Chart:
+    """One figure of all networks: a row for each of the `methods`, from below, with a dot for each sparsity."""
+    dots = _grouped(table, name, lambda row: f"{row.removed} %", lambda row: methods.index(row.pruner))
+    series = [Series(removed, style, points, line="none") for style, (removed, points) in enumerate(dots.items())]
+    ticks = {float(place): method for place, method in enumerate(methods)}
+    dense = _reference(table, name)
+    return Chart([*series, *dense], "", ACCURACY, _title(name), ticks, (0, None), sideways=True)
 
 
-def measured_at(x: float, what: str, figure: dict[str, Any]) -> Point:
+def _grouped(
+    table: Sequence[Row], name: str, label: Callable[[Row], str], x: Callable[[Row], float]
+) -> dict[str, list[Point]]:
+    """The points of the pruned networks by label, from the lowest sparsity on."""
+    found: dict[str, list[Point]] = {}
+    for row in sorted(table, key=lambda row: row.sparsity):
+        if not row.dense and name in row.figures:
+            found.setdefault(label(row), []).append(measured_at(x(row), row, name))
+    return found
+
+
+def _reference(table: Sequence[Row], name: str) -> list[Series]:
+    """The first dense network, if there is one, as a line across the chart."""
+    dense = [measured_at(1.0, row, name) for row in table if row.dense and name in row.figures][:1]
+    return [Series("dense", "ink", dense, line="rule", dash=2)] * len(dense)
+
+
+def _title(name: str) -> str:
+    return name if name == "clean" or name.startswith(PROVED) else f"under {name}"
+
+
+def measured_at(x: float, row: Row, name: str, where: str = "") -> Point:
     """A figure of a row with its bar: the seeds' standard deviation, or the interval of a single run."""
-    mean, std = figure["mean"], figure["std"]
-    low, high = (mean - std, mean + std) if std is not None else interval(mean, figure["samples"])
-    tip = f"{what}: {percent(mean, std)} % ({spread_of(figure)})"
-    return Point(x, 100 * mean, tip, 100 * max(low, 0), 100 * min(high, 1))
+    figure = row.figures[name]
+    low, high = figure.ends
+    tip = f"{row.name}, {name}{where}: {figure.percent} % ({figure.words})"
+    return Point(x, 100 * figure.mean, tip, 100 * low, 100 * high)
 
 
-def by_sparsity(setting: Setting, series: Callable[[Entry], list[Series]], x_label: str) -> list[Plot]:
+def by_sparsity(setting: Setting, series: Callable[[Variant], list[Series]], x_label: str) -> list[Chart]:
     """A chart for each sparsity, with the dense network in all of them, of the `series` of each network."""
     dense = [setting.dense] if setting.dense is not None else []
-    plots = []
+    charts = []
     for group in setting.by_sparsity() or [[]]:
-        drawn = [(entry, one) for entry in [*group, *dense] for one in series(entry) if one.points]
-        if not any(entry in group or not group for entry, _ in drawn):
+        drawn = [(variant, one) for variant in [*group, *dense] for one in series(variant) if one.points]
+        if not any(variant in group or not group for variant, _ in drawn):
             continue
         title = f"{100 * group[0].sparsity:.3g} % of weights removed" if group else "dense"
-        lines = [one for _, one in drawn]
-        plots.append(plot(lines, title=title, x_label=x_label, y_label="accuracy (%)", y_range=(0, None)))
-    return plots
+        charts.append(Chart([one for _, one in drawn], x_label, ACCURACY, title, y_range=(0, None)))
+    return charts
 
 
-def curve(entry: Entry, values: dict[float, Spread], palette: Palette, line: str = "line") -> Series:
+def curve(variant: Variant, values: dict[float, Spread], palette: Palette, line: str = "line") -> Series:
     """x -> y of a network as a line, or in steps."""
     points = []
     for x, y in values.items():
         ends = (
             (100 * (y.mean - y.std), 100 * (y.mean + y.std)) if y.std is not None and line == "line" else (None, None)
         )
-        points.append(Point(x, 100 * y.mean, f"{entry.name}: {percent(y.mean, y.std)} % at {x:.4g}", *ends))
-    return Series(entry.label, palette[entry.label], points, line=line, marks=len(points) < 12, dash=2 * entry.dense)
+        points.append(Point(x, 100 * y.mean, f"{variant.name}: {y.percent} % at {x:.4g}", *ends))
+    return Series(
+        variant.label, palette[variant.label], points, line=line, marks=len(points) < 12, dash=2 * variant.dense
+    )
 
 
-def security(setting: Setting, palette: Palette) -> list[Figure]:
+def security(setting: Setting, palette: Palette) -> list[Panels]:
     """Accuracy against the radius, for each attack that was measured so."""
-    names = [name for entry in setting.entries for network in entry.seeds for name in security_curves(network)]
+    names = [name for variant in setting.variants for network in variant.seeds for name in security_curves(network)]
     return [_attacked(setting, palette, name) for name in dict.fromkeys(names)]
 
 
-def _attacked(setting: Setting, palette: Palette, name: str) -> Figure:
-    def series(entry: Entry) -> list[Series]:
-        return [curve(entry, entry.over_seeds(lambda network: security_curves(network).get(name, {})), palette)]
+def _attacked(setting: Setting, palette: Palette, name: str) -> Panels:
+    def series(variant: Variant) -> list[Series]:
+        return [curve(variant, variant.over_seeds(lambda network: security_curves(network).get(name, {})), palette)]
 
-    plots = by_sparsity(setting, series, "radius of the attack")
+    charts = by_sparsity(setting, series, "radius of the attack")
     caption = "The share of test images that are still classified correctly when the attack may go this far."
-    return Figure(titled(setting.heading, name), plots, caption)
+    return Panels(titled(setting.heading, name), charts, caption)
 
 
 def security_curves(network: Network, file: str = CURVES) -> dict[str, dict[float, float]]:
@@ -160,18 +124,18 @@ def security_curves(network: Network, file: str = CURVES) -> dict[str, dict[floa
     return {name: dict(zip(curve.eps, curve.accuracy, strict=True)) for name, curve in found.items()}
 
 
-def certified(setting: Setting, palette: Palette) -> list[Figure]:
+def certified(setting: Setting, palette: Palette) -> list[Panels]:
     """Certified accuracy of the smoothed networks against the radius, for each file of certificates."""
     radii = {
         id(network): {name: np.sort([_radius(one) for one in found]) for name, found in network.certificates().items()}
-        for entry in setting.entries
-        for network in entry.seeds
+        for variant in setting.variants
+        for network in variant.seeds
     }
     names = dict.fromkeys(name for found in radii.values() for name in found)
     return [_certified(setting, palette, name, {i: f[name] for i, f in radii.items() if name in f}) for name in names]
 
 
-def _certified(setting: Setting, palette: Palette, name: str, radii: dict[int, np.ndarray]) -> Figure:
+def _certified(setting: Setting, palette: Palette, name: str, radii: dict[int, np.ndarray]) -> Panels:
     grid = np.linspace(0, max(0.0, *(float(found[-1]) for found in radii.values())), 49)
 
     def read(network: Network) -> dict[float, float]:
@@ -181,17 +145,17 @@ def _certified(setting: Setting, palette: Palette, name: str, radii: dict[int, n
         shares = 1 - np.searchsorted(found, grid) / len(found)
         return dict(zip(grid.tolist(), shares.tolist(), strict=True))
 
-    def series(entry: Entry) -> list[Series]:
-        return [curve(entry, entry.over_seeds(read), palette, "step")]
+    def series(variant: Variant) -> list[Series]:
+        return [curve(variant, variant.over_seeds(read), palette, "step")]
 
-    plots = by_sparsity(setting, series, "certified ℓ2 radius")
+    charts = by_sparsity(setting, series, "certified ℓ2 radius")
     caption = (
         "Randomized smoothing: the share of images whose class cannot change within that ℓ2 radius; each certificate "
         "holds with the probability that its settings state."
     )
-    return Figure(titled(setting.heading, name.removeprefix("certified-")), plots, caption)
+    return Panels(titled(setting.heading, name.removeprefix("certified-")), charts, caption)
 
 
-def _radius(found: Certificate) -> float:
+def _radius(found: CertifiedLine) -> float:
     """The certified radius of an image; below 0 if its class is wrong."""
     return found.radius if found.prediction == found.label else -1.0

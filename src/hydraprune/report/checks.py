@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hydraprune.report.charts import Figure, Palette
-from hydraprune.report.contents import Checked, Effort
-from hydraprune.report.experiment import Entry
-from hydraprune.report.folder import Network
-from hydraprune.report.matrix import Cell, Matrix, percent, rising, shaded
-from hydraprune.report.plot import Point, Series, plot
+from hydraprune.report.chart import Chart, Palette, Panels, Point, Series
+from hydraprune.report.experiment import Variant
+from hydraprune.report.matrix import Matrix, TableCell, percent, rising, shaded
+from hydraprune.runs.contents import Checked, Effort
+from hydraprune.runs.files import CHECKS
+from hydraprune.runs.folder import Network
 
-FILE = "checks.json"
 TOLD = 200
 """Rows of a table of checks, at most."""
 ENDS = {True: ("✓ passed", 1.0, "good"), False: ("✗ failed", 0.0, "bad"), None: ("not made", 2.0, "quiet")}
 
 
-class Check(NamedTuple):
+class CheckRow(NamedTuple):
     """A check of one network; `passed` is None where it could not be made."""
 
     network: str
-    entry: Entry
+    variant: Variant
     name: str
     passed: bool | None
     found: str
@@ -31,79 +30,81 @@ class Check(NamedTuple):
     figures: Effort
 
 
-def checks(entries: Sequence[Entry]) -> list[Check]:
+def checks(variants: Sequence[Variant]) -> list[CheckRow]:
     """All that lie beside the networks' checkpoints."""
-    return [check for entry in entries for network in entry.seeds for check in _read(entry, network)]
+    return [check for variant in variants for network in variant.seeds for check in _read(variant, network)]
 
 
-def _read(entry: Entry, network: Network) -> list[Check]:
-    title = f"{network.run.path.name}: {entry.title}" if len(entry.seeds) > 1 else entry.title
-    found = network.each(Checked, FILE)
-    return [Check(title, entry, c.name, c.passed, c.found, c.expected, c.why, c.figures) for c in found]
+def _read(variant: Variant, network: Network) -> list[CheckRow]:
+    title = f"{network.run.path.name}: {variant.title}" if len(variant.seeds) > 1 else variant.title
+    found = network.each(Checked, CHECKS)
+    return [CheckRow(title, variant, c.name, c.passed, c.found, c.expected, c.why, c.figures) for c in found]
 
 
-def overview(found: Sequence[Check]) -> Matrix | None:
+def overview(found: Sequence[CheckRow]) -> Matrix | None:
     """How the checks of each network ended; over several seeds, how many of them failed."""
     names = list(dict.fromkeys(check.name for check in found))
-    titles = list(dict.fromkeys(check.entry.title for check in found))
-    groups: dict[tuple[str, str], list[Check]] = {}
+    titles = list(dict.fromkeys(check.variant.title for check in found))
+    groups: dict[tuple[str, str], list[CheckRow]] = {}
     for check in found:
-        groups.setdefault((check.entry.title, check.name), []).append(check)
+        groups.setdefault((check.variant.title, check.name), []).append(check)
 
-    def cell(row: int, column: int) -> Cell:
+    def cell(row: int, column: int) -> TableCell:
         mine = groups.get((titles[row], names[column]), [])
         failed = [check for check in mine if check.passed is False]
         if failed:
-            return Cell("✗" if len(mine) == 1 else f"✗ {len(failed)} of {len(mine)}", look="bad", tip=failed[0].found)
+            return TableCell(
+                "✗" if len(mine) == 1 else f"✗ {len(failed)} of {len(mine)}", look="bad", tip=failed[0].found
+            )
         passed = [check for check in mine if check.passed]
-        return Cell("✓", look="good", tip=passed[0].found) if passed else Cell("–", look="quiet")
+        return TableCell("✓", look="good", tip=passed[0].found) if passed else TableCell("–", look="quiet")
 
     return shaded("", "network", names, titles, cell, "✓ passed, ✗ failed, – not made.") if found else None
 
 
-def told(found: Sequence[Check]) -> Matrix | None:
+def told(found: Sequence[CheckRow]) -> Matrix | None:
     """What the checks say."""
     rows = []
     for check in found[:TOLD]:
         text, order, look = ENDS[check.passed]
-        words = [Cell(word, look="words") for word in (check.found, check.expected, check.why)]
-        rows.append((check.network, [Cell(check.name), Cell(text, order, look), *words]))
+        words = [TableCell(word, look="words") for word in (check.found, check.expected, check.why)]
+        rows.append((check.network, [TableCell(check.name), TableCell(text, order, look), *words]))
     caption = f"The first {TOLD} of {len(found)}." if len(found) > TOLD else ""
     columns = ["check", "result", "found", "expected", "why"]
     return Matrix("", "network", columns, rows, caption) if rows else None
 
 
-def efforts(found: Sequence[Check], palette: Palette) -> Figure | None:
+def efforts(found: Sequence[CheckRow], palette: Palette) -> Panels | None:
     """Accuracy against the radius of the attack, its steps and its restarts, a line for each network's first run."""
-    first = {(check.entry.title, check.name): check for check in reversed(found)}
-    plots = []
+    first = {(check.variant.title, check.name): check for check in reversed(found)}
+    charts = []
     for name, key in (("radius", "eps"), ("steps", "steps"), ("restarts", "restarts")):
         curves = [
             check for (_, other), check in reversed(first.items()) if other == name and getattr(check.figures, key)
         ]
-        rates = sorted({round(check.entry.sparsity, 3) for check in curves if not check.entry.dense})
+        rates = sorted({round(check.variant.sparsity, 3) for check in curves if not check.variant.dense})
         series = []
         for check in curves:
-            entry, values = check.entry, zip(getattr(check.figures, key), check.figures.accuracy, strict=True)
-            points = [Point(x, 100 * y, f"{entry.title}: {percent(y)} % with {name} {x:.4g}") for x, y in values]
-            dash = 0 if entry.dense else rates.index(round(entry.sparsity, 3)) % 4
-            series.append(Series(entry.title, palette[entry.label], points, marks=len(points) < 12, dash=dash))
+            variant, values = check.variant, zip(getattr(check.figures, key), check.figures.accuracy, strict=True)
+            points = [Point(x, 100 * y, f"{variant.title}: {percent(y)} % with {name} {x:.4g}") for x, y in values]
+            dash = 0 if variant.dense else rates.index(round(variant.sparsity, 3)) % 4
+            series.append(Series(variant.title, palette[variant.label], points, marks=len(points) < 12, dash=dash))
         if series:
-            plots.append(plot(series, title=name, x_label=name, y_label="accuracy (%)", y_range=(0, None)))
-    return Figure("Accuracy against the effort of the attack", plots) if plots else None
+            charts.append(Chart(series, name, "accuracy (%)", name, y_range=(0, None)))
+    return Panels("Accuracy against the effort of the attack", charts) if charts else None
 
 
-def surface(entry: Entry) -> Matrix | None:
+def surface(variant: Variant) -> Matrix | None:
     """The loss around the images, from the checks of the first run."""
-    grid = next((check.figures for check in entry.seeds[0].each(Checked, FILE) if check.figures.loss), None)
+    grid = next((check.figures for check in variant.seeds[0].each(Checked, CHECKS) if check.figures.loss), None)
     if grid is None:
         return None
     loss, x, y = grid.loss, grid.x, grid.y
     low, high = min(map(min, loss)), max(map(max, loss))
 
-    def cell(row: int, column: int) -> Cell:
+    def cell(row: int, column: int) -> TableCell:
         value = loss[row][column]
-        return Cell("", value, f"spot {rising(value - low, high - low)}", f"{value:.3g}")
+        return TableCell("", value, f"spot {rising(value - low, high - low)}", f"{value:.3g}")
 
     caption = f"Loss {low:.3g} to {high:.3g}, from {x[0]:g} to {x[-1]:g}".replace("-", "−")
-    return shaded(entry.title, "", [""] * len(x), [""] * len(y), cell, caption)
+    return shaded(variant.title, "", [""] * len(x), [""] * len(y), cell, caption)

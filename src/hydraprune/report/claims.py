@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hydraprune.report.contents import Claimed
-from hydraprune.report.experiment import Setting, adversary, titled
-from hydraprune.report.folder import Network
-from hydraprune.report.matrix import Cell, Matrix
+from hydraprune.report.experiment import Setting, adversary, kind_of, titled
+from hydraprune.report.matrix import Matrix, TableCell
 from hydraprune.report.overview import accuracy, fewer
 from hydraprune.report.proofs import share
 from hydraprune.report.reported import pair, published
-from hydraprune.report.summary import over_runs
+from hydraprune.report.spread import Accuracy
+from hydraprune.runs.contents import Claimed
 from hydraprune.runs.entries import parsed
-from hydraprune.runs.records import StaleError, digest_of, fits
-
-FILE = "claim.json"
+from hydraprune.runs.files import CLAIM
+from hydraprune.runs.folder import Network
+from hydraprune.runs.records import StaleError, fits
 
 
 @dataclass(frozen=True)
@@ -40,29 +39,30 @@ class Claim:
 
 def table(settings: Sequence[Setting]) -> Matrix | None:
     """A row for each claim, over the seeds that make it."""
-    groups: dict[tuple[str, str, str], list[Claim]] = {}
-    for experiment in (experiment for setting in settings for experiment in setting.experiments):
-        for network in (network for run in experiment.runs for network in run.networks):
-            claim = network.json(FILE, partial(_claim, network))
+    groups: dict[tuple[str, str], list[tuple[Claim, str, str]]] = {}
+    for setting in settings:
+        for network in (n for experiment in setting.experiments for run in experiment.runs for n in run.networks):
+            claim = network.json(CLAIM, partial(_claim, network))
             if claim is not None:
-                network_of = titled(experiment.heading, network.name)
-                groups.setdefault((claim.name, network_of, network.stage), []).append(claim)
-    names = list(dict.fromkeys(name for claims in groups.values() for claim in claims for name in claim.figures))
+                found = claim, titled(setting.heading, network.name), network.stage
+                groups.setdefault((claim.name, kind_of(network.run.recipe, network.stage)), []).append(found)
+    names = list(dict.fromkeys(name for found in groups.values() for claim, *_ in found for name in claim.figures))
     rows = []
-    for (name, network_of, stage), claims in groups.items():
+    for (name, _), every in groups.items():
+        (_, network_of, stage), claims = every[0], [claim for claim, *_ in every]
         figures = {
-            column: over_runs([claim.figures[column][0] for claim in claims], claims[0].figures[column][1])
+            column: Accuracy.of([claim.figures[column][0] for claim in claims], claims[0].figures[column][1])
             for column in names
             if all(column in claim.figures for claim in claims)
         }
         reasons = "; ".join(dict.fromkeys(reason for claim in claims for reason in claim.reasons))
         cells = [
-            Cell(network_of, tip=stage),
+            TableCell(network_of, tip=stage),
             share([claim.sparsity for claim in claims]),
             *(accuracy(figures, column) for column in names),
             pair(published(name)),
-            Cell(str(len(claims)), len(claims)),
-            Cell(f"no: {reasons}" if reasons else "✓ yes", look="words" if reasons else "good"),
+            TableCell(str(len(claims)), len(claims)),
+            TableCell(f"no: {reasons}" if reasons else "✓ yes", look="words" if reasons else "good"),
         ]
         rows.append((name, cells))
     columns = ["network", "sparsity %", *(f"{name} %" for name in names), "published %", "runs", "may be entered"]
@@ -81,8 +81,8 @@ def _claim(network: Network, value: Any) -> Claim:
         StaleError: if it is of other weights than the checkpoint's.
         CheckpointError: if a figure is no share of images.
     """
-    found = parsed(Claimed, value, FILE, "run `hydraprune benchmark` again")
-    if not fits(found.sha256, digest_of(network.meta)):
+    found = parsed(Claimed, value, CLAIM, "run `hydraprune benchmark` again")
+    if not fits(found.sha256, network.meta.network):
         raise StaleError("it was measured on other weights than the checkpoint's; run `hydraprune benchmark` again")
     official = found.benchmark
     figures = {"clean": (official.clean_accuracy, official.autoattack.samples)}

@@ -5,18 +5,19 @@ from __future__ import annotations
 import statistics
 
 from hydraprune.core.results import Corrupted
-from hydraprune.report.experiment import Entry
-from hydraprune.report.folder import Network
-from hydraprune.report.matrix import Cell, Matrix, percent
+from hydraprune.report.experiment import Variant
+from hydraprune.report.matrix import Matrix, TableCell, percent
 from hydraprune.report.proofs import share
+from hydraprune.runs.files import CORRUPTIONS
+from hydraprune.runs.folder import Network
 
 Measured = list[tuple[str, list[Corrupted]]]
 """Network, and what each of its seeds found."""
 
 
-def corruptions(title: str, entries: list[Entry]) -> list[Matrix]:
+def corruptions(title: str, variants: list[Variant]) -> list[Matrix]:
     """A table for each source of corruptions, with a column for each network that was measured on it."""
-    read = [(entry.name, [_found(network) for network in entry.seeds]) for entry in entries]
+    read = [(variant.name, [_found(network) for network in variant.seeds]) for variant in variants]
     sources = dict.fromkeys(source for _, seeds in read for found in seeds for source in found)
     tables = []
     for source in sources:
@@ -26,7 +27,7 @@ def corruptions(title: str, entries: list[Entry]) -> list[Matrix]:
 
 
 def _found(network: Network) -> dict[str, Corrupted]:
-    return network.named(Corrupted, "corruptions.json", "corrupted")
+    return network.named(Corrupted, CORRUPTIONS, "corrupted")
 
 
 def _table(title: str, networks: Measured) -> Matrix:
@@ -40,10 +41,10 @@ def _table(title: str, networks: Measured) -> Matrix:
     return Matrix(title, "corruption", [name for name, _ in networks], rows, caption)
 
 
-def _cell(seeds: list[Corrupted], name: str) -> Cell:
+def _cell(seeds: list[Corrupted], name: str) -> TableCell:
     curves = [found.accuracy[name] for found in seeds if name in found.accuracy]
     if not curves:
-        return Cell("–")
+        return TableCell("–")
     mean = share([statistics.fmean(curve) for curve in curves])
     each = ", ".join(percent(statistics.fmean(values)) for values in zip(*curves, strict=True))
-    return Cell(mean.text, mean.value, tip=f"severities 1 to 5: {each}")
+    return TableCell(mean.text, mean.value, tip=f"severities 1 to 5: {each}")

@@ -1,90 +1,87 @@
-"""Runs that belong together: seeds of one experiment, experiments of one setting."""
+"""Runs that may be compared: their networks, each over its seeds, by names that tell them apart."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import reduce
+from pathlib import Path
 from typing import Any
 
-from hydraprune.report.folder import Network, Run
-from hydraprune.report.summary import averaged
+from hydraprune.core.errors import CheckpointError
+from hydraprune.core.results import Record
+from hydraprune.report.spread import Spread
+from hydraprune.report.summary import Row, averaged, columns
+from hydraprune.runs.entries import Told
+from hydraprune.runs.files import RESULTS
+from hydraprune.runs.folder import Network, RunFolder, folders_in, trained
 
 # What two runs of one experiment may differ in: the seed, the machine, and what was measured.
-FREE = ("name", "about", "seed", "trainer", "source")
+FREE = ("name", "about", "seed", "trainer", "source", "variables")
 SETTING = ("data", "net", "threat", "objective")
+UNNAMED = ("seed", "sparsity")
+"""Axes of a study that name no network: one is averaged over, the other is told beside the name."""
 PROVED = ("verified ", "certified ")
 NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
 
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """Runs of one recipe with different seeds; `heading` is empty if there is only one."""
+    """Runs of one recipe with different seeds."""
 
     name: str
-    heading: str
-    runs: list[Run]
+    runs: list[RunFolder]
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
-    """One network of an experiment, over the runs (seeds) that measured it.
+class Variant:
+    """One network of a setting, over the runs (seeds) that measured it.
 
     Attributes:
-        experiment: the experiment.
-        label: its pruner, and what tells it from others of the same pruner and sparsity.
-        seeds: the network in each run.
-        row: of `summary.averaged`, and its `stage`.
+        heading: of its setting.
+        seeds: the network with each seed, and all that is known of it; one that several runs share stands here once.
+        runs: all runs that hold it.
+        row: its figures; `pruner` is its label, which with the sparsity tells it from the others.
     """
 
-    experiment: Experiment
-    label: str
+    heading: str
     seeds: list[Network]
-    row: dict[str, Any]
+    runs: list[RunFolder]
+    row: Row
+
+    @property
+    def label(self) -> str:
+        """Its pruner, and what tells it from others of the same pruner and sparsity."""
+        return self.row.pruner
 
     @property
     def sparsity(self) -> float:
-        """Of the first run."""
-        return float(self.row["sparsity"])
+        """Share of its prunable weights that is gone."""
+        return self.row.sparsity
 
     @property
     def dense(self) -> bool:
-        """Whether it was not pruned."""
-        return bool(self.row["pruner"] == "dense")
+        """Whether nothing was removed."""
+        return self.row.dense
 
     @property
     def name(self) -> str:
         """Label and sparsity in percent."""
-        return self.label if self.dense else f"{self.label} {100 * self.sparsity:.3g} %"
+        return self.row.name
 
     @property
     def title(self) -> str:
-        """The name, after the experiment's if there are several."""
-        return titled(self.experiment.heading, self.name)
+        """The name, after the setting's if there are several."""
+        return titled(self.heading, self.name)
 
     def over_seeds(self, read: Callable[[Network], dict[float, float]]) -> dict[float, Spread]:
         """x -> y over the seeds, for the curves that `read` finds, at the x that all of them have."""
         curves = [curve for network in self.seeds if (curve := read(network))]
         shared = [x for x in curves[0] if all(x in curve for curve in curves)] if curves else []
         return {x: Spread.of([curve[x] for curve in curves]) for x in sorted(shared)}
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean, and sample standard deviation if there are several values."""
-
-    mean: float
-    std: float | None
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Of `values`, at least one."""
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,46 +94,69 @@ class Setting:
     name: str
     heading: str
     experiments: list[Experiment]
-    entries: list[Entry]
+    variants: list[Variant]
 
     @property
-    def dense(self) -> Entry | None:
-        """The network without pruning, of the first experiment that measured it."""
-        return next((entry for entry in self.entries if entry.dense), None)
+    def dense(self) -> Variant | None:
+        """The first network without pruning."""
+        return next((variant for variant in self.variants if variant.dense), None)
 
     @property
-    def pruned(self) -> list[Entry]:
+    def pruned(self) -> list[Variant]:
         """The other networks, by sparsity."""
-        return [entry for entry in self.entries if not entry.dense]
+        return [variant for variant in self.variants if not variant.dense]
 
-    def by_sparsity(self) -> list[list[Entry]]:
+    def by_sparsity(self) -> list[list[Variant]]:
         """Pruned networks of about the same sparsity (1 - sparsity within 5 %), together."""
-        groups: list[list[Entry]] = []
-        for entry in self.pruned:
-            left = 1 - entry.sparsity
+        groups: list[list[Variant]] = []
+        for variant in self.pruned:
+            left = 1 - variant.sparsity
             if groups and left >= 0.95 * (1 - groups[-1][0].sparsity):
-                groups[-1].append(entry)
+                groups[-1].append(variant)
             else:
-                groups.append([entry])
+                groups.append([variant])
         return groups
 
     def columns(self) -> list[str]:
         """What was measured: attacks and bounds, and `clean` before them."""
-        return list(dict.fromkeys(name for entry in self.entries for name in entry.row["figures"]))
+        return columns(variant.row for variant in self.variants)
 
     def attack(self) -> str | None:
         """The strongest of the attacks that most networks met."""
-        figures = [entry.row["figures"] for entry in self.entries]
+        figures = [variant.row.figures for variant in self.variants]
         names = [name for name in self.columns() if name != "clean" and not name.startswith(PROVED)]
-        met = {name: [f[name]["mean"] for f in figures if name in f] for name in names}
+        met = {name: [f[name].mean for f in figures if name in f] for name in names}
         most = max((len(values) for values in met.values()), default=0)
-        common = {name: statistics.fmean(values) for name, values in met.items() if len(values) == most}
+        common = {name: sum(values) / most for name, values in met.items() if len(values) == most}
         return min(common, key=common.__getitem__, default=None)
 
 
-def settings_of(runs: Iterable[Run]) -> list[Setting]:
+def rows(paths: Sequence[Path], told: Told | None = None) -> list[Row]:
+    """One row per network: means and standard deviations over the runs (seeds) that hold it.
+
+    What commands measured later under the threat model of the recipe counts too (`hydraprune evaluate`, `verify`,
+    `certify`); what was measured of other weights than the checkpoint's does not.
+
+    Args:
+        paths: run folders, or folders of run folders such as a study, of which those without results do not count.
+        told: gets a line about each measurement that is left out.
+
+    Raises:
+        CheckpointError: if nothing was measured in a run, or, unless there is `told`, a file is damaged.
+    """
+    runs = [RunFolder(folder, strict=told is None) for path in paths for folder in folders_in(path) or [path]]
+    settings = settings_of(runs)
+    for run in runs:
+        if run.path in paths and not run.problems and all(network.known is None for network in run.networks):
+            raise CheckpointError(f"{run.path / RESULTS} is missing")
+        run.pass_on(told)
+    measured = [v for setting in settings for v in setting.variants if v.seeds[0].record is not None]
+    return [replace(variant.row, pruner=titled(variant.heading, variant.label)) for variant in measured]
+
+
+def settings_of(runs: Iterable[RunFolder]) -> list[Setting]:
     """All that can be compared, in the order of `runs`."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[RunFolder]] = {}
     for run in runs:
         if run.recipe or run.networks:
             groups.setdefault(_text(_identity(run.recipe)), []).append(run)
@@ -146,9 +166,13 @@ def settings_of(runs: Iterable[Run]) -> list[Setting]:
     titles = _told_apart([in_words(recipe) for recipe in recipes], shared)
     places: dict[str, tuple[str, list[Experiment]]] = {}
     for name, title, place, group in zip(names, titles, shared, groups.values(), strict=True):
-        places.setdefault(_text(place), (title, []))[1].append(Experiment(name, name if len(groups) > 1 else "", group))
+        places.setdefault(_text(place), (title, []))[1].append(Experiment(name, group))
     several = len(places) > 1
-    return [Setting(title, title if several else "", found, _entries(found)) for title, found in places.values()]
+    return [
+        Setting(title, heading, found, _variants(heading, [run for one in found for run in one.runs]))
+        for title, found in places.values()
+        for heading in [title if several else ""]
+    ]
 
 
 def titled(heading: str, text: str) -> str:
@@ -185,53 +209,83 @@ def adversary(threat: Any) -> str:
     return f"{NORMS.get(str(threat.get('norm')), threat.get('norm'))} {eps}"
 
 
-def interval(share: float, samples: int) -> tuple[float, float]:
-    """95 % score interval of a share that was measured on `samples` images (Wilson, 1927)."""
-    z = 1.96
-    middle = (share + z**2 / (2 * samples)) / (1 + z**2 / samples)
-    half = z / (1 + z**2 / samples) * math.sqrt(share * (1 - share) / samples + z**2 / (4 * samples**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+def up_to(recipe: dict[str, Any], stage: str) -> dict[str, Any]:
+    """All settings that the network of a stage depends on, but for the seed: those of later stages are left out."""
+    made = trained(recipe)
+    ends = [number for number, one in enumerate(made, start=1) if one.get("name") == stage]
+    return _identity(recipe) | {"stages": made[: ends[0]] if ends else made, "": stage}
 
 
-def _entries(experiments: Sequence[Experiment]) -> list[Entry]:
-    found = []
-    for experiment in experiments:
-        stages: dict[str, list[Network]] = {}
-        for network in (network for run in experiment.runs for network in run.networks):
-            if network.record is not None:
-                stages.setdefault(network.stage, []).append(network)
-        for stage, every in stages.items():
-            # A run that met other threat models only would leave no attack that all runs met.
-            seeds = [network for network in every if network.complete] or every
-            row = {"stage": stage, **averaged([network.record for network in seeds if network.record is not None])}
-            found.append(Entry(experiment, row["pruner"], seeds, row))
-    found.sort(key=lambda entry: entry.sparsity)
+def kind_of(recipe: dict[str, Any], stage: str) -> str:
+    """What networks of a stage have in common that differ in their seed only."""
+    return _text(up_to(recipe, stage))
+
+
+def _variants(heading: str, runs: Iterable[RunFolder]) -> list[Variant]:
+    """The measured networks of a setting, by sparsity."""
+    groups: dict[str, list[Network]] = {}
+    for network in (network for run in runs for network in run.networks):
+        if network.known is not None:
+            groups.setdefault(kind_of(network.run.recipe, network.stage), []).append(network)
+    found = sorted(groups.values(), key=lambda networks: networks[0].sparsity)
+    variants = []
+    for networks, label in zip(found, _labels(found), strict=True):
+        # A run that met other threat models only would leave no attack that all runs met.
+        seeds = _once([network for network in networks if network.record is not None] or networks)
+        row = averaged([network.known for network in seeds if network.known is not None], label)
+        variants.append(Variant(heading, seeds, [network.run for network in networks], row))
+    return variants
+
+
+def _once(networks: Sequence[Network]) -> list[Network]:
+    """Each network once, with what is known of it in all of the runs that share it."""
+    groups: dict[object, list[Network]] = {}
+    for network in networks:
+        groups.setdefault(network.digest or network, []).append(network)
+    merged = []
+    for first, *more in groups.values():
+        records = [network.record for network in (first, *more) if network.record is not None]
+        others = reduce(lambda found, other: other.others | found, more, first.others)
+        merged.append(replace(first, record=reduce(Record.joined, records) if records else None, others=others))
+    return merged
+
+
+def _labels(groups: Sequence[list[Network]]) -> list[str]:
+    """What networks are called: by their cells' labels in a study, or else by their pruner.
+
+    Where several of one sparsity are called the same, also what they differ in.
+    """
+    cells = [run.labels for networks in groups for run in (network.run for network in networks)]
+    first = cells[0] if cells else {}
+    axes = [axis for axis in first if axis not in UNNAMED and len({cell.get(axis) for cell in cells}) > 1]
+    several = len({networks[0].pruner for networks in groups} - {"dense"}) > 1
+    names = []
+    for networks in groups:
+        agreed = set.intersection(*({*network.run.labels.items()} for network in networks))
+        shown = [label for axis, label in networks[0].run.labels.items() if axis in axes and (axis, label) in agreed]
+        pruner = networks[0].pruner
+        names.append(", ".join(shown if shown and several and pruner != "dense" else [pruner, *shown]))
+    alike: dict[tuple[str, float], list[list[Network]]] = {}
+    for name, networks in zip(names, groups, strict=True):
+        alike.setdefault((name, round(networks[0].sparsity, 3)), []).append(networks)
+    differing = {key for (name, _), same in alike.items() if name != "dense" for key in _differing(same)}
     return [
-        Entry(entry.experiment, label, entry.seeds, entry.row)
-        for entry, label in zip(found, _labels(found), strict=True)
+        ", ".join([name, *(v for k, v in _traits(networks[0]).items() if k in differing)])
+        for name, networks in zip(names, groups, strict=True)
     ]
 
 
-def _labels(entries: Sequence[Entry]) -> list[str]:
-    """The pruner of each network; where several of one sparsity have the same, also what they differ in."""
-    groups: dict[tuple[str, float], list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault((entry.label, round(entry.sparsity, 3)), []).append(entry)
-    differing = {key for group in groups.values() if not group[0].dense for key in _differing(group)}
-    return [", ".join([e.label, *(v for k, v in _traits(e).items() if k in differing)]) for e in entries]
-
-
-def _traits(entry: Entry) -> dict[str, str]:
+def _traits(network: Network) -> dict[str, str]:
     """What may tell a network from another one of the same pruner and sparsity: its settings, and its stage."""
-    if entry.dense:
+    if network.pruner == "dense":
         return {}
-    settings = _flat(_identity(entry.experiment.runs[0].recipe))
+    settings = _flat(up_to(network.run.recipe, network.stage))
     named = {k: v if isinstance(v, str) else f"{k.rpartition('.')[2]} {v}" for k, v in settings.items()}
-    return named | {"": entry.row["stage"].rpartition("/")[2]}
+    return named | {"": network.stage.rpartition("/")[2]}
 
 
-def _differing(entries: Sequence[Entry]) -> list[str]:
-    traits = [_traits(entry) for entry in entries]
+def _differing(networks: Sequence[list[Network]]) -> list[str]:
+    traits = [_traits(same[0]) for same in networks]
     return [key for key in dict.fromkeys(k for t in traits for k in t) if len({t.get(key) for t in traits}) > 1]
 
 
@@ -240,8 +294,7 @@ def _text(value: Any) -> str:
 
 
 def _identity(recipe: dict[str, Any]) -> dict[str, Any]:
-    stages = [s for s in recipe.get("stages") or [] if isinstance(s, dict) and s.get("kind") == "fit"]
-    return {key: value for key, value in recipe.items() if key not in FREE} | {"stages": stages}
+    return {key: value for key, value in recipe.items() if key not in FREE} | {"stages": trained(recipe)}
 
 
 def _kind(value: Any) -> str:

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from hydraprune.core.errors import CheckpointError
-from hydraprune.report.experiment import Entry
+from hydraprune.report.experiment import Variant
+from hydraprune.runs.files import EXAMPLES
 
 SHOWN, SIDE = 8, 96
 """Examples of each network, and the largest side of a picture in pixels."""
@@ -52,11 +53,11 @@ class Gallery:
         return sum(len(e.image) + len(e.perturbation) + len(e.adversarial) for e in self.examples)
 
 
-def gallery(entry: Entry) -> Gallery | None:
+def gallery(variant: Variant) -> Gallery | None:
     """The examples beside a network's checkpoint, of its first run that has some."""
-    title = entry.title
-    for network in entry.seeds:
-        found = network.tensors("examples.safetensors", lambda tensors, meta: _gallery(title, tensors, meta))
+    title = variant.title
+    for network in variant.seeds:
+        found = network.tensors(EXAMPLES, lambda tensors, meta: _gallery(title, tensors, meta))
         if found is not None and found.examples:
             return found
     return None

@@ -2,63 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
 
-from hydraprune.report.charts import Figure, Palette
-from hydraprune.report.experiment import titled
-from hydraprune.report.folder import Network, Run
-from hydraprune.report.matrix import Cell, Matrix, percent, rising, shaded
-from hydraprune.report.plot import Plot, Point, Series, plot
+from hydraprune.report.chart import Chart, Palette, Panels, Point, Series
+from hydraprune.report.experiment import Variant, titled
+from hydraprune.report.matrix import Matrix, TableCell, percent, rising, shaded
+from hydraprune.runs.files import MODEL
+from hydraprune.runs.folder import Network
 
 BINS, REACH = 48, 4.0
 EMPTY = 0.6
 """Where a logarithmic axis of counts begins."""
 
 
-def layers(heading: str, run: Run) -> Matrix | None:
+def layers(heading: str, pruned: Sequence[Variant]) -> Matrix | None:
     """The share of its connections that each layer keeps, for every pruned network."""
-    networks = [n for n in run.pruned if n.meta.get("layers")]
-    names = list(dict.fromkeys(name for n in networks for name in n.meta["layers"]))
+    columns = [(variant.name, variant.seeds[0].meta.layers) for variant in pruned if variant.seeds[0].meta.layers]
+    names = list(dict.fromkeys(name for _, layers in columns for name in layers))
 
-    def cell(row: int, column: int) -> Cell:
-        kept, total = networks[column].meta["layers"].get(names[row], (0, 0))
+    def cell(row: int, column: int) -> TableCell:
+        kept, total = columns[column][1].get(names[row], (0, 0))
         if not total:
-            return Cell("–")
+            return TableCell("–")
         share = kept / total
         text = f"{kept:,} of {total:,} connections are kept"
-        return Cell(f"{100 * share:.3g}", share, rising(share**0.5), text)
+        return TableCell(f"{100 * share:.3g}", share, rising(share**0.5), text)
 
-    if not networks:
+    if not columns:
         return None
     caption = "Share of the connections that are kept, in percent."
-    return shaded(
-        titled(heading, "Connections of each layer"), "layer", [n.name for n in networks], names, cell, caption
-    )
+    title = titled(heading, "Connections of each layer")
+    return shaded(title, "layer", [name for name, _ in columns], names, cell, caption)
 
 
-def histograms(heading: str, run: Run, palette: Palette) -> Figure | None:
-    """The weights of the dense network, and those among them that each method keeps."""
-    dense = run.dense
-    weights = dense.tensors("model.safetensors", lambda tensors, _: tensors) if dense is not None else None
-    if weights is None:
-        return None
-    plots = [p for network in run.pruned if (p := _histogram(network, weights, palette)) is not None]
+def histograms(heading: str, pruned: Sequence[Variant], palette: Palette) -> Panels | None:
+    """The weights of the dense network of a run, and those among them that each method keeps."""
+    starts: dict[object, Mapping[str, Tensor]] = {}
+    charts = []
+    for variant in pruned:
+        dense = variant.seeds[0].run.dense
+        if dense is None:
+            continue
+        place = dense.digest or dense
+        if place not in starts:
+            starts[place] = dense.tensors(MODEL, lambda tensors, _: tensors) or {}
+        charts.append(_histogram(variant, starts[place], palette))
     caption = (
         "Weights of the dense network in units of their layer's standard deviation: all of them in grey, those that "
         "the method keeps in colour, counted on a logarithmic axis. Magnitude pruning can only cut the middle out; a "
         "learned mask may keep small weights. Above each chart: the share of the kept weights that magnitude pruning "
         "of the same layer would cut."
     )
-    return Figure(titled(heading, "Weights"), plots, caption) if plots else None
+    drawn = [chart for chart in charts if chart is not None]
+    return Panels(titled(heading, "Weights"), drawn, caption) if drawn else None
 
 
-def _histogram(network: Network, weights: Mapping[str, Tensor], palette: Palette) -> Plot | None:
+def _histogram(variant: Variant, weights: Mapping[str, Tensor], palette: Palette) -> Chart | None:
     every, kept = np.zeros(BINS), np.zeros(BINS)
     small = 0
-    masks = network.masks()
+    masks = variant.seeds[0].masks()
     for name, mask in masks.items():
         if name not in weights or weights[name].shape != mask.shape or not weights[name].isfinite().all():
             return None
@@ -71,16 +76,12 @@ def _histogram(network: Network, weights: Mapping[str, Tensor], palette: Palette
     if not masks:
         return None
     edges = np.linspace(-REACH, REACH, BINS + 1)
-    title = f"{network.name}: {percent(small / max(kept.sum(), 1))} % would be cut"
+    title = f"{variant.name}: {percent(small / max(kept.sum(), 1))} % would be cut"
     series = [
         Series("all weights", "quiet", _steps(edges, every, "of all weights"), line="area", marks=False),
-        Series(
-            f"kept by {network.pruner}", palette[network.pruner], _steps(edges, kept, "kept"), line="area", marks=False
-        ),
+        Series(f"kept by {variant.label}", palette[variant.label], _steps(edges, kept, "kept"), "area", marks=False),
     ]
-    return plot(
-        series, title=title, x_label="weight / σ of its layer", y_label="weights", y_range=(EMPTY, None), log_y=True
-    )
+    return Chart(series, "weight / σ of its layer", "weights", title, y_range=(EMPTY, None), log_y=True)
 
 
 def _steps(edges: np.ndarray, counts: np.ndarray, what: str) -> list[Point]:
@@ -91,24 +92,26 @@ def _steps(edges: np.ndarray, counts: np.ndarray, what: str) -> list[Point]:
     ]
 
 
-def overlap(heading: str, run: Run) -> Matrix | None:
-    """For every two masks, the share of the smaller one's connections that the other one keeps too."""
-    packed = [(network, bits) for network in run.pruned if (bits := _packed(network))]
+def overlap(heading: str, pruned: Sequence[Variant]) -> Matrix | None:
+    """For every two masks of one seed, the share of the smaller one's connections that the other one keeps too."""
+    seed = pruned[0].seeds[0].run.recipe.get("seed") if pruned else None
+    alike = [variant for variant in pruned if variant.seeds[0].run.recipe.get("seed") == seed]
+    packed = [(variant, bits) for variant in alike if (bits := _packed(variant.seeds[0]))]
     shapes = [{name: part.shape for name, part in bits.items()} for _, bits in packed]
     if len(packed) < 2 or any(other != shapes[0] for other in shapes):
         return None
-    columns = [network.name for network, _ in packed]
+    columns = [variant.name for variant, _ in packed]
     kept = [_ones(bits.values()) for _, bits in packed]
 
-    def cell(row: int, column: int) -> Cell:
+    def cell(row: int, column: int) -> TableCell:
         if row == column:
-            return Cell("·")
+            return TableCell("·")
         one, other = packed[row], packed[column]
         both = _ones(bits & other[1][name] for name, bits in one[1].items())
         share = both / max(min(kept[row], kept[column]), 1)
         chance = 1 - min(one[0].sparsity, other[0].sparsity)
         tip = f"{both:,} connections in common; {percent(chance)} % are expected of masks that have nothing in common"
-        return Cell(f"{100 * share:.0f}", share, rising(share), f"{one[0].name}, {other[0].name}: {tip}")
+        return TableCell(f"{100 * share:.0f}", share, rising(share), f"{one[0].name}, {other[0].name}: {tip}")
 
     caption = "Connections that two masks share, in percent of the smaller mask."
     return shaded(titled(heading, "Masks compared"), "", columns, columns, cell, caption)

@@ -9,7 +9,7 @@ LEVELS = 8
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A value as text, what it is sorted by (the text by default), its class in the style sheet, and a longer text."""
 
     text: str
@@ -34,7 +34,7 @@ class Matrix:
     title: str
     corner: str
     columns: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Cell]]]
+    rows: Sequence[tuple[str, Sequence[TableCell]]]
     caption: str = ""
     sortable: bool = True
 
@@ -44,7 +44,7 @@ def shaded(
     corner: str,
     columns: Sequence[str],
     rows: Sequence[str],
-    cell: Callable[[int, int], Cell],
+    cell: Callable[[int, int], TableCell],
     caption: str = "",
 ) -> Matrix:
     """A matrix whose cells are `cell(row, column)`, by number."""

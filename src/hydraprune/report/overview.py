@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
-from hydraprune.report.charts import spread_of
-from hydraprune.report.experiment import Entry, Experiment, Setting
-from hydraprune.report.folder import Run
-from hydraprune.report.matrix import Cell, Matrix, percent
+from hydraprune.report.experiment import Experiment, Setting, Variant
+from hydraprune.report.matrix import Matrix, TableCell, percent
+from hydraprune.report.spread import Accuracy
+from hydraprune.runs.folder import RunFolder
 
 STAR = " *"
 FEWER = "* on fewer images than the clean accuracy: such figures are not to be set against others of their row."
@@ -44,94 +43,69 @@ def tiles(settings: Sequence[Setting]) -> list[Tile]:
     groups = [[setting.dense] if setting.dense else [], *setting.by_sparsity()[:4]]
     for group in groups:
         best = max(
-            (entry for entry in group if attack in entry.row["figures"]),
-            key=lambda entry: entry.row["figures"][attack]["mean"],
+            (variant for variant in group if attack in variant.row.figures),
+            key=lambda variant: variant.row.figures[attack].mean,
             default=None,
         )
         if best is not None:
-            robust, clean = (percent(best.row["figures"][name]["mean"]) for name in (attack, "clean"))
-            what = "dense" if best.dense else f"{100 * best.sparsity:.3g} % removed"
+            robust, clean = (percent(best.row.figures[name].mean) for name in (attack, "clean"))
+            what = "dense" if best.dense else f"{best.row.removed} % removed"
             found.append(Tile(robust, what, f"{clean} % clean" + ("" if best.dense else f" · {best.label}")))
     return found
 
 
 def results(settings: Sequence[Setting]) -> Matrix | None:
-    """A row for each network: size and accuracies. What experiments share, such as a pre-training, is one row."""
-    entries = [(setting, entry) for setting in settings for entry in _once(setting.entries)]
+    """A row for each network: size and accuracies."""
+    variants = [(setting, variant) for setting in settings for variant in setting.variants]
     names = [n for n in dict.fromkeys(n for s in settings for n in s.columns()) if not n.startswith("certified ")]
-    several, experiments = len(settings) > 1, any(entry.experiment.heading for _, entry in entries)
-    counted = any(_macs(entry) for _, entry in entries)
+    several, counted = len(settings) > 1, any(_macs(variant) for _, variant in variants)
     rows = []
-    for setting, entry in entries:
-        row = entry.row
-        smaller = row["total"] / max(row["kept"], 1)
+    for setting, variant in variants:
+        row = variant.row
         cells = [
-            *([Cell("shared" if _shared(entry, setting) else entry.experiment.name)] if experiments else []),
-            Cell(f"{100 * entry.sparsity:.1f}", entry.sparsity),
-            Cell(f"{row['kept']:,}", row["kept"], tip=f"of {row['total']:,}"),
-            Cell(f"{smaller:.3g}×", smaller),
-            *([_operations(entry)] if counted else []),
-            *(accuracy(row["figures"], name) for name in names),
-            Cell(str(row["runs"]), row["runs"]),
-            *([Cell(setting.name)] if several else []),
+            TableCell(f"{100 * variant.sparsity:.1f}", variant.sparsity),
+            TableCell(f"{row.kept:,}", row.kept, tip=f"of {row.total:,}"),
+            TableCell(f"{row.smaller:.3g}×", row.smaller),
+            *([_operations(variant)] if counted else []),
+            *(accuracy(row.figures, name) for name in names),
+            TableCell(str(row.runs), row.runs),
+            *([TableCell(setting.name)] if several else []),
         ]
-        rows.append((entry.row["pruner"] if experiments else entry.label, cells))
+        rows.append((variant.label, cells))
     sizes = ["sparsity %", "weights kept", "smaller", *["MACs"] * counted]
-    columns = ["experiment"] * experiments + sizes + [f"{name} %" for name in names] + ["runs"] + ["setting"] * several
+    columns = sizes + [f"{name} %" for name in names] + ["runs"] + ["setting"] * several
     return Matrix("", "network", columns, rows, fewer(rows)) if rows else None
 
 
-def _digests(entry: Entry) -> set[str]:
-    """Of its weights in each run; none if a record does not say."""
-    found = {network.record.network for network in entry.seeds if network.record is not None}
-    return {digest for digest in found if digest is not None} if None not in found else set()
-
-
-def _once(entries: Sequence[Entry]) -> list[Entry]:
-    """Without those whose networks are all among another's, that of most runs staying."""
-    digests = [_digests(entry) for entry in entries]
-    kept: list[int] = []
-    for number in sorted(range(len(entries)), key=lambda number: -len(digests[number])):
-        if not digests[number] or not any(digests[number] <= digests[other] for other in kept):
-            kept.append(number)
-    return [entries[number] for number in sorted(kept)]
-
-
-def _shared(entry: Entry, setting: Setting) -> bool:
-    """Whether another experiment has one of the same networks."""
-    others = (other for other in setting.entries if other.experiment is not entry.experiment)
-    return any(_digests(entry) & _digests(other) for other in others)
-
-
-def fewer(rows: Sequence[tuple[str, Sequence[Cell]]]) -> str:
+def fewer(rows: Sequence[tuple[str, Sequence[TableCell]]]) -> str:
     """What a star in one of the rows means; nothing without one."""
     return FEWER if any(cell.text.endswith(STAR) for _, cells in rows for cell in cells) else ""
 
 
-def accuracy(figures: dict[str, Any], name: str) -> Cell:
+def accuracy(figures: dict[str, Accuracy], name: str) -> TableCell:
     """One of a row's figures, marked if it was measured on fewer images than `clean`."""
     if name not in figures:
-        return Cell("–", -1.0)
+        return TableCell("–", -1.0)
     figure = figures[name]
-    mark = STAR if figure["samples"] < figures["clean"]["samples"] else ""
-    return Cell(percent(figure["mean"], figure["std"]) + mark, figure["mean"], tip=spread_of(figure))
+    mark = STAR if figure.samples < figures["clean"].samples else ""
+    return TableCell(figure.percent + mark, figure.mean, tip=figure.words)
 
 
-def _macs(entry: Entry) -> int | None:
-    record = entry.seeds[0].record
+def _macs(variant: Variant) -> int | None:
+    record = variant.seeds[0].known
     return record.macs if record is not None else None
 
 
-def _operations(entry: Entry) -> Cell:
+def _operations(variant: Variant) -> TableCell:
     """Multiply-accumulate operations of one image, those of removed weights left out."""
-    macs = _macs(entry)
+    macs = _macs(variant)
     if macs is None:
-        return Cell("–", -1.0)
+        return TableCell("–", -1.0)
     unit, name = next((unit, name) for unit, name in UNITS if macs >= unit or unit == 1)
-    return Cell(f"{macs / unit:.3g}{name}", macs, tip=f"{macs:,} multiply-accumulate operations of one image")
+    return TableCell(f"{macs / unit:.3g}{name}", macs, tip=f"{macs:,} multiply-accumulate operations of one image")
 
 
-def folders(settings: Sequence[Setting], runs: Sequence[Run]) -> Matrix:
+def folders(settings: Sequence[Setting], runs: Sequence[RunFolder]) -> Matrix:
     """A row for each run folder, those with a problem included."""
     names = {
         id(run): experiment.name
@@ -141,15 +115,15 @@ def folders(settings: Sequence[Setting], runs: Sequence[Run]) -> Matrix:
     }
     rows = []
     for run in runs:
-        hours = sum(float(line.get("seconds") or 0) for line in run.metrics) / 3600
+        hours = sum(epoch.seconds for epoch in run.epochs) / 3600
         state = "; ".join(run.problems)
         cells = [
-            Cell(names.get(id(run), "–")),
-            Cell(str(run.recipe.get("seed", "–"))),
-            Cell(str(len(run.measured)), len(run.measured)),
-            Cell(f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min", hours),
-            Cell(str(run.environment.get("device", "–"))),
-            Cell(state or "complete", look="bad words" if state else "good"),
+            TableCell(names.get(id(run), "–")),
+            TableCell(str(run.recipe.get("seed", "–"))),
+            TableCell(str(len(run.measured)), len(run.measured)),
+            TableCell(f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min", hours),
+            TableCell(str(run.environment.get("device", "–"))),
+            TableCell(state or "complete", look="bad words" if state else "good"),
         ]
         rows.append((run.path.name or str(run.path), cells))
     columns = ["experiment", "seed", "networks measured", "training", "device", "state"]

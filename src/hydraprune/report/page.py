@@ -9,16 +9,19 @@ from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
+from typing import TYPE_CHECKING
 
 from hydraprune.core.files import write_atomically
 from hydraprune.report import checks
+from hydraprune.report.chart import STYLES
 from hydraprune.report.experiment import settings_of, study_of
-from hydraprune.report.folder import Run, find_runs
 from hydraprune.report.overview import tiles
+from hydraprune.report.plot import laid_out
 from hydraprune.report.sections import PICTURED, sections
+from hydraprune.runs.folder import RunFolder, find_runs
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 
 def write_page(paths: Sequence[Path], out: Path) -> None:
@@ -35,6 +38,8 @@ def write_page(paths: Sequence[Path], out: Path) -> None:
 
 @cache
 def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("hydraprune.report"),
         autoescape=True,
@@ -42,18 +47,25 @@ def _template() -> Template:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.globals["laid_out"] = laid_out
     return environment.get_template("page.html")
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[RunFolder]) -> str:
     """The page about `runs`: text from their files is escaped, and the page may load and send nothing."""
+    from markupsafe import Markup
+
     settings = settings_of(runs)
     experiments = [experiment for setting in settings for experiment in setting.experiments]
     study = study_of([run.recipe for run in runs if run.recipe])
     alone = experiments[0].name if len(experiments) == 1 else ""
-    found = checks.checks([entry for setting in settings for entry in setting.entries])
+    variants = [variant for setting in settings for variant in setting.variants]
+    found = checks.checks(variants)
     failed = [check for check in found if check.passed is False]
     static = {kind: files("hydraprune.report").joinpath(f"static/page.{kind}").read_text() for kind in ("css", "js")}
+    static["css"] += "".join(
+        f".c-{number} {{ --c: light-dark({style.light}, {style.dark}); }}\n" for number, style in enumerate(STYLES)
+    )
     return _template().render(
         title=study or alone or f"{len(experiments)} experiments",
         about=runs[0].recipe.get("about", "") if study or alone else "",
@@ -63,7 +75,7 @@ def render(runs: Sequence[Run]) -> str:
         tiles=tiles(settings),
         failed=f"{len(failed)} of {len(found)} sanity checks failed" if failed else "",
         sections=sections(runs, settings, found),
-        few=f"The first {PICTURED} of {len(experiments)} experiments." if len(experiments) > PICTURED else "",
+        few=f"The first {PICTURED} of {len(variants)} networks." if len(variants) > PICTURED else "",
         version=version("hydraprune"),
         style=Markup(static["css"]),
         script=Markup(static["js"]),

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydraprune.core.extras import extra
 from hydraprune.core.files import write_atomically
-from hydraprune.report.summary import columns
+from hydraprune.report.chart import STYLES, Chart, Palette, Series
+from hydraprune.report.charts import by_method, over_sparsity
+from hydraprune.report.summary import Row, columns
 
-COLORS = {"hydra": "#0072b2", "magnitude": "#d55e00", "random": "#7f7f7f"}
-SPARE = ["#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
-MARKS = "osD^vP*X"
-SHADES = ["#9ecae1", "#3182bd", "#08306b", "#e69f00", "#d55e00", "#7f2704"]
-"""Of sparsities, from the lowest on."""
+PANELS = 2
+"""Attacks or certificates that are shown, at most, beside clean accuracy."""
+INK, GRID = "#1b1e23", "#dddddd"
 
 
-def draw(table: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
-    """A PNG of accuracy and sparsity: panels for the first two attacks or certificates and for clean accuracy.
+def pictured(table: Sequence[Row]) -> list[Chart]:
+    """Charts for the first two attacks or certificates and for clean accuracy.
 
-    Up to eight pruners are lines over sparsity, spaced by compression, total / kept. More are rows with a dot for each
-    sparsity, the best by their first figure on top. Bars are standard deviations over runs.
+    Methods are lines over sparsity as on the page. More than there are colours are rows, the best on top.
+    """
+    names = [*[name for name in columns(table) if name != "clean"][:PANELS], "clean"]
+    methods = list(dict.fromkeys(row.pruner for row in table if not row.dense))
+    if len(methods) <= len(STYLES):
+        palette = Palette(methods)
+        return [over_sparsity(table, name, palette) for name in names]
+    methods.sort(key=lambda method: _mean([row for row in table if row.pruner == method], names[0]))
+    return [by_method(table, name, methods) for name in names]
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    values = [row.figures[name].mean for row in rows if name in row.figures]
+    return sum(values) / max(1, len(values))
+
+
+def draw(table: Sequence[Row], path: Path, title: str = "") -> None:
+    """Write a PNG of the charts of `pictured`.
 
     Raises:
         MissingError: without matplotlib.
@@ -32,21 +47,16 @@ def draw(table: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
         import matplotlib as mpl
         from matplotlib.figure import Figure
 
-    panels = [*[name for name in columns(table) if name != "clean"][:2], "clean"]
-    methods = list(dict.fromkeys(row["pruner"] for row in table if row["pruner"] != "dense"))
-    many = len(methods) > len(MARKS)
-    if many:
-        methods.sort(key=lambda method: _mean(table, method, panels[0]))
-    size = (4.6 * len(panels), 1.2 + 0.24 * len(methods) if many else 3.8)
+    charts = pictured(table)
+    sideways, places = charts[0].sideways, len(charts[0].x_ticks or ())
+    size = (4.6 * len(charts), 1.2 + 0.24 * places if sideways else 3.8)
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=size, layout="constrained")
-        for axes, name in zip(figure.subplots(1, len(panels), sharey=many, squeeze=False)[0], panels, strict=True):
-            shown = [row for row in table if name in row["figures"]]
-            proven = name == "clean" or name.startswith(("verified ", "certified "))
-            what = textwrap.fill(f"{name if proven else name + ' robust'} accuracy (%)", 36)
-            (_dots if many else _lines)(axes, shown, methods, name, what)
-            if name == panels[0]:
-                figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
+        for axes, chart in zip(figure.subplots(1, len(charts), sharey=sideways, squeeze=False)[0], charts, strict=True):
+            for series in chart.series:
+                _plot(axes, series, chart.sideways)
+            _label(axes, chart)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
         if title:
             figure.suptitle(title)
         picture = io.BytesIO()
@@ -54,55 +64,35 @@ def draw(table: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
     write_atomically(path, picture.getvalue())
 
 
-def _lines(axes: Any, table: Sequence[dict[str, Any]], methods: list[str], name: str, what: str) -> None:
-    spare = iter(SPARE * len(methods))
-    ticks: dict[str, float] = {}
-    for method, mark in zip(methods, MARKS, strict=False):
-        color = COLORS.get(method) or next(spare)
-        mine = sorted((row for row in table if row["pruner"] == method), key=lambda row: row["sparsity"])
-        ratio = [row["total"] / max(row["kept"], 1) for row in mine]
-        ticks |= {_sparsity(row): x for x, row in zip(ratio, mine, strict=True)}
-        axes.errorbar(ratio, *_figures(mine, name), label=method, color=color, marker=mark, capsize=3, lw=1.8)
-    for value in _figures([row for row in table if row["pruner"] == "dense"], name)[0]:
-        axes.axhline(value, color="black", ls=":", lw=1.2, label="dense")
-    if ticks:
+def _plot(axes: Any, series: Series, sideways: bool) -> None:
+    points = series.points
+    if series.line == "rule":
+        across = axes.axvline if sideways else axes.axhline
+        across(points[0].y, color=INK, ls=":", lw=1.2, label=series.name)
+        return
+    style = STYLES[int(series.style) % len(STYLES)]
+    look = {"color": style.light, "marker": style.mark, "capsize": 3, "label": series.name}
+    ends = [(p.y if p.low is None else p.low, p.y if p.high is None else p.high) for p in points]
+    bars = [[p.y - low for p, (low, _) in zip(points, ends, strict=True)],
+            [high - p.y for p, (_, high) in zip(points, ends, strict=True)]]  # fmt: skip
+    xs, ys = [point.x for point in points], [point.y for point in points]
+    if sideways:
+        axes.errorbar(ys, xs, xerr=bars, ls="none", lw=1.2, **look)
+    else:
+        axes.errorbar(xs, ys, bars, ls="none" if series.line == "none" else "-", lw=1.8, **look)
+
+
+def _label(axes: Any, chart: Chart) -> None:
+    axes.set_title(chart.title, fontsize=10, wrap=True)
+    along, other = (axes.yaxis, axes.xaxis) if chart.sideways else (axes.xaxis, axes.yaxis)
+    along.set_label_text(chart.x_label)
+    other.set_label_text(chart.y_label)
+    if chart.log_x and chart.x_ticks:
         axes.set_xscale("log")
-        axes.set_xticks(list(ticks.values()), list(ticks))
+    if chart.x_ticks:
+        along.set_ticks(list(chart.x_ticks), list(chart.x_ticks.values()))
         axes.minorticks_off()
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("sparsity (%)")
-    axes.set_ylabel(what)
-    axes.grid(axis="y", color="#dddddd", lw=0.7)
-
-
-def _dots(axes: Any, table: Sequence[dict[str, Any]], methods: list[str], name: str, what: str) -> None:
-    pruned = sorted((row for row in table if row["pruner"] in methods), key=lambda row: row["sparsity"])
-    sparsities = list(dict.fromkeys(_sparsity(row) for row in pruned))
-    for number, sparsity in enumerate(sparsities):
-        mine = [row for row in pruned if _sparsity(row) == sparsity]
-        mean, spread = _figures(mine, name)
-        places = [methods.index(row["pruner"]) for row in mine]
-        color = SHADES[number % len(SHADES)]
-        axes.errorbar(mean, places, xerr=spread, label=f"{sparsity} %", color=color, fmt="o", capsize=2, lw=1.2)
-    for value in _figures([row for row in table if row["pruner"] == "dense"], name)[0]:
-        axes.axvline(value, color="black", ls=":", lw=1.2, label="dense")
-    axes.set_yticks(range(len(methods)), methods)
-    axes.set_ylim(-0.7, len(methods) - 0.3)
-    axes.set_xlim(left=0)
-    axes.set_xlabel(what)
-    axes.grid(axis="both", color="#dddddd", lw=0.7)
-
-
-def _figures(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    """Means and standard deviations in percent."""
-    figures = [row["figures"][name] for row in rows]
-    return [100 * figure["mean"] for figure in figures], [100 * (figure["std"] or 0) for figure in figures]
-
-
-def _sparsity(row: dict[str, Any]) -> str:
-    return f"{100 * row['sparsity']:.3g}"
-
-
-def _mean(table: Sequence[dict[str, Any]], method: str, name: str) -> float:
-    values = [row["figures"][name]["mean"] for row in table if row["pruner"] == method and name in row["figures"]]
-    return sum(values) / max(1, len(values))
+    if chart.sideways:
+        axes.set_ylim(-0.7, len(chart.x_ticks or ()) - 0.3)
+    (axes.set_xlim if chart.sideways else axes.set_ylim)(*chart.y_range)
+    axes.grid(axis="both" if chart.sideways else "y", color=GRID, lw=0.7)

@@ -1,14 +1,15 @@
-"""Charts as geometry in a drawing of fixed size; `templates/plot.html` writes them as SVG."""
+"""Charts as geometry in a drawing of fixed size; `templates/parts.html` writes them as SVG."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+from hydraprune.report.chart import Chart, Series
 
 
 @dataclass(frozen=True)
-class Box:
+class Frame:
     """The drawing, and the area of the data in it."""
 
     width: int = 360
@@ -19,40 +20,7 @@ class Box:
     bottom: int = 198
 
 
-BOX = Box()
-
-
-@dataclass(frozen=True)
-class Point:
-    """A value, what hovering over it says, and the ends of its bar."""
-
-    x: float
-    y: float
-    tip: str
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Series:
-    """Points that belong together.
-
-    Attributes:
-        name: for the legend.
-        style: colour and mark, by number; "ink" for what others are compared with, "quiet" for the background.
-        points: in order of x.
-        line: `line`, `step` (each y holds up to the next x), `area` (such steps, filled), `rule` (a horizontal line
-            at the first y) or `none`.
-        marks: whether points are drawn; those that are not can be hovered over all the same.
-        dash: pattern of the line; 0 is solid.
-    """
-
-    name: str
-    style: int | str
-    points: Sequence[Point]
-    line: str = "line"
-    marks: bool = True
-    dash: int = 0
+FRAME = Frame()
 
 
 @dataclass(frozen=True)
@@ -77,13 +45,11 @@ class Drawn:
 class Plot:
     """A chart, ready to be written down."""
 
-    title: str
-    x_label: str
-    y_label: str
+    chart: Chart
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     drawn: list[Drawn]
-    box: Box = BOX
+    frame: Frame = FRAME
 
 
 @dataclass(frozen=True)
@@ -103,41 +69,25 @@ class _Scale:
         return math.log10(max(value, 1e-12)) if self.log else value
 
 
-def plot(
-    series: Sequence[Series],
-    *,
-    title: str = "",
-    x_label: str,
-    y_label: str,
-    x_ticks: dict[float, str] | None = None,
-    y_range: tuple[float | None, float | None] = (None, None),
-    log_x: bool = False,
-    log_y: bool = False,
-) -> Plot:
-    """Lay out `series` on common axes.
-
-    Args:
-        x_ticks: where the horizontal axis is labelled, and how, all of it shown; round numbers by default.
-        y_range: ends of the vertical axis; None takes that of the data.
-    """
-    xs = [*(p.x for one in series if one.line != "rule" for p in one.points), *(x_ticks or {})] or [0.0, 1.0]
-    ys = [y for one in series for p in one.points for y in (p.y, p.low, p.high) if y is not None] or [0.0, 1.0]
-    low = y_range[0] if y_range[0] is not None else min(ys)
-    high = y_range[1] if y_range[1] is not None else max(ys)
+def laid_out(chart: Chart) -> Plot:
+    """Where the ticks and points of a chart lie."""
+    drawn, ticks = chart.series, chart.x_ticks
+    xs = [*(p.x for one in drawn if one.line != "rule" for p in one.points), *(ticks or {})] or [0.0, 1.0]
+    ys = [y for one in drawn for p in one.points for y in (p.y, p.low, p.high) if y is not None] or [0.0, 1.0]
+    ends = zip(chart.y_range, (min(ys), max(ys)), strict=True)
+    low, high = (found if asked is None else asked for asked, found in ends)
     if high - low < 1e-6 * abs(high) + 1e-9:
         low, high = low - 0.5, high + 0.5
-    margin = 1.12 if log_x else 1.0
-    x = _Scale(min(xs) / margin, max(xs) * margin, BOX.left + 8, BOX.right - 8, log_x)
-    rounds = _powers(low, high) if log_y else rounded(low, high)
-    y = _Scale(min(low, rounds[0]), max(high, rounds[-1]), BOX.bottom, BOX.top, log_y)
-    labels = x_ticks or {value: _number(value) for value in rounded(min(xs), max(xs), inside=True)}
+    margin = 1.12 if chart.log_x else 1.0
+    x = _Scale(min(xs) / margin, max(xs) * margin, FRAME.left + 8, FRAME.right - 8, chart.log_x)
+    rounds = _powers(low, high) if chart.log_y else rounded(low, high)
+    y = _Scale(min(low, rounds[0]), max(high, rounds[-1]), FRAME.bottom, FRAME.top, chart.log_y)
+    labels = ticks or {value: _number(value) for value in rounded(min(xs), max(xs), inside=True)}
     return Plot(
-        title,
-        x_label,
-        y_label,
+        chart,
         [Tick(x(value), label) for value, label in labels.items()],
         [Tick(y(value), _number(value)) for value in rounds],
-        [_draw(one, x, y) for one in series],
+        [_draw(one, x, y) for one in drawn],
     )
 
 
@@ -146,13 +96,13 @@ def _draw(series: Series, x: _Scale, y: _Scale) -> Drawn:
     marks = [(px, py, p.tip) for (px, py), p in zip(places, series.points, strict=True)]
     bars = [(x(p.x), y(p.high), y(p.low)) for p in series.points if p.low is not None and p.high is not None]
     if series.line == "rule":
-        return Drawn(series, f"M{BOX.left} {marks[0][1]}H{BOX.right}", [(BOX.right - 4, *marks[0][1:])], [])
+        return Drawn(series, f"M{FRAME.left} {marks[0][1]}H{FRAME.right}", [(FRAME.right - 4, *marks[0][1:])], [])
     if series.line == "none" or not places:
         return Drawn(series, "", marks, bars)
     if series.line in ("step", "area"):
         path = "M{} {}".format(*places[0]) + "".join(f"H{px}V{py}" for px, py in places[1:])
         if series.line == "area":
-            path = f"M{places[0][0]} {BOX.bottom}L{path[1:]}V{BOX.bottom}Z"
+            path = f"M{places[0][0]} {FRAME.bottom}L{path[1:]}V{FRAME.bottom}Z"
         return Drawn(series, path, marks, bars)
     return Drawn(series, "M" + "L".join(f"{px} {py}" for px, py in places), marks, bars)
 

@@ -7,7 +7,8 @@ from importlib.resources import files
 from typing import Any, cast
 
 from hydraprune.report.experiment import Experiment, Setting
-from hydraprune.report.matrix import Cell, Matrix, percent
+from hydraprune.report.matrix import Matrix, TableCell
+from hydraprune.report.spread import Accuracy
 
 NETS = {"ResNet-18": "R18", "VGG-16": "V16"}
 
@@ -20,7 +21,7 @@ def compared(setting: Setting) -> Matrix | None:
     return Matrix(setting.heading, "experiment", columns, rows, caption) if rows else None
 
 
-def _compared(setting: Setting, experiment: Experiment) -> list[tuple[str, list[Cell]]]:
+def _compared(setting: Setting, experiment: Experiment) -> list[tuple[str, list[TableCell]]]:
     """Reported are `clean` and attacks by name, for the dense network with `dense ` before them."""
     source = experiment.runs[0].recipe.get("source") or {}
     place = ", ".join(str(source[part]) for part in ("paper", "place") if source.get(part))
@@ -29,24 +30,29 @@ def _compared(setting: Setting, experiment: Experiment) -> list[tuple[str, list[
         if not isinstance(value, int | float):
             continue
         key, ours = _ours(setting, experiment, str(name))
-        measured = [Cell("not measured"), Cell("–")]
+        measured = [TableCell("not measured"), TableCell("–")]
         if ours is not None:
-            mean, difference = 100 * ours["mean"], 100 * ours["mean"] - value
+            difference = 100 * ours.mean - value
             measured = [
-                Cell(percent(ours["mean"], ours["std"]), mean),
-                Cell(f"{difference:+.1f}".replace("-", "−"), difference),
+                TableCell(ours.percent, 100 * ours.mean),
+                TableCell(f"{difference:+.1f}".replace("-", "−"), difference),
             ]
-        reported = Cell(f"{value:.1f}", float(value))
-        rows.append((experiment.name, [Cell(str(name)), reported, *measured, Cell(key), Cell(place, look="words")]))
+        reported = TableCell(f"{value:.1f}", float(value))
+        rows.append(
+            (
+                experiment.name,
+                [TableCell(str(name)), reported, *measured, TableCell(key), TableCell(place, look="words")],
+            )
+        )
     return rows
 
 
-def _ours(setting: Setting, experiment: Experiment, name: str) -> tuple[str, dict[str, Any] | None]:
+def _ours(setting: Setting, experiment: Experiment, name: str) -> tuple[str, Accuracy | None]:
     """The figure that answers to a reported one; `pgd-50` of a paper is our `pgd-50x10`."""
     dense, attack = name.startswith("dense "), name.removeprefix("dense ")
-    mine = [entry for entry in setting.entries if entry.experiment is experiment and entry.dense == dense]
+    mine = [v for v in setting.variants if v.dense == dense and any(run in experiment.runs for run in v.runs)]
     if len(mine) == 1:
-        for key, figure in mine[0].row["figures"].items():
+        for key, figure in mine[0].row.figures.items():
             if key == attack or key.startswith(f"{attack}x"):
                 return key, figure
     return "", None
@@ -89,6 +95,6 @@ def benchmark() -> tuple[str, list[Matrix]]:
     return about, tables
 
 
-def pair(value: list[float] | None) -> Cell:
+def pair(value: list[float] | None) -> TableCell:
     """Clean and robust accuracy in percent, by the latter."""
-    return Cell("–", -1.0) if value is None else Cell(f"{value[1]:.1f} ({value[0]:.1f})", value[1])
+    return TableCell("–", -1.0) if value is None else TableCell(f"{value[1]:.1f} ({value[0]:.1f})", value[1])

@@ -3,52 +3,75 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from rich.table import Table
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from hydraprune.core.results import Record
-from hydraprune.runs.entries import Told
-from hydraprune.runs.records import measured
+from hydraprune.report.spread import Accuracy
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
-def rows(runs: Sequence[Path], told: Told | None = None) -> list[dict[str, Any]]:
-    """One row per network: means and standard deviations over the runs (seeds) that hold it.
+@dataclass(frozen=True)
+class Row:
+    """One network over the runs (seeds) that hold it.
 
-    What commands measured later under the threat model of the recipe counts too (`hydraprune evaluate`, `verify`,
-    `certify`); what was measured of other weights than the checkpoint's does not.
-
-    A row has `pruner` ("dense" without one), `sparsity`, `kept`, `total`, `runs`, and for `clean`, every attack,
-    `verified BOUND` and `certified SETTINGS at RADIUS` `{mean, std, values, samples}`; `std` is the sample standard
-    deviation, None for a single run.
-
-    Args:
-        runs: folders.
-        told: gets a line about each measurement that is left out.
-
-    Raises:
-        CheckpointError: if nothing was measured in a run, or, unless there is `told`, a file is damaged.
+    Attributes:
+        stage: its folder inside the runs.
+        pruner: how its connections were chosen, and what tells it from others; "dense" without a pruner.
+        sparsity: share of the prunable weights that is gone; the mean over the runs, as is `kept`.
+        kept: prunable weights left.
+        total: prunable weights of the dense network.
+        runs: how many hold it.
+        figures: accuracies of `clean`, every attack, `verified BOUND` and `certified SETTINGS at RADIUS`.
     """
-    found: dict[str, list[Record]] = {}
-    for run in runs:
-        for stage, network in measured(run, told).items():
-            if network.complete:
-                found.setdefault(stage, []).append(network.record)
-    return [{"stage": stage, **averaged(records)} for stage, records in found.items()]
+
+    stage: str
+    pruner: str
+    sparsity: float
+    kept: int
+    total: int
+    runs: int
+    figures: dict[str, Accuracy]
+
+    @property
+    def dense(self) -> bool:
+        """Whether nothing was removed."""
+        return self.kept == self.total
+
+    @property
+    def removed(self) -> str:
+        """Sparsity in percent."""
+        return f"{100 * self.sparsity:.3g}"
+
+    @property
+    def name(self) -> str:
+        """Its pruner and sparsity."""
+        return self.pruner if self.dense else f"{self.pruner} {self.removed} %"
+
+    @property
+    def smaller(self) -> float:
+        """By what factor the prunable weights are fewer than in the dense network."""
+        return self.total / max(self.kept, 1)
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
 
 
-def averaged(records: Sequence[Record]) -> dict[str, Any]:
-    """A row, but for its `stage`, of networks that differ in their seed only."""
+def averaged(records: Sequence[Record], pruner: str | None = None) -> Row:
+    """The row of networks that differ in their seed only, by another name than their pruner's if there is one."""
     first, measured = records[0], [_accuracies(record) for record in records]
     figures = {
-        name: over_runs([values[name][0] for values in measured], samples)
+        name: Accuracy.of([values[name][0] for values in measured], samples)
         for name, (_, samples) in measured[0].items()
         if all(name in values for values in measured)
     }
-    row = {"pruner": first.pruner or "dense", "sparsity": first.sparsity, "kept": first.kept, "total": first.total}
-    return row | {"runs": len(records), "figures": figures}
+    name, kept = pruner or first.pruner or "dense", round(statistics.mean(record.kept for record in records))
+    sparsity = statistics.mean(record.sparsity for record in records)
+    return Row(first.stage, name, sparsity, kept, first.total, len(records), figures)
 
 
 def _accuracies(record: Record) -> dict[str, tuple[float, int]]:
@@ -64,45 +87,46 @@ def _accuracies(record: Record) -> dict[str, tuple[float, int]]:
     return columns
 
 
-def over_runs(values: list[float], samples: int) -> dict[str, Any]:
-    """What a row says of a column: one value for each run."""
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.mean(values), "std": deviation, "values": values, "samples": samples}
+def columns(table: Iterable[Row]) -> list[str]:
+    """What was measured of any of the networks."""
+    return list(dict.fromkeys(name for row in table for name in row.figures))
 
 
-def _percent(figure: dict[str, Any] | None) -> str:
-    if figure is None:
-        return "-"
-    spread = f" ± {100 * figure['std']:.1f}" if figure["std"] is not None else ""
-    return f"{100 * figure['mean']:.1f}{spread}"
-
-
-def columns(table: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for row in table for name in row["figures"]))
-
-
-def _cells(row: dict[str, Any], columns: list[str]) -> list[str]:
-    kept = f"{row['kept']:,} of {row['total']:,}"
-    return [row["pruner"], f"{100 * row['sparsity']:.1f}", kept, *(_percent(row["figures"].get(c)) for c in columns)]
-
-
-def _titles(columns: list[str]) -> list[str]:
-    return ["network", "sparsity %", "weights kept", *(f"{name} %" for name in columns)]
-
-
-def as_table(table: Sequence[dict[str, Any]]) -> Table:
-    """For a terminal."""
+def _lines(table: Sequence[Row]) -> list[list[str]]:
+    """Titles, and the texts of each row."""
     shown = columns(table)
-    view = Table()
-    for number, title in enumerate(_titles(shown)):
-        view.add_column(title, justify="left" if number == 0 else "right")
+    lines = [["network", "sparsity %", "weights kept", *(f"{name} %" for name in shown)]]
     for row in table:
-        view.add_row(*_cells(row, shown))
+        figures = [row.figures[name].percent if name in row.figures else "-" for name in shown]
+        lines.append([row.pruner, f"{100 * row.sparsity:.1f}", f"{row.kept:,} of {row.total:,}", *figures])
+    return lines
+
+
+def as_table(table: Sequence[Row]) -> Table:
+    """For a terminal."""
+    return for_terminal(_lines(table))
+
+
+def as_markdown(table: Sequence[Row]) -> str:
+    """For a document."""
+    return for_document(_lines(table))
+
+
+def for_terminal(lines: Sequence[Sequence[str]], caption: str | None = None) -> Table:
+    """Titles and rows of text, of which the first column is to the left."""
+    from rich.table import Table
+
+    titles, *rows = lines
+    view = Table(caption=caption)
+    for number, title in enumerate(titles):
+        view.add_column(title, justify="left" if number == 0 else "right")
+    for row in rows:
+        view.add_row(*row)
     return view
 
 
-def as_markdown(table: Sequence[dict[str, Any]]) -> str:
-    """For a document."""
-    shown = columns(table)
-    lines = [_titles(shown), ["---", *["---:"] * (2 + len(shown))], *(_cells(row, shown) for row in table)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def for_document(lines: Sequence[Sequence[str]]) -> str:
+    """The same as Markdown."""
+    titles, *rows = lines
+    ruled = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in ruled)

@@ -1,68 +1,63 @@
-"""Training curves: loss and validation accuracy of each epoch."""
+"""Training curves: what was measured after each epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from hydraprune.report.charts import Figure, Palette
-from hydraprune.report.experiment import Experiment
-from hydraprune.report.plot import Plot, Point, Series, plot, rounded
+from hydraprune.report.chart import Chart, Palette, Panels, Point, Series
+from hydraprune.report.experiment import Setting, kind_of, titled, up_to
+from hydraprune.report.plot import rounded
+from hydraprune.runs.contents import Epoch, is_share
+from hydraprune.runs.folder import RunFolder
 
-EPOCHS = 40
-"""Points of a line, at most."""
-ACCURACIES = ("validation_robust_accuracy", "robust_accuracy", "validation_accuracy", "accuracy")
-
-
-def training(experiment: Experiment, palette: Palette) -> Figure | None:
-    """The first run of an experiment: a chart for each stage, a line for each branch."""
-    run = next((run for run in experiment.runs if run.metrics), None)
-    if run is None:
-        return None
-    stages: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for line in run.metrics:
-        branch, _, stage = str(line.get("stage")).rpartition("/")
-        stages.setdefault(stage, {}).setdefault(branch, []).append(line)
-    plots = []
-    for keys in (ACCURACIES, ("loss",)):
-        for stage, branches in stages.items():
-            known = {key for lines in branches.values() for line in lines for key in line}
-            key = next((key for key in keys if key in known), None)
-            if key is not None:
-                plots.append(_chart(stage, branches, key, palette))
-    return Figure(experiment.heading, plots)
+EPOCHS, LINES = 40, 12
+"""Points of a line, and lines of a chart, at most."""
 
 
-def _chart(stage: str, branches: dict[str, list[dict[str, Any]]], key: str, palette: Palette) -> Plot:
-    rates = sorted({branch.rpartition("-")[2] for branch in branches})
-    scale = 1 if key == "loss" else 100
-    series = [
-        _line(branch, lines, key, scale, palette, rates.index(branch.rpartition("-")[2]) % 4)
-        for branch, lines in branches.items()
+def training(setting: Setting, palette: Palette) -> list[Panels]:
+    """For each stage a chart of each metric: a line for the first run of each experiment, one where they share it."""
+    stages: dict[str, dict[str, tuple[Series, list[Epoch]]]] = {}
+    for experiment in setting.experiments[:LINES]:
+        run = next((run for run in experiment.runs if run.epochs), experiment.runs[0])
+        logs: dict[str, list[Epoch]] = {}
+        for epoch in run.epochs:
+            logs.setdefault(epoch.stage, []).append(epoch)
+        for stage, epochs in logs.items():
+            line = _line(setting, run, stage, palette)
+            stages.setdefault(stage, {}).setdefault(kind_of(run.recipe, stage), (line, epochs))
+    return [
+        Panels(titled(setting.heading, stage), [_chart([*logs.values()], name) for name in _metrics(logs.values())])
+        for stage, logs in stages.items()
     ]
-    series = [one for one in series if one.points]
-    epochs = [point.x for one in series for point in one.points] or [1.0]
-    return plot(
-        series,
-        title=f"{stage}: {key.replace('_', ' ')}",
-        x_label="epoch",
-        y_label="loss" if key == "loss" else "accuracy (%)",
-        x_ticks={x: f"{x:g}" for x in rounded(min(epochs), max(epochs), inside=True, whole=True)},
-        y_range=(None, None) if key == "loss" else (0, None),
-    )
 
 
-def _line(branch: str, lines: Sequence[dict[str, Any]], key: str, scale: float, palette: Palette, dash: int) -> Series:
-    measured = [line for line in lines if isinstance(line.get(key), int | float)]
-    thinned = [line for number, line in enumerate(measured, start=1) if number % max(1, len(measured) // EPOCHS) == 0]
-    pruner, _, sparsity = branch.rpartition("-")
-    name = f"{pruner} {100 * float(sparsity):.3g} %" if _is_number(sparsity) else branch
-    points = [
-        Point(line["epoch"], scale * line[key], f"{name} epoch {line['epoch']}: {scale * line[key]:.4g}".strip())
-        for line in thinned
-    ]
-    return Series(name, palette[pruner] if branch else "ink", points, marks=False, dash=dash)
+def _line(setting: Setting, run: RunFolder, stage: str, palette: Palette) -> Series:
+    """How the line of a stage is called and drawn, without points."""
+    mine = [variant for variant in setting.variants if run in variant.runs and not variant.dense]
+    if not mine or not any(one.get("pruner") for one in up_to(run.recipe, stage)["stages"]):
+        return Series("", "ink", ())
+    variant = next((variant for variant in mine if variant.row.stage == stage), mine[-1])
+    rates = [group[0].sparsity for group in setting.by_sparsity()]
+    dash = sum(rate < variant.sparsity for rate in rates) % 4
+    return Series(variant.name, palette[variant.label], (), dash=dash)
 
 
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdecimal()
+def _metrics(logs: Iterable[tuple[Series, Sequence[Epoch]]]) -> list[str]:
+    """All that were measured, shares of images first."""
+    names = dict.fromkeys(name for _, epochs in logs for epoch in epochs for name in epoch.metrics)
+    return sorted(names, key=lambda name: not is_share(name))
+
+
+def _chart(logs: Sequence[tuple[Series, Sequence[Epoch]]], name: str) -> Chart:
+    """A metric over epochs, by its own name: shares in percent from 0 on, others as they are."""
+    scale, label = (100, "accuracy (%)") if is_share(name) else (1, name.replace("_", " "))
+    series = []
+    for line, epochs in logs:
+        measured = [(epoch.epoch, scale * epoch.metrics[name]) for epoch in epochs if name in epoch.metrics]
+        step = max(1, len(measured) // EPOCHS)
+        points = [Point(x, y, f"{line.name} epoch {x}: {y:.4g}".strip()) for x, y in measured[step - 1 :: step]]
+        series += [replace(line, points=points, marks=len(points) == 1)] if points else []
+    places = [point.x for one in series for point in one.points]
+    ticks = {x: f"{x:g}" for x in rounded(min(places), max(places), inside=True, whole=True)}
+    return Chart(series, "epoch", label, name.replace("_", " "), ticks, (0, None) if is_share(name) else (None, None))

@@ -10,8 +10,8 @@ from pydantic import Field
 from hydraprune.core.files import read_json
 from hydraprune.core.spec import Real
 from hydraprune.runs.entries import Entry, S, parsed
+from hydraprune.runs.files import DONE, FAILED
 
-STUDY, DONE, FAILED = "study.yaml", "cell.json", "failure.json"
 AGAIN = "remove it, and the same study runs the cell again, from what is finished of it"
 
 

@@ -19,19 +19,18 @@ from torch import Tensor, nn
 
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import inside, read_json, write_json
+from hydraprune.core.network import device_of
 from hydraprune.core.plain import tensors
 from hydraprune.core.spec import Spec
 from hydraprune.core.tensors import load_tensors, pack_mask, save_tensors, unpack_mask
 from hydraprune.core.threat import ThreatModel
 from hydraprune.masks.view import LayerCount, MaskView
 from hydraprune.nets import Net
-from hydraprune.runs.fill import fill, misfit, with_memory
-from hydraprune.runs.finished import META, refuse_unfinished
+from hydraprune.runs.files import MASKS, META, MODEL
+from hydraprune.runs.fill import fill, misfit
+from hydraprune.runs.finished import refuse_unfinished
 from hydraprune.runs.lock import own
 
-MODEL, MASKS = "model.safetensors", "masks.safetensors"
-DATA = "data.json"
-"""In a run folder: split -> digest of the images and labels that the run reads."""
 PARTS, ROOM = 32, 8
 """A network has at most so many modules and parameters for each tensor of its file, and takes so much more memory."""
 SPARE = 1000, 2**28
@@ -92,8 +91,7 @@ def save(folder: Path | str, model: nn.Module, meta: Meta | None = None) -> Meta
     them, also those of a compiled model. Counts are measured here, over masks.
 
     Raises:
-        SpecError: for arguments in another order.
-        CheckpointError: for a model on the meta device, or with lazy layers.
+        SpecError: for arguments in another order, and for a model on the meta device or with lazy layers.
         PruningError: for a model without prunable weights.
         BusyError: if another process is writing in the folder.
         TrainingError: if the folder cannot be written.
@@ -101,7 +99,7 @@ def save(folder: Path | str, model: nn.Module, meta: Meta | None = None) -> Meta
     folder = _folder(folder, "save(folder, model)")
     if not isinstance(model, nn.Module):
         raise SpecError(f"save(folder, model) takes a network second, got {type(model).__name__}")
-    with_memory(model)
+    device_of(model)
     view = MaskView(model)
     masks = view.masks()
     shapes = {name: list(mask.shape) for name, mask in masks.items()}

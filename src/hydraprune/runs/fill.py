@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from hydraprune.core.errors import CheckpointError
+from hydraprune.core.network import device_of
 from hydraprune.core.plain import canonical, parametrized
 from hydraprune.masks.source import FixedMask, MaskSource
 from hydraprune.masks.view import MaskView
@@ -29,9 +29,10 @@ def fill(
         where: what the values are, for errors.
 
     Raises:
-        CheckpointError: if they do not fit, or the model has no memory yet; the model is then unchanged.
+        CheckpointError: if they do not fit; the model is then unchanged.
+        SpecError: if the model has no memory yet.
     """
-    with_memory(model)
+    device_of(model)
     view, slots = MaskView(model), _slots(model)
     if problem := misfit(slots, values):
         raise CheckpointError(f"{where} does not fit {type(model).__name__}: {problem}")
@@ -44,19 +45,6 @@ def fill(
     view.attach({name: FixedMask(mask.to(weights[name].device)) for name, mask in {**whole, **masks}.items()})
     for name, slot in slots.items():
         slot.copy_(values[name])
-
-
-def with_memory(model: nn.Module) -> None:
-    """See that every tensor of `model` has its memory.
-
-    Raises:
-        CheckpointError: for lazy layers, and for tensors on the meta device.
-    """
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if is_lazy(tensor):
-            raise CheckpointError(f"{name!r} belongs to a lazy layer without a size; call the model on images first")
-        if tensor.is_meta:
-            raise CheckpointError(f"{name!r} is on the meta device, without memory; call model.to_empty(device='cpu')")
 
 
 def misfit(slots: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> str | None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hydraprune.core.errors import CheckpointError
-
-META = "checkpoint.json"
-"""What a checkpoint is; it is written last."""
+from hydraprune.runs.files import META
 
 
 def finished(folder: Path) -> bool:

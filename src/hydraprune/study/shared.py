@@ -13,8 +13,8 @@ from hydraprune.core.fingerprint import fingerprint
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Measure, Stage
 from hydraprune.recipes.training import Fit
-from hydraprune.runs.checkpoint import DATA, MASKS, MODEL
-from hydraprune.runs.finished import META, finished
+from hydraprune.runs.files import BESIDE, DATA, MASKS, META, METRICS, MODEL, RESULTS
+from hydraprune.runs.finished import finished
 
 
 def trunk(recipe: Recipe) -> Recipe | None:
@@ -53,17 +53,23 @@ def adopt(recipe: Recipe, shared: Path, out: Path) -> None:
             (out / stage.name).mkdir(parents=True, exist_ok=True)
             for file in (MODEL, MASKS, META):  # the one that marks a whole checkpoint comes last
                 _link(shared / stage.name / file, out / stage.name / file)
+        for file in BESIDE:
+            if (shared / stage.name / file).exists() and not (out / stage.name / file).exists():
+                _link(shared / stage.name / file, out / stage.name / file)
+        for lines in (shared / stage.name).glob("*.jsonl"):  # which later commands continue in place
+            if not (out / stage.name / lines.name).exists():
+                write_atomically(out / stage.name / lines.name, lines.read_bytes())
     results = {record["stage"]: record for record in _records(out)} | {r["stage"]: r for r in _records(shared)}
     if results:
-        write_json(out / "results.json", list(results.values()))
-    for file in (DATA, "metrics.jsonl"):
+        write_json(out / RESULTS, list(results.values()))
+    for file in (DATA, METRICS):
         if not (out / file).exists():
             with suppress(FileNotFoundError):
                 write_atomically(out / file, (shared / file).read_bytes())
 
 
 def _records(run: Path) -> list[dict[str, object]]:
-    path = run / "results.json"
+    path = run / RESULTS
     return read_json(path) if path.exists() else []
 
 

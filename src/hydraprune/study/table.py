@@ -5,31 +5,85 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
 
 from hydraprune.core.errors import CheckpointError, DataError, SpecError
-from hydraprune.core.files import inside
+from hydraprune.core.files import inside, write_json
 from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.results import Record
 from hydraprune.core.spec import nearest
-from hydraprune.report.summary import averaged
-from hydraprune.runs.cells import STUDY, read_done
-from hydraprune.runs.checkpoint import DATA, read_digests
+from hydraprune.report.summary import Row, averaged, for_document, for_terminal
+from hydraprune.runs.cells import read_done
+from hydraprune.runs.checkpoint import read_digests
 from hydraprune.runs.entries import Told
-from hydraprune.runs.records import Measured, joined, measured
+from hydraprune.runs.files import DATA, RESULTS, STUDY
+from hydraprune.runs.folder import Network, measured
+from hydraprune.runs.records import joined
 from hydraprune.study.schema import SEED, Cell, read_study
 from hydraprune.study.settle import standing
 from hydraprune.study.shared import key, trunk
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 DRAWS = 10_000
 """Bootstrap samples of an interval."""
 LEVEL = 0.95
 """How often an interval should hold the true difference."""
-Found = list[tuple[Cell, dict[str, Measured]]]
+Found = list[tuple[Cell, dict[str, Network]]]
+
+
+@dataclass(frozen=True)
+class StudyRow(Row):
+    """A network of a study; `pruner` shows its labels.
+
+    Attributes:
+        labels: axis -> label, of all axes but the seed; those that its cells have in common.
+        seeds: in the order of the values of its figures.
+    """
+
+    labels: dict[str, str]
+    seeds: list[str]
+
+    def by_seed(self, name: str) -> dict[str, float]:
+        """Seed -> accuracy."""
+        return dict(zip(self.seeds, self.figures[name].values, strict=True))
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A difference of accuracies, in [-1, 1].
+
+    Attributes:
+        mean: over pairs of runs with the same seed.
+        low, high: ends of the 95 % percentile interval of the mean over resampled pairs; None with a single pair, and
+            too near to each other with a few.
+        pairs: how many.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a network of a study gains over the baseline; `figures` are by column, the rest is as in its row."""
+
+    stage: str
+    pruner: str
+    sparsity: float
+    labels: dict[str, str]
+    figures: dict[str, Gain]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
 
 
 def study_in(folder: Path) -> bool:
@@ -37,11 +91,10 @@ def study_in(folder: Path) -> bool:
     return (folder / STUDY).is_file()
 
 
-def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -> list[dict[str, Any]]:
+def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -> list[StudyRow]:
     """One row for every network of the finished cells, averaged over cells that differ in the seed only.
 
-    Rows are those of `hydraprune.report.rows`, and have `labels` (axis -> label) and `seeds`, in the order of their
-    figures' values. `pruner` shows the labels. A network that cells share is one row, with the labels that they share.
+    A network that cells share is one row, with the labels that they share.
 
     Args:
         folder: of the study.
@@ -81,16 +134,24 @@ def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -
     table = []
     for members in groups.values():
         labels, record = members[0]
-        row = averaged([record for _, record in members])
         shown = [labels[axis] for axis in axes if axis in labels and axis not in (SEED, "sparsity")]
         if record.pruner is None:
             shown = ["dense", *shown]
+        row = averaged([record for _, record in members], ", ".join(shown))
         kept = {axis: label for axis, label in labels.items() if axis != SEED}
-        seeds = [labels.get(SEED, "") for labels, _ in members]
-        row |= {"pruner": ", ".join(shown) or row["pruner"], "labels": kept, "seeds": seeds}
-        row["sparsity"] = float(np.mean([record.sparsity for _, record in members]))
-        row["kept"] = round(float(np.mean([record.kept for _, record in members])))
-        table.append({"stage": record.stage, **row})
+        table.append(StudyRow(**vars(row), labels=kept, seeds=[labels.get(SEED, "") for labels, _ in members]))
+    return table
+
+
+def summarize(folder: Path, told: Told | None = None) -> list[StudyRow]:
+    """The rows of `results`, which are also written into the study's folder, as `results.json`.
+
+    Raises:
+        SpecError, DataError: as `results`.
+        TrainingError: if the disk refuses.
+    """
+    table = results(folder, told=told)
+    write_json(folder / RESULTS, [row.plain() for row in table])
     return table
 
 
@@ -124,7 +185,7 @@ def _own(found: Found) -> list[tuple[dict[str, str], Record]]:
         (cell.labels, network.record)
         for cell, networks in found
         for stage, network in networks.items()
-        if network.complete and stage not in _stages(cell)
+        if network.record is not None and stage not in _stages(cell)
     ]
 
 
@@ -139,7 +200,9 @@ def _common(cells: Sequence[Cell], found: Found) -> list[tuple[dict[str, str], R
         # Later commands may have measured a shared network in the folder of any of its cells.
         mine = [(cell, networks) for cell, networks in found if cell in members]
         stages = _stages(members[0])
-        records = joined(n.record for _, networks in mine for s, n in networks.items() if n.complete and s in stages)
+        records = joined(
+            n.record for _, networks in mine for s, n in networks.items() if n.record is not None and s in stages
+        )
         agreed = set.intersection(*({*cell.labels.items()} for cell in members))
         labels = {axis: label for axis, label in members[0].labels.items() if (axis, label) in agreed}
         shared += [(labels, record) for record in records.values()]
@@ -152,41 +215,34 @@ def _stages(cell: Cell) -> set[str]:
     return {stage.name for stage in first.stages} if first is not None else set()
 
 
-def differences(table: Sequence[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
+def differences(table: Sequence[StudyRow], baseline: str) -> list[Difference]:
     """What each row gains over the baseline, paired by seed, with a bootstrap interval.
+
+    Rows are compared with the one that has the same labels on all other axes.
 
     Args:
         table: of `results`.
         baseline: a label such as `magnitude`, or `axis=label`.
 
-    Returns:
-        A row has `pruner`, `sparsity`, `labels`, and `figures`: column -> {mean, low, high, pairs}, in [-1, 1]. Rows
-        are compared with the one that has the same labels on all other axes. The interval is a 95 % percentile interval
-        of the mean over resampled pairs; None with a single pair, and too short with a few.
-
     Raises:
         SpecError: if no row has the label, or several axes do.
     """
     axis, label = _axis_of(table, baseline)
-    base = {_others(row, axis): row for row in table if row["labels"].get(axis) == label}
+    base = {_others(row, axis): row for row in table if row.labels.get(axis) == label}
     found = []
     for row in table:
         other = base.get(_others(row, axis))
-        if other is None or other is row or axis not in row["labels"]:
+        if other is None or other is row or axis not in row.labels:
             continue
-        figures = {
-            name: _gain(_by_seed(row, name), _by_seed(other, name))
-            for name in row["figures"]
-            if name in other["figures"]
-        }
-        shown = {name: gain for name, gain in figures.items() if gain is not None}
-        found.append({**{k: row[k] for k in ("stage", "pruner", "sparsity", "labels")}, "figures": shown})
+        gains = {n: _gain(row.by_seed(n), other.by_seed(n)) for n in row.figures if n in other.figures}
+        figures = {name: gain for name, gain in gains.items() if gain is not None}
+        found.append(Difference(row.stage, row.pruner, row.sparsity, row.labels, figures))
     return found
 
 
-def _axis_of(table: Sequence[dict[str, Any]], baseline: str) -> tuple[str, str]:
+def _axis_of(table: Sequence[StudyRow], baseline: str) -> tuple[str, str]:
     axis, equals, label = baseline.rpartition("=")
-    known = {(a, text) for row in table for a, text in row["labels"].items()}
+    known = {(a, text) for row in table for a, text in row.labels.items()}
     fitting = [(a, text) for a, text in known if text == label and (not equals or a == axis)]
     if not fitting:
         raise SpecError(f"no row is labelled {baseline!r}; {nearest(label, {text for _, text in known})}")
@@ -195,16 +251,11 @@ def _axis_of(table: Sequence[dict[str, Any]], baseline: str) -> tuple[str, str]:
     return fitting[0]
 
 
-def _others(row: dict[str, Any], axis: str) -> tuple[str, ...]:
-    labels = tuple(f"{name}={label}" for name, label in row["labels"].items() if name != axis)
-    return (row["stage"].rpartition("/")[2], *labels)
+def _others(row: StudyRow, axis: str) -> tuple[str, ...]:
+    return (row.stage, *(f"{name}={label}" for name, label in row.labels.items() if name != axis))
 
 
-def _by_seed(row: dict[str, Any], name: str) -> dict[str, float]:
-    return dict(zip(row["seeds"], row["figures"][name]["values"], strict=True))
-
-
-def _gain(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, Any] | None:
+def _gain(ours: dict[str, float], theirs: dict[str, float]) -> Gain | None:
     gains = np.array([value - theirs[seed] for seed, value in ours.items() if seed in theirs])
     if not len(gains):
         return None
@@ -212,55 +263,44 @@ def _gain(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, Any] | 
     if len(gains) > 1:
         draws = np.random.default_rng(0).choice(gains, (DRAWS, len(gains))).mean(1)
         low, high = (float(q) for q in np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    return {"mean": float(gains.mean()), "low": low, "high": high, "pairs": len(gains)}
+    return Gain(float(gains.mean()), low, high, len(gains))
 
 
-def as_csv(table: Sequence[dict[str, Any]]) -> str:
+def as_csv(table: Sequence[StudyRow]) -> str:
     """One line for each row and figure; accuracies, and the share of weights removed, in [0, 1]."""
-    axes = list(dict.fromkeys(axis for row in table for axis in row["labels"]))
+    axes = list(dict.fromkeys(axis for row in table for axis in row.labels))
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     columns = ["stage", "removed", "kept", "total", "figure", "samples", "runs", "mean", "std", "values"]
     lines.writerow([*axes, *columns])
     for row in table:
-        start = [*(row["labels"].get(axis, "") for axis in axes)]
-        start += [row["stage"], row["sparsity"], row["kept"], row["total"]]
-        for name, figure in row["figures"].items():
-            values = " ".join(f"{value:.6g}" for value in figure["values"])
-            lines.writerow([*start, name, figure["samples"], row["runs"], figure["mean"], figure["std"], values])
+        start = [*(row.labels.get(axis, "") for axis in axes), row.stage, row.sparsity, row.kept, row.total]
+        for name, figure in row.figures.items():
+            values = " ".join(f"{value:.6g}" for value in figure.values)
+            lines.writerow([*start, name, figure.samples, row.runs, figure.mean, figure.std, values])
     return text.getvalue()
 
 
-def _lines(gains: Sequence[dict[str, Any]], baseline: str) -> list[list[str]]:
-    columns = list(dict.fromkeys(name for row in gains for name in row["figures"]))
+def differences_table(gains: Sequence[Difference], baseline: str) -> Table:
+    """For a terminal: percentage points."""
+    caption = f"percentage points, paired by seed; {100 * LEVEL:.0f} % bootstrap intervals"
+    return for_terminal(_lines(gains, baseline), caption)
+
+
+def differences_markdown(gains: Sequence[Difference], baseline: str) -> str:
+    """For a document: percentage points."""
+    return for_document(_lines(gains, baseline))
+
+
+def _lines(gains: Sequence[Difference], baseline: str) -> list[list[str]]:
+    columns = list(dict.fromkeys(name for row in gains for name in row.figures))
     lines = [["network", "sparsity %", *(f"{name}, against {baseline}" for name in columns)]]
     for row in gains:
-        lines.append(
-            [row["pruner"], f"{100 * row['sparsity']:.1f}", *(_points(row["figures"].get(n)) for n in columns)]
-        )
+        points = [_points(row.figures[name]) if name in row.figures else "-" for name in columns]
+        lines.append([row.pruner, f"{100 * row.sparsity:.1f}", *points])
     return lines
 
 
-def _points(gain: dict[str, Any] | None) -> str:
-    if gain is None:
-        return "-"
-    interval = "" if gain["low"] is None else f" [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
-    return f"{100 * gain['mean']:+.1f}{interval}"
-
-
-def differences_table(gains: Sequence[dict[str, Any]], baseline: str) -> Table:
-    """For a terminal: percentage points."""
-    titles, *lines = _lines(gains, baseline)
-    view = Table(caption=f"percentage points, paired by seed; {100 * LEVEL:.0f} % bootstrap intervals")
-    for number, title in enumerate(titles):
-        view.add_column(title, justify="left" if number == 0 else "right")
-    for line in lines:
-        view.add_row(*line)
-    return view
-
-
-def differences_markdown(gains: Sequence[dict[str, Any]], baseline: str) -> str:
-    """For a document: percentage points."""
-    titles, *lines = _lines(gains, baseline)
-    rows = [titles, ["---", *["---:"] * (len(titles) - 1)], *lines]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+def _points(gain: Gain) -> str:
+    interval = "" if gain.low is None or gain.high is None else f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+    return f"{100 * gain.mean:+.1f}{interval}"

@@ -17,7 +17,7 @@ from hydraprune.core.errors import SpecError
 from hydraprune.core.files import output_folder, write_atomically
 from hydraprune.recipes.library import read_settings
 from hydraprune.recipes.runner import refuse_another
-from hydraprune.runs.cells import STUDY
+from hydraprune.runs.files import STUDY
 from hydraprune.study.beside import Beside
 from hydraprune.study.schema import Cell, Study, resolved
 from hydraprune.study.settle import Call, Outcome, State, settle

@@ -1,4 +1,4 @@
-"""What the files of a run may say, as far as the page shows it: each value is checked before a section sees it."""
+"""What the files of a run may say, as far as reports show it: each value is checked before anyone sees it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,41 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from hydraprune.core.errors import CheckpointError
 from hydraprune.core.spec import Count, Real, Share
 from hydraprune.runs.entries import Entry, Told, mapping, parsed, plain
+from hydraprune.runs.files import MODEL
 
 Radius = Annotated[Real, Field(ge=0)]
 Samples = Annotated[Count, Field(ge=1)]
 
 
 class Epoch(Entry, extra="allow"):
-    """A line of `metrics.jsonl`: any further metric is a number."""
+    """A line of `metrics.jsonl`: any further metric is a number, and a share if it is called an accuracy."""
 
     __pydantic_extra__: dict[str, Real] = Field(init=False)
 
     stage: str
     epoch: Annotated[Count, Field(ge=1, le=10**9)]
     seconds: Radius = 0.0
-    accuracy: Share | None = None
-    robust_accuracy: Share | None = None
-    validation_accuracy: Share | None = None
-    validation_robust_accuracy: Share | None = None
+
+    @model_validator(mode="after")
+    def _shares(self) -> Epoch:
+        for name, value in self.metrics.items():
+            if is_share(name) and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}, and no share from 0 to 1")
+        return self
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What was measured in the epoch, by name."""
+        return self.__pydantic_extra__
 
 
-class Checkpoint(Entry):
-    """`checkpoint.json`."""
+def is_share(metric: str) -> bool:
+    """Whether a metric of that name is a share of images, from 0 to 1."""
+    return metric.endswith("accuracy")
+
+
+class Summary(Entry):
+    """What `checkpoint.json` says of a network, without its tensors."""
 
     pruner: str | None = None
     sparsity: Share = 0.0
@@ -41,10 +55,20 @@ class Checkpoint(Entry):
     sha256: dict[str, str] = {}
 
     @model_validator(mode="after")
-    def _counted(self) -> Checkpoint:
+    def _counted(self) -> Summary:
         if any(kept > total for kept, total in [(self.kept, self.total), *self.layers.values()]):
             raise ValueError("more weights are kept than there are")
         return self
+
+    @property
+    def network(self) -> str | None:
+        """Digest of the weights; None if the file does not say."""
+        return self.sha256.get(MODEL)
+
+    @property
+    def images(self) -> str | None:
+        """Digest of the test images of its run; None if the file does not say."""
+        return self.data.get("test")
 
 
 class Curve(Entry):
@@ -91,7 +115,7 @@ class Checked(Entry):
     figures: Effort = Effort()
 
 
-class Certificate(Entry):
+class CertifiedLine(Entry):
     """A line of a file of certificates by randomized smoothing."""
 
     index: Count
@@ -100,7 +124,7 @@ class Certificate(Entry):
     radius: Radius
 
 
-class Figure(Entry):
+class ClaimedAccuracy(Entry):
     """An accuracy in `claim.json`, and on how many images at which radius it was measured."""
 
     accuracy: Share
@@ -108,18 +132,18 @@ class Figure(Entry):
     eps: Radius
 
 
-class Official(Entry):
+class OfficialProtocol(Entry):
     """What the benchmark's own protocol found."""
 
     clean_accuracy: Share
-    autoattack: Figure
-    fmn: Figure
+    autoattack: ClaimedAccuracy
+    fmn: ClaimedAccuracy
 
 
-class Strict(Entry):
+class StrictProtocol(Entry):
     """What the stricter protocol found."""
 
-    attacks: dict[str, Figure]
+    attacks: dict[str, ClaimedAccuracy]
 
 
 class Claimed(Entry):
@@ -129,18 +153,18 @@ class Claimed(Entry):
     reasons: list[str]
     sparsity: Share
     sha256: str
-    benchmark: Official
-    strict: Strict
+    benchmark: OfficialProtocol
+    strict: StrictProtocol
 
 
-class Adversary(Entry):
+class RecipeThreat(Entry):
     """The threat model of a recipe."""
 
     norm: str
     eps: Radius
 
 
-class Stage(Entry):
+class RecipeStage(Entry):
     """A stage of a recipe."""
 
     kind: str
@@ -148,14 +172,7 @@ class Stage(Entry):
     of: list[str] | None = None
 
 
-class Compare(Entry):
-    """Branches of a recipe."""
-
-    pruners: list[Any]
-    sparsities: list[Any]
-
-
-class Source(Entry):
+class RecipeSource(Entry):
     """Where a recipe comes from."""
 
     reported: dict[str, Any] | None = None
@@ -164,10 +181,9 @@ class Source(Entry):
 RECIPE: dict[str, TypeAdapter[Any]] = {
     "name": TypeAdapter(str),
     "about": TypeAdapter(str | None),
-    "threat": TypeAdapter(Adversary | None),
-    "stages": TypeAdapter(list[Stage]),
-    "compare": TypeAdapter(Compare | None),
-    "source": TypeAdapter(Source | None),
+    "threat": TypeAdapter(RecipeThreat | None),
+    "stages": TypeAdapter(list[RecipeStage]),
+    "source": TypeAdapter(RecipeSource | None),
 }
 """Entries of a recipe that the page reckons with; the others are only shown."""
 
@@ -191,9 +207,9 @@ def settings(values: Any, where: str, told: Told, kinds: Mapping[str, TypeAdapte
     return found
 
 
-def epochs(lines: Mapping[int, Any], where: str, told: Told) -> list[dict[str, Any]]:
+def epochs(lines: Mapping[int, Any], where: str, told: Told) -> list[Epoch]:
     """The lines of a log that fit; of one that is there twice, the last."""
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+    found: dict[tuple[str, int], Epoch] = {}
     for number, line in lines.items():
         try:
             epoch = parsed(Epoch, line, f"{where}:{number}")
@@ -203,5 +219,5 @@ def epochs(lines: Mapping[int, Any], where: str, told: Told) -> list[dict[str, A
         place = (epoch.stage, epoch.epoch)
         if place in found:
             told(f"an earlier line of epoch {epoch.epoch} of {epoch.stage}, which {where}:{number} repeats")
-        found[place] = epoch.model_dump(exclude_unset=True)
+        found[place] = epoch
     return list(found.values())
