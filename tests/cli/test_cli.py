@@ -203,7 +203,7 @@ def test_table_of_several_runs(succeeds, finished, tmp_path):
             ["show", "digit-trades"],
             "unknown recipe 'digit-trades'; did you mean 'digits-cnn_digits-trades'? (or give a file NAME.yaml)",
         ),
-        (["run", "nothing.yaml", "--out", "x"], "recipe nothing.yaml is missing"),
+        (["run", "nothing.yaml", "--out", "x"], "recipe or study nothing.yaml is missing"),
         (
             ["run", "digits-cnn_digits-trades", "--out", "x", "--set", "stages.prune.epoch=1"],
             "digits-cnn_digits-trades.stages.1: unknown key 'epoch'; did you mean 'epochs'?",

@@ -30,4 +30,4 @@ def prune_recipe(
         "sparsity": sparsity,
     }
     values = library.changed(library.whole("base-own"), settings)
-    return values if weights is None else values | {"stages": [s for s in values["stages"] if s["name"] != "pretrain"]}
+    return values if weights is None else values | {"stages": [s for s in values["stages"] if s.get("name") != "pretrain"]}
