@@ -31,6 +31,10 @@ ProgressBar.on_step = lambda *_: os._exit(0)
 BEYOND = {
     "import hydraprune": ("import torch, hydraprune" + END, []),
     "import hydraprune, and fit": ("import torch, hydraprune; hydraprune.fit" + END, []),
+    "an optimizer of torch, which imports torch._dynamo": (
+        "import torch; torch.optim.SGD([torch.zeros(1, requires_grad=True)])" + END,
+        [],
+    ),
     "a run, to its first step": (FIRST_STEP, ["run", "digits-demo", "--out", "{out}"]),
 }
 ALONE = {
