@@ -182,8 +182,9 @@ def test_table_of_several_runs(succeeds, finished, tmp_path):
     other.mkdir()
     records = json.loads((finished / "results.json").read_text())
     for record in records:
-        record["clean_accuracy"] = 1.0
+        record |= {"clean_accuracy": 1.0, "network": "of another seed"}
         del record["digest"]
+    shutil.copy(finished / "recipe.yaml", other)
     (other / "results.json").write_text(json.dumps(records))
     text = succeeds("table", finished, other, "--out", "tables/tiny-0.9")
     mean = 50 * (1 + json.loads((finished / "results.json").read_text())[1]["clean_accuracy"])

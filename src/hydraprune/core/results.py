@@ -19,7 +19,7 @@ WORST = "worst-case"
 
 def _within(path: str) -> str:
     if not path.isprintable() or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
-        raise ValueError("expected a path inside of the run, such as pretrain or hydra-0.9/finetune")
+        raise ValueError("expected a path inside of the run, such as pretrain or finetune")
     return path
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from hydraprune.core.errors import CheckpointError
@@ -92,6 +91,8 @@ def _whole(tensors: dict[str, Tensor]) -> bool:
 
 def _png(image: Tensor) -> str:
     """`image` (C, H, W) in [0, 1], grey or colour, as a data URI; large ones are made smaller."""
+    from PIL import Image
+
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     array = pixels[0].numpy() if len(pixels) != 3 else pixels.permute(1, 2, 0).numpy()
     picture = Image.fromarray(array)
