@@ -20,7 +20,7 @@ def test_no_public_name_stands_before_a_package():
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("digits-dmo", "unknown recipe 'digits-dmo'; did you mean 'digits-demo'?"),
+        ("digits-cnn_digts-trades", "unknown recipe 'digits-dmo'; did you mean 'digits-cnn_digits-trades'?"),
         (3, "recipe is 3; give Recipe(...) or its settings by name"),
         (None, "recipe is None; give Recipe(...)"),
         ({"name": "mine"}, "recipe.data: Field required"),
@@ -35,8 +35,8 @@ def test_what_is_no_recipe_is_not_run(tmp_path, recipe, message):
 def test_a_recipe_is_run_by_its_name(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr("hydraprune.recipes.runner.plan", lambda recipe: ran.append(recipe) or [])
-    assert hp.run("digits-demo", tmp_path) == []
-    assert ran == [hp.load_recipe("digits-demo")]
+    assert hp.run("digits-cnn_digits-trades", tmp_path) == []
+    assert ran == [hp.load_recipe("digits-cnn_digits-trades")]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hydraprune.core.files import save_tensors
+from hydraprune.core.tensors import save_tensors
 
 DEEP = 20_000
 ODD: tuple[Any, ...] = (

@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 import hydraprune as hp
-from hydraprune.core.files import save_tensors
+from hydraprune.core.tensors import save_tensors
 from trials import kills
 from trials.damage import resign, sealed
 from trials.mutations import api, digest

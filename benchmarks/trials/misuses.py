@@ -94,7 +94,7 @@ SPECIAL = {
     "verify data": "(x, y) | x",
     "ThreatModel norm": "'l3' | 2",
     "ThreatModel eps": "'8/0' | float('inf') | 300",
-    "run recipe": "'digits-demo' | {'name': 'x'}",
+    "run recipe": "'digits-cnn_digits-trades' | {'name': 'x'}",
     "run out": "'trades.yaml' | 'x' * 300",
     "load_recipe name": "'run'",
     "load_recipe overrides": "['seed'] | ['stages.nope.epochs=1'] | 'seed=1'",

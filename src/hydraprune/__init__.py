@@ -1,33 +1,47 @@
 """Networks that are both compact and robust: prune with the robust training objective itself."""
 
-from torch import Tensor, nn
+from __future__ import annotations
 
-from hydraprune.attacks.autoattack import AutoAttack
-from hydraprune.attacks.pgd import PGD as PGDAttack
-from hydraprune.bounds import logit_bounds, margin_bounds
-from hydraprune.core.errors import HydrapruneError
-from hydraprune.core.objective import Batch, Context, Loss, Objective
-from hydraprune.core.results import Record
-from hydraprune.core.threat import ThreatModel
-from hydraprune.data import SOURCES, Dataset
-from hydraprune.evaluation import Evaluation, Smoothing, Verification, evaluate, smoothing, verify
-from hydraprune.masks.budgets import ERK, Global, Uniform
-from hydraprune.masks.view import MaskView
-from hydraprune.nets import Net
-from hydraprune.objectives.fast import Fast
-from hydraprune.objectives.free import Free
-from hydraprune.objectives.mart import MART
-from hydraprune.objectives.natural import Natural
-from hydraprune.objectives.pgd import PGD
-from hydraprune.objectives.trades import TRADES
-from hydraprune.pruners.base import Pruner, prune
-from hydraprune.pruners.hydra import Hydra
-from hydraprune.pruners.magnitude import Magnitude
-from hydraprune.pruners.random import Random
-from hydraprune.recipes.library import load_recipe
-from hydraprune.recipes.runner import run
-from hydraprune.runs.checkpoint import load, save
-from hydraprune.train import Optim, fit
+from typing import TYPE_CHECKING
+
+from hydraprune.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hydraprune import attacks, bounds, objectives, pruners
+    from hydraprune.attacks.autoattack import AutoAttack
+    from hydraprune.attacks.pgd import PGD as PGDAttack
+    from hydraprune.bounds.certify import logit_bounds, margin_bounds
+    from hydraprune.core.errors import HydrapruneError
+    from hydraprune.core.objective import Batch, Context, Loss, Objective
+    from hydraprune.core.results import Record
+    from hydraprune.core.threat import ThreatModel
+    from hydraprune.data.dataset import Dataset
+    from hydraprune.evaluation.smoothing import Smoothing
+    from hydraprune.evaluation.verdicts import Evaluation
+    from hydraprune.evaluation.verification import Verification, verify
+    from hydraprune.evaluation.worst_case import evaluate
+    from hydraprune.masks import budgets, structures
+    from hydraprune.masks.budgets import ERK, Global, Uniform
+    from hydraprune.masks.view import MaskView
+    from hydraprune.nets.spec import Net
+    from hydraprune.objectives.fast import Fast
+    from hydraprune.objectives.free import Free
+    from hydraprune.objectives.mart import MART
+    from hydraprune.objectives.natural import Natural
+    from hydraprune.objectives.pgd import PGD
+    from hydraprune.objectives.trades import TRADES
+    from hydraprune.pruners.base import Pruner, prune
+    from hydraprune.pruners.hydra import Hydra
+    from hydraprune.pruners.magnitude import Magnitude
+    from hydraprune.pruners.probe import Probe
+    from hydraprune.pruners.random import Random
+    from hydraprune.recipes.library import load_recipe
+    from hydraprune.recipes.runner import run
+    from hydraprune.runs.checkpoint import load, save
+    from hydraprune.train.fit import fit
+    from hydraprune.train.optim import Optim
 
 
 def load_data(kind: str, **settings: object) -> Dataset:
@@ -37,6 +51,8 @@ def load_data(kind: str, **settings: object) -> Dataset:
         SpecError: for an unknown kind or setting.
         DataError: if the data is missing or unreadable.
     """
+    from hydraprune.data import SOURCES
+
     return SOURCES.make({"kind": kind, **settings}, "data").load()
 
 
@@ -52,7 +68,9 @@ def certify(
         DataError: for images outside [0, 1].
         EvaluationError: for logits that are not finite.
     """
-    found = smoothing.certify(model, x, Smoothing(sigma=sigma, n0=n0, n=n, alpha=alpha), seed=seed)
+    from hydraprune.evaluation import smoothing
+
+    found = smoothing.certify(model, x, smoothing.Smoothing(sigma=sigma, n0=n0, n=n, alpha=alpha), seed=seed)
     return found.label, found.radius
 
 
@@ -79,6 +97,7 @@ __all__ = [
     "Objective",
     "Optim",
     "PGDAttack",
+    "Probe",
     "Pruner",
     "Random",
     "Record",
@@ -86,6 +105,9 @@ __all__ = [
     "ThreatModel",
     "Uniform",
     "Verification",
+    "attacks",
+    "bounds",
+    "budgets",
     "certify",
     "evaluate",
     "fit",
@@ -94,8 +116,14 @@ __all__ = [
     "load_recipe",
     "logit_bounds",
     "margin_bounds",
+    "objectives",
     "prune",
+    "pruners",
     "run",
     "save",
+    "structures",
     "verify",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy(__name__)

@@ -82,8 +82,8 @@ def test_list(succeeds):
 
 
 def test_show_prints_a_recipe_that_can_be_run_again(succeeds, tmp_path):
-    text = succeeds("show", "digits-demo", "--set", "threat.eps=8/255", "--set", "seed=3")
-    expected = library.load_recipe("digits-demo", ["threat.eps=8/255", "seed=3"])
+    text = succeeds("show", "digits-cnn_digits-trades", "--set", "threat.eps=8/255", "--set", "seed=3")
+    expected = library.load_recipe("digits-cnn_digits-trades", ["threat.eps=8/255", "seed=3"])
     assert text == library.dump_recipe(expected)
     (tmp_path / "mine.yaml").write_text(text)
     assert succeeds("show", "mine.yaml") == text
@@ -202,15 +202,18 @@ def test_table_of_several_runs(succeeds, finished, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["show", "digit-demo"], "unknown recipe 'digit-demo'; did you mean 'digits-demo'? (or give a file NAME.yaml)"),
+        (
+            ["show", "digit-trades"],
+            "unknown recipe 'digit-trades'; did you mean 'digits-cnn_digits-trades'? (or give a file NAME.yaml)",
+        ),
         (["run", "nothing.yaml", "--out", "x"], "recipe nothing.yaml is missing"),
         (
-            ["run", "digits-demo", "--out", "x", "--set", "stages.prune.epoch=1"],
-            "digits-demo.stages.1: unknown key 'epoch'; did you mean 'epochs'?",
+            ["run", "digits-cnn_digits-trades", "--out", "x", "--set", "stages.prune.epoch=1"],
+            "digits-cnn_digits-trades.stages.1: unknown key 'epoch'; did you mean 'epochs'?",
         ),
         (
-            ["run", "digits-demo", "--out", "x", "--set", "threat.eps=8"],
-            "digits-demo.threat: eps 8 is above 1; pixels lie in [0, 1], so write 8/255",
+            ["run", "digits-cnn_digits-trades", "--out", "x", "--set", "threat.eps=8"],
+            "digits-cnn_digits-trades.threat: eps 8 is above 1; pixels lie in [0, 1], so write 8/255",
         ),
         (
             ["prune", "--net", "cnn_digits", "--data", "digits", "--out", "x", "--eps", "-1"],
@@ -229,11 +232,11 @@ def test_table_of_several_runs(succeeds, finished, tmp_path):
             "net 'mine:net': No module named 'mine'; install the package or correct its name",
         ),
         (
-            ["run", "digits-demo", "--out", "x", "--set", "data={kind: cifar10, path: gone}"],
+            ["run", "digits-cnn_digits-trades", "--out", "x", "--set", "data={kind: cifar10, path: gone}"],
             "data.path 'gone' is not a folder; give one with train*.parquet and test*.parquet in it",
         ),
         (
-            ["run", "digits-demo", "--out", "x", "--set", "data={kind: images, path: gone}"],
+            ["run", "digits-cnn_digits-trades", "--out", "x", "--set", "data={kind: images, path: gone}"],
             "gone/train is not a folder; data.path needs train/CLASS/*.jpg and test/CLASS/*.jpg (or val)",
         ),
         (
@@ -311,7 +314,7 @@ def test_an_error_of_several_lines_is_one_line(fails, monkeypatch):
         raise HydrapruneError("attack 'x' failed:\nRuntimeError\n  at 5")
 
     monkeypatch.setattr(sys.modules["hydraprune.cli.main"], "run_recipe", failing)
-    assert fails("run", "digits-demo", "--out", "x") == "attack 'x' failed: RuntimeError   at 5"
+    assert fails("run", "digits-cnn_digits-trades", "--out", "x") == "attack 'x' failed: RuntimeError   at 5"
 
 
 def test_an_out_that_cannot_be_written(fails, recipe, tmp_path):
@@ -334,7 +337,7 @@ def test_a_plug_in_that_cannot_be_used_is_listed_with_the_reason(succeeds, monke
 
 
 def test_usage_mistakes_are_explained_with_exit_code_two(command):
-    for arguments in (["run", "digits-demo"], ["prume"], ["list", "--all"]):
+    for arguments in (["run", "digits-cnn_digits-trades"], ["prume"], ["list", "--all"]):
         code, _, err = command(*arguments)
         assert code == 2
         assert "Traceback" not in err

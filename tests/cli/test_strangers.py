@@ -14,7 +14,7 @@ import yaml
 from hydraprune.core.files import read_json, write_json
 from hydraprune.core.sealed import seal
 from hydraprune.recipes.runner import run
-from hydraprune.runs.checkpoint import META
+from hydraprune.runs.finished import META
 from recipes.tiny import TINY, tiny
 
 CANARY = "canary-in-the-mine"
@@ -117,7 +117,8 @@ def test_what_is_trusted_is_named_and_called(command, tmp_path, canary, name):
 def test_a_network_of_ones_own_takes_part_in_every_stage(command, tmp_path, canary):
     """Whoever gives the recipe trusts its factory, also where a later stage loads what an earlier one saved."""
     values = {**TINY, "net": {"kind": "canary:sing"}, "stages": [
-        TINY["stages"][0], {**TINY["stages"][1], "teacher": "pretrain"}, TINY["stages"][3] | {"of": ["prune"]},
+        TINY["stages"][0], {**TINY["stages"][1], "networks": {"teacher": "pretrain"}},
+        TINY["stages"][3] | {"of": ["prune"]},
     ]}  # fmt: skip
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
     code, _, err = command("run", "mine.yaml", "--out", "own")

@@ -12,10 +12,10 @@ from hydraprune.evaluation import evaluate
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import prune
 from hydraprune.recipes.certify import Certify
+from hydraprune.recipes.evaluate import Evaluate
 from hydraprune.recipes.library import load_recipe, names
-from hydraprune.recipes.plan import plan
 from hydraprune.recipes.runner import run
-from hydraprune.recipes.stages import Evaluate, Fit
+from hydraprune.recipes.training import Fit
 from hydraprune.train import fit
 
 
@@ -49,8 +49,6 @@ def shortened(name, data, *more):
             overrides += [f"{at}.samples=4"] + ([f"{at}.smoothing.n=20"] if stage.smoothing else [])
     for path, method in methods.items():
         overrides += [f"{path}.steps=1"] if "steps" in type(method).model_fields else []
-    if recipe.compare is not None:
-        overrides += [f"compare.sparsities=[{recipe.compare.sparsities[-1]}]"]
     return load_recipe(name, [*overrides, *more])
 
 
@@ -60,22 +58,17 @@ def test_a_recipe_runs_from_end_to_end(name, folder, tmp_path):
     kind = load_recipe(name).data.kind
     recipe = shortened(name, settings(kind, folder, 8), "net.kind=cnn_small", "net.options={}")
     records = run(recipe, tmp_path)
-    jobs = plan(recipe)
-    trained = [job for job in jobs if isinstance(job.stage, Fit)]
-    for job in trained:
-        assert (tmp_path / job.path / "checkpoint.json").exists()
+    trained = [stage for stage in recipe.stages if stage.trains]
+    for stage in trained:
+        assert (tmp_path / stage.name / "checkpoint.json").exists()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     epochs = [line["stage"] for line in lines]
-    assert {path: epochs.count(path) for path in epochs} == {
-        job.path: job.stage.epochs for job in trained if job.stage.epochs
-    }
-    targets = list(dict.fromkeys(target for job in jobs for target in job.targets))
-    assert [record.stage for record in records] == targets
-    sparsities = {job.path: job.stage.budget.sparsity for job in trained if job.stage.budget}
+    assert {name: epochs.count(name) for name in epochs} == {s.name: s.epochs for s in trained if s.epochs}
+    measures = [stage for stage in recipe.stages if not stage.trains]
+    assert [record.stage for record in records] == list(dict.fromkeys(name for s in measures for name in s.of))
+    (budget,) = [stage.budget for stage in trained if stage.budget]
     for record in records:
-        branch = record.stage.rpartition("/")[0]
-        wanted = [value for path, value in sparsities.items() if path.rpartition("/")[0] == branch]
-        assert record.sparsity == pytest.approx(wanted[0] if record.pruner else 0, abs=0.01)
+        assert record.sparsity == pytest.approx(budget.sparsity if record.pruner else 0, abs=0.01)
 
 
 def parts(name):
@@ -119,7 +112,7 @@ def two_batches(recipe, size, least):
         before = [tensor.detach().clone() for _, tensor in view.parameters(stage.over)]
         objective = stage.objective or recipe.objective
         moving = view.parameters(stage.over)
-        networks = {"teacher": done[stage.teacher]} if stage.teacher else {}
+        networks = {name: done[other] for name, other in stage.networks.items()}
         how = {"optim": stage.optim, "threat": recipe.threat, "networks": networks}
         (line,) = fit(model, moving, Two(data.train), objective, epochs=1, **how)
         done[stage.name] = plain_copy(model)

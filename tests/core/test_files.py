@@ -17,20 +17,17 @@ from hydraprune.core import files
 from hydraprune.core.errors import CheckpointError, SpecError, TrainingError
 from hydraprune.core.files import (
     inside,
-    load_tensors,
     output_file,
     output_folder,
-    pack_mask,
     read_json,
     read_lines,
     read_text,
     read_yaml,
-    save_tensors,
-    unpack_mask,
     write_atomically,
     write_json,
 )
 from hydraprune.core.sealed import seal
+from hydraprune.core.tensors import load_tensors, pack_mask, save_tensors, unpack_mask
 
 LAUGHS = b"".join(b"a%d: &a%d [%s]\n" % (i, i, b",".join([b"*a%d" % (i - 1) if i else b"1"] * 10)) for i in range(12))
 """Aliases of aliases: a few lines that stand for 10**12 values."""

@@ -8,9 +8,9 @@ from hydraprune.attacks.fgsm import FGSM
 from hydraprune.attacks.fmn import FMN
 from hydraprune.attacks.pgd import PGD
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.core.files import load_tensors, save_tensors
 from hydraprune.core.objective import Batch
 from hydraprune.core.results import Record, Verified
+from hydraprune.core.tensors import load_tensors, save_tensors
 from hydraprune.evaluation import evaluate
 from hydraprune.evaluation.verdicts import Origin, load, save
 

@@ -16,7 +16,8 @@ from hydraprune.masks.source import FixedMask
 from hydraprune.masks.view import MaskView
 from hydraprune.nets import Net
 from hydraprune.recipes import benchmark as benchmarks
-from hydraprune.recipes.runner import fabric_for, run
+from hydraprune.recipes.runner import run
+from hydraprune.recipes.stages import Bench
 from hydraprune.runs.checkpoint import Meta, open_checkpoint
 from recipes.tiny import tiny
 
@@ -53,7 +54,7 @@ def trained(tmp_path_factory):
 @pytest.mark.usefixtures("_short")
 def test_a_claim_says_what_was_measured(trained, monkeypatch):
     folder, recipe = trained
-    data, fabric, tuned_on = recipe.data.load(), fabric_for(recipe.trainer), []
+    data, fabric, tuned_on = recipe.data.load(), recipe.trainer.machine(), []
     search = benchmarks.tuned
 
     def noted(model, batch, threat, **settings):
@@ -61,9 +62,8 @@ def test_a_claim_says_what_was_measured(trained, monkeypatch):
         return search(model, batch, threat, **settings)
 
     monkeypatch.setattr(benchmarks, "tuned", noted)
-    claim, path = benchmarks.benchmark(
-        open_checkpoint(folder), recipe, data=data, fabric=fabric, console=QUIET, name="HYDRA_Test", samples=12
-    )
+    bench = Bench(recipe, data, fabric, QUIET)
+    claim, path = benchmarks.benchmark(open_checkpoint(folder), bench, name="HYDRA_Test", samples=12)
     assert read_json(path) == claim
     assert claim["name"] == "HYDRA_Test_cnn_digits_digits_US_90"
     assert claim["sparsity"] == pytest.approx(0.9, abs=1e-3)
@@ -98,10 +98,9 @@ def test_too_few_images_are_refused(trained):
     folder, recipe = trained
     data = recipe.model_copy(update={"data": recipe.data.model_copy(update={"samples": 100})}).data.load()
     short = type(data)(data.train, data.validation, data.test.take(100), data.classes)
+    bench = Bench(recipe, short, recipe.trainer.machine(), QUIET)
     with pytest.raises(SpecError, match="100 test images are too few"):
-        benchmarks.benchmark(
-            open_checkpoint(folder), recipe, data=short, fabric=fabric_for(recipe.trainer), console=QUIET, samples=5
-        )
+        benchmarks.benchmark(open_checkpoint(folder), bench, samples=5)
 
 
 def masked(kept):

@@ -8,6 +8,8 @@ import pytest
 
 from hydraprune.core.errors import SpecError
 from hydraprune.evaluation import smoothing, verification
+from hydraprune.recipes.certify import Certify
+from hydraprune.recipes.evaluate import Evaluate
 from hydraprune.recipes.library import load_recipe
 from hydraprune.recipes.runner import run
 from hydraprune.report import as_markdown, rows
@@ -83,8 +85,9 @@ def test_the_table_shows_them(whole):
 
 def test_a_finished_run_is_not_certified_again(whole, monkeypatch):
     out, records = whole
-    for name in ("fit", "certify", "measure"):
-        monkeypatch.setattr(f"hydraprune.recipes.runner.{name}", refuse)
+    monkeypatch.setattr("hydraprune.recipes.training.fit", refuse)
+    monkeypatch.setattr(Certify, "measured", refuse)
+    monkeypatch.setattr(Evaluate, "measured", refuse)
     assert run(certified(), out) == records
 
 
@@ -132,7 +135,7 @@ def test_what_is_added_later_is_all_that_is_measured(tmp_path, monkeypatch):
         return original(net, x, y, threat, method)
 
     monkeypatch.setattr(verification, "margin_bounds", noted)
-    monkeypatch.setattr("hydraprune.recipes.runner.fit", refuse)
+    monkeypatch.setattr("hydraprune.recipes.training.fit", refuse)
     fgsm = {"kind": "evaluate", "attacks": ["fgsm"], "samples": 20}
     more = certified({**STAGE, "of": None, "bounds": ["ibp", {"kind": "crown-ibp", "slope": "zero"}]}, fgsm)
     (after,) = run(more, tmp_path)
@@ -171,16 +174,6 @@ def test_other_settings_of_the_noise_are_certified_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(certify, refuse)
     (back,) = run(certified({**STAGE, "of": None, "bounds": []}), tmp_path / "run")
     assert (back.certified, back.made) == (before.certified, before.made)
-
-
-def test_branches_share_the_certificates_of_their_pretraining(tmp_path):
-    values = certified().plain()
-    values["compare"] = {"pruners": ["magnitude", "random"], "sparsities": [0.5]}
-    values["stages"][3] |= {"bounds": ["ibp"], "smoothing": None}
-    records = run(type(tiny()).parse(values, "compared"), tmp_path)
-    assert [(r.stage, list(r.verified)) for r in records] == [
-        ("pretrain", ["ibp"]), ("magnitude-0.5/finetune", ["ibp"]), ("random-0.5/finetune", ["ibp"]),
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from hydraprune.core.errors import DataError, SpecError
 from hydraprune.core.files import read_json, write_json
 from hydraprune.evaluation import clean_accuracy, corruptions
 from hydraprune.evaluation.corruptions import BENCHMARK, offered
-from hydraprune.recipes.measure import measure
-from hydraprune.recipes.runner import fabric_for, run
-from hydraprune.recipes.stages import Evaluate
+from hydraprune.recipes.evaluate import Evaluate
+from hydraprune.recipes.runner import run
+from hydraprune.recipes.stages import Bench
 from hydraprune.runs.checkpoint import load, open_checkpoint
 from recipes.tiny import tiny
 
@@ -39,11 +39,8 @@ def measured(ran, tmp_path):
 
     def call(**settings):
         stage = Evaluate.parse({"samples": 40, **settings}, "here")
-        fabric = fabric_for(recipe.trainer)
-        return measure(
-            open_checkpoint(tmp_path / "run" / "pretrain"), recipe, stage, data=recipe.data.load(), fabric=fabric,
-            console=Console(quiet=True),
-        )  # fmt: skip
+        bench = Bench(recipe, recipe.data.load(), recipe.trainer.machine(), Console(quiet=True))
+        return stage.measured(open_checkpoint(tmp_path / "run" / "pretrain"), bench)
 
     return call
 
@@ -133,4 +130,4 @@ def test_corruptions_need_no_adversary():
     recipe = tiny(ALONE, "threat=null", "objective=natural")
     assert recipe.threat is None
     with pytest.raises(SpecError, match="has attacks, but the recipe has no threat model"):
-        tiny(ALONE, "threat=null", "objective=natural", "stages.evaluate.transfer_from=[pretrain]")
+        tiny(ALONE, "threat=null", "objective=natural", "stages.evaluate.attacks=[transfer]")

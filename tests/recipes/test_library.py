@@ -1,13 +1,10 @@
 """Recipes by name and file, inheritance, overrides, and what is said about mistakes."""
 
-import re
-
 import pytest
 import yaml
 
 from hydraprune.core.errors import SpecError
 from hydraprune.recipes.library import dump_recipe, load_recipe, names, read_recipe, resolve
-from hydraprune.recipes.plan import plan
 from recipes.tiny import TINY, tiny
 
 
@@ -20,14 +17,7 @@ def test_a_shipped_recipe_reads_back_as_it_was_dumped(tmp_path, name):
     file.write_text(dump_recipe(recipe))
     again = load_recipe(str(file))
     assert again == recipe
-    assert plan(again) == plan(recipe)
     assert dump_recipe(again) == dump_recipe(recipe)
-
-
-@pytest.mark.parametrize("name", [name for name in names() if re.search(r"-\d\d$", name)])
-def test_a_recipe_prunes_to_the_sparsity_of_its_name(name):
-    (stage,) = [stage for stage in load_recipe(name).stages if getattr(stage, "budget", None)]
-    assert stage.budget.sparsity == pytest.approx(int(name[-2:]) / 100)
 
 
 @pytest.mark.parametrize("name", names())
@@ -39,7 +29,7 @@ def test_a_recipe_is_for_the_data_and_the_threat_of_its_name(name):
     assert net == "demo" or net.replace("_", "").startswith(recipe.net.kind.removeprefix("timm:").split("_")[0])
     if "smoothing" in name:
         threat = ("l2", 110 / 255)
-    elif name in ("digits-demo", "digits-cnn_digits-hydra-plus"):
+    elif name in ("digits-cnn_digits-trades", "digits-cnn_digits-hydra-plus"):
         threat = ("linf", 0.1)
     elif {"ibp", "mixtrain"} & {*name.replace("crown-", "").split("-")} and data != "digits":
         threat = ("linf", 2 / 255)
@@ -50,7 +40,7 @@ def test_a_recipe_is_for_the_data_and_the_threat_of_its_name(name):
 
 def test_recipes_that_others_extend_are_not_listed():
     assert names() == sorted(names())
-    assert "digits-demo" in names()
+    assert "digits-cnn_digits-trades" in names()
     assert not [name for name in names() if name.startswith("base-")]
 
 
@@ -76,8 +66,8 @@ def test_extends_replaces_whole_settings_and_set_single_ones(tmp_path):
 
 
 def test_a_shipped_recipe_can_be_extended(tmp_path):
-    mine = load_recipe(write(tmp_path / "mine.yaml", extends="digits-demo", name="mine", set={"seed": 5}))
-    assert mine == load_recipe("digits-demo", ["name=mine", "seed=5"])
+    mine = load_recipe(write(tmp_path / "mine.yaml", extends="digits-cnn_digits-trades", name="mine", set={"seed": 5}))
+    assert mine == load_recipe("digits-cnn_digits-trades", ["name=mine", "seed=5"])
 
 
 @pytest.mark.parametrize(
@@ -96,14 +86,9 @@ def test_a_shipped_recipe_can_be_extended(tmp_path):
         ("data.padding=0", lambda r: r.data.padding == 0),
         ("net.options.width=3", lambda r: r.net.options == {"width": 3}),
         ("trainer.precision=bf16", lambda r: r.trainer.precision == "bf16"),
-        ("compare.pruners=[hydra, random]", None),
     ],
 )
 def test_overrides(override, value):
-    if value is None:
-        with pytest.raises(SpecError, match=r"tiny\.compare\.sparsities: Field required"):
-            tiny(override)
-        return
     changed = tiny(override)
     assert value(changed)
     assert not value(tiny())
@@ -118,7 +103,7 @@ def test_later_overrides_win_and_the_settings_given_stay_as_they_were():
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
-        (["sead=1"], r"tiny: unknown key 'sead'; did you mean 'seed'\?"),
+        (["sead=1"], r"no setting or variable 'sead'; did you mean 'seed'\?"),
         (["stages.prun.epochs=1"], r"stages\.prun: there is no 'prun'; did you mean 'prune'\?"),
         (["stages.prune.epoch=1"], r"tiny\.stages\.1: unknown key 'epoch'; did you mean 'epochs'\?"),
         (["stages.prune.optim.learning_rate=1"], r"tiny\.stages\.1\.optim: unknown key 'learning_rate'; known: .*lr"),
@@ -159,9 +144,12 @@ def test_mistakes_are_named_with_path_and_remedy(overrides, complaint):
         ("- a\n- b\n", r"expected a mapping of settings, got a list$"),
         ("name: [1\n", r"mine\.yaml is unreadable \(line 2: .*\); give a recipe as YAML"),
         ("", "expected a mapping of settings, got a NoneType"),
-        ("extends: digits-dem\n", r"unknown recipe 'digits-dem'; did you mean 'digits-demo'\?"),
-        ("extends: digits-demo\nset: 5\n", "`set` takes path.to.key: value, got 5"),
-        ("extends: digits-demo\nset: {stages.prun.epochs: 5}\n", r"there is no 'prun'; did you mean 'prune'\?"),
+        ("extends: digits-dem\n", r"unknown recipe 'digits-dem'; did you mean 'digits-cnn_digits-trades'\?"),
+        ("extends: digits-cnn_digits-trades\nset: 5\n", "`set` takes path.to.key: value, got 5"),
+        (
+            "extends: digits-cnn_digits-trades\nset: {stages.prun.epochs: 5}\n",
+            r"there is no 'prun'; did you mean 'prune'\?",
+        ),
         ("name: mine\n", r"mine\.data: Field required; mine\.net: Field required"),
     ],
 )
@@ -190,8 +178,8 @@ def test_recipes_that_extend_themselves_or_too_many(tmp_path):
         (b"name: 2020-99-99", "month must be in"),
         (b'extends: "x\\0y"', "unknown recipe"),
         (b"extends: " + b"x" * 5000, "unknown recipe"),
-        (b"extends: ../files/digits-demo", "unknown recipe"),
-        (b"extends: digits-demo\nset: {1: 2}", "unknown key '1'"),
+        (b"extends: ../files/digits-cnn_digits-trades", "unknown recipe"),
+        (b"extends: digits-cnn_digits-trades\nset: {1: 2}", "no setting or variable '1'"),
     ],
 )
 def test_a_file_that_is_hostile(tmp_path, content, reason):
@@ -221,8 +209,10 @@ def test_a_recipe_that_was_written_down_makes_no_other_file_be_read(tmp_path):
 
 
 def test_unknown_recipes():
-    with pytest.raises(SpecError, match=r"unknown recipe 'digit-demo'; did you mean 'digits-demo'\? \(or give a file"):
-        load_recipe("digit-demo")
+    with pytest.raises(
+        SpecError, match=r"unknown recipe 'digits-trade'; did you mean 'digits-cnn_digits-trades'\? \(or give a file"
+    ):
+        load_recipe("digits-trade")
     with pytest.raises(SpecError, match=r"recipe missing\.yaml is missing"):
         load_recipe("missing.yaml")
 

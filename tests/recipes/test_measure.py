@@ -7,14 +7,17 @@ import torch
 from rich.console import Console
 
 from hydraprune.attacks.pgd import PGD
-from hydraprune.core.files import load_tensors, read_json
+from hydraprune.core.errors import SpecError
+from hydraprune.core.files import read_json
+from hydraprune.core.tensors import load_tensors
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluation.records import network_key
 from hydraprune.evaluation.verdicts import load
 from hydraprune.evaluation.verification import VerifiedImage
 from hydraprune.recipes import measure as measuring
-from hydraprune.recipes.runner import fabric_for, run
-from hydraprune.recipes.stages import Evaluate
+from hydraprune.recipes.evaluate import Evaluate
+from hydraprune.recipes.runner import run
+from hydraprune.recipes.stages import Bench
 from hydraprune.runs.checkpoint import open_checkpoint
 from recipes.tiny import contents, tiny
 
@@ -39,13 +42,11 @@ def measured(trained, tmp_path):
     shutil.copytree(trained[0], tmp_path / "run")
     recipe = trained[1]
 
-    def call(stage="pretrain", attacks=ATTACKS, samples=60, surrogates=None, recipe=recipe, **settings):
+    def call(stage="pretrain", attacks=ATTACKS, samples=60, others=(), recipe=recipe, **settings):
         how = Evaluate.parse({"attacks": attacks, "samples": samples, "batch_size": 25, **settings}, "here")
-        fabric = fabric_for(recipe.trainer)
-        return measuring.measure(
-            opened(stage), recipe, how, data=recipe.data.load(), fabric=fabric, console=QUIET,
-            surrogates={name: opened(name) for name in surrogates or ()},
-        )  # fmt: skip
+        fabric = recipe.trainer.machine()
+        bench = Bench(recipe, recipe.data.load(), fabric, QUIET)
+        return how.measured(opened(stage), bench, {name: opened(name) for name in others})
 
     def opened(name):
         return open_checkpoint(tmp_path / "run" / name)
@@ -163,15 +164,16 @@ def test_another_threat_has_its_own_folder(measured, trained, tmp_path):
 
 
 def test_images_transfer_between_dense_and_pruned(measured):
-    there = measured("prune", ["fgsm"], surrogates=["pretrain"])
-    back = measured("pretrain", ["fgsm"], surrogates=["prune"])
+    there = measured("prune", ["transfer"], others=["pretrain"])
+    back = measured("pretrain", [{"kind": "transfer", "origin": "prune"}], others=["prune"])
     for record, origin in ((there, "pretrain"), (back, "prune")):
         assert record.robust_accuracy[f"transfer-50-from-{origin}"] < record.clean_accuracy
+    with pytest.raises(SpecError, match="an attack needs the network 'pretrain'; name its checkpoint: `"):
+        measured("prune", ["transfer"])
 
 
 def test_a_recipe_may_transfer_and_a_run_is_not_repeated(tmp_path, monkeypatch):
-    compare = "compare={pruners: [magnitude], sparsities: [0.5]}"
-    recipe = tiny(compare, "stages.evaluate.transfer_from=[pretrain, finetune]", "stages.evaluate.attacks=[fgsm]")
+    recipe = tiny("stages.evaluate.attacks=[fgsm, transfer, {kind: transfer, origin: finetune}]")
     records = run(recipe, tmp_path)
     for record in records:
         names = {"fgsm", "transfer-50-from-pretrain", "transfer-50-from-finetune", "worst-case"}
@@ -197,8 +199,8 @@ def test_checks_use_verdicts_and_proofs_that_are_there(measured, trained, tmp_pa
         return []
 
     monkeypatch.setattr(measuring, "run_checks", noted)
-    fabric = fabric_for(recipe.trainer)
-    found, path = measuring.check(open_checkpoint(folder), recipe, 30, data=recipe.data.load(), fabric=fabric)
+    bench = Bench(recipe, recipe.data.load(), recipe.trainer.machine(), QUIET)
+    found, path = measuring.check(open_checkpoint(folder), 30, bench)
     assert (found, path, seen["count"]) == ([], folder / "checks.json", 30)
     assert list(seen["verdicts"].survived) == ["pgd-2x1"]
     assert seen["verified"].nonzero().flatten().tolist() == [broken]

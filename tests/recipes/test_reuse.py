@@ -12,6 +12,7 @@ from hydraprune.core.files import read_json, write_json
 from hydraprune.data.digits import Digits
 from hydraprune.recipes import measure as measuring
 from hydraprune.recipes.runner import run
+from hydraprune.recipes.stages import Bench
 from hydraprune.report import rows
 from hydraprune.runs.checkpoint import open_checkpoint
 from hydraprune.runs.records import measured
@@ -132,13 +133,11 @@ def test_other_images_that_are_asked_for_have_a_folder_of_their_own(trained, tmp
     changed(monkeypatch, "test", "image")
     data = there.data.load()
     checkpoint = open_checkpoint(stage)
-    subject = measuring.subject_of(checkpoint, there, data)
+    bench = Bench(there, data, there.trainer.machine(), Console(quiet=True))
+    subject = bench.subject(checkpoint)
     place = measuring.place(checkpoint, subject)
     assert place == stage / f"images-{subject.images}"
-    fabric = measuring.Fabric(accelerator="cpu", devices=1)
-    record = measuring.measure(
-        checkpoint, there, there.stages[1], data=data, fabric=fabric, console=Console(quiet=True)
-    )
+    record = there.stages[1].measured(checkpoint, bench)
     write_json(place / "evaluation.json", record.plain())
     assert (stage / "verdicts.safetensors").read_bytes() == before
     told: list[str] = []
@@ -210,10 +209,7 @@ def test_a_recipe_keeps_its_figure_beside_that_of_another_seed(trained, tmp_path
     """A command measures the same attack in another way; then the recipe asks for one attack more."""
     shutil.copytree(trained, tmp_path / "run")
     checkpoint, here = open_checkpoint(tmp_path / "run" / "pretrain"), recipe(samples=20).model_copy(update={"seed": 5})
-    fabric = measuring.Fabric(accelerator="cpu", devices=1)
-    measuring.measure(
-        checkpoint, here, here.stages[1], data=here.data.load(), fabric=fabric, console=Console(quiet=True)
-    )
+    here.stages[1].measured(checkpoint, Bench(here, here.data.load(), here.trainer.machine(), Console(quiet=True)))
     both = recipe(PGD, "fgsm", samples=20)
     (record,) = run(both, tmp_path / "run")
     (expected,) = run(both, tmp_path / "fresh")
@@ -239,7 +235,7 @@ def test_certificates_on_fewer_images_do_not_replace_those_on_more():
 def test_a_network_that_was_trained_without_an_adversary_has_a_folder_for_each(trained):
     checkpoint, here = open_checkpoint(trained / "pretrain"), recipe(samples=10)
     natural = replace(checkpoint, meta=checkpoint.meta.model_copy(update={"threat": None}))
-    subject = measuring.subject_of(natural, here, here.data.load())
+    subject = Bench(here, here.data.load(), here.trainer.machine(), Console(quiet=True)).subject(natural)
     assert measuring.place(checkpoint, subject) == checkpoint.folder
     assert measuring.place(natural, subject) == checkpoint.folder / subject.threat.label
     assert measuring.place(natural, replace(subject, threat=None)) == checkpoint.folder

@@ -5,8 +5,9 @@ import copy
 import pytest
 
 from hydraprune.core.errors import SpecError
+from hydraprune.recipes.evaluate import Evaluate
 from hydraprune.recipes.schema import Recipe
-from hydraprune.recipes.stages import Evaluate, Fit
+from hydraprune.recipes.training import Fit
 from recipes.tiny import TINY, tiny
 
 
@@ -101,36 +102,6 @@ def test_a_stage_that_cannot_work(stage, complaint):
 def test_a_recipe_that_cannot_work(change, complaint):
     with pytest.raises(SpecError, match=complaint):
         changed(change)
-
-
-@pytest.mark.parametrize(
-    ("compare", "complaint"),
-    [
-        ({"pruners": ["hydra", "hydra"], "sparsities": [0.9]}, r"pruner 'hydra' stands twice in compare\.pruners"),
-        (
-            {"pruners": ["hydra", {"kind": "hydra", "init": "kaiming_normal"}], "sparsities": [0.9]},
-            r"pruner 'hydra' stands twice in compare\.pruners",
-        ),
-        ({"pruners": ["hydra"], "sparsities": [0.9, 0.5, 0.9]}, r"sparsity 0\.9 stands twice in compare\.sparsities"),
-        ({"pruners": ["hydra"], "sparsities": [0.9, 1.0]}, r"compare\.sparsities\.1: .*less than 1 \(got 1\.0\)"),
-        ({"pruners": ["hydra"], "sparsities": [-0.1]}, r"compare\.sparsities\.0: .*greater than or equal to 0"),
-        ({"pruners": [], "sparsities": [0.9]}, r"compare\.pruners: .*at least 1 item"),
-        ({"pruners": ["hydra"], "sparsities": []}, r"compare\.sparsities: .*at least 1 item"),
-        ({"pruners": ["hydro"], "sparsities": [0.9]}, r"compare\.pruners\.0: unknown pruner 'hydro'"),
-    ],
-)
-def test_a_comparison_that_cannot_work(compare, complaint):
-    with pytest.raises(SpecError, match=complaint):
-        changed(lambda values: values.update(compare=compare))
-
-
-def test_a_comparison_needs_something_to_compare():
-    def without_pruning(values):
-        values["stages"].pop(1)
-        values["compare"] = {"pruners": ["hydra"], "sparsities": [0.9]}
-
-    with pytest.raises(SpecError, match="compare needs a stage with a pruner"):
-        changed(without_pruning)
 
 
 def test_every_mistake_is_named_at_once():

@@ -7,29 +7,22 @@ from hydraprune import load
 from hydraprune.core.errors import SpecError
 from hydraprune.core.objective import Loss
 from hydraprune.objectives.natural import Natural
-from hydraprune.recipes.plan import plan
 from hydraprune.recipes.runner import run
-from recipes.tiny import COMPARE, tiny
+from recipes.tiny import tiny
 
-DISTIL = ("stages.finetune.objective={kind: distill, steps: 1}", "stages.finetune.teacher=pretrain")
-
-
-def test_the_plan_finds_the_teacher_in_its_branch_or_before():
-    teachers = {job.path: job.teacher for job in plan(tiny(*DISTIL, "stages.finetune.teacher=prune", COMPARE))}
-    assert teachers["pretrain"] is None
-    assert teachers["hydra-0.9/finetune"] == "hydra-0.9/prune"
-    assert teachers["random-0.5/finetune"] == "random-0.5/prune"
-    teachers = {job.path: job.teacher for job in plan(tiny(*DISTIL, COMPARE))}
-    assert teachers["hydra-0.9/finetune"] == "pretrain"
+DISTIL = ("stages.finetune.objective={kind: distill, steps: 1}", "stages.finetune.networks={teacher: pretrain}")
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (DISTIL[:1], r"stage 'finetune' learns from a teacher \(objective 'distill'\), but names none; add `teacher:"),
-        (("objective={kind: awp, base: {kind: pwoa}}",), r"stage 'pretrain' .* \(objective 'awp'\), but names none"),
-        ((*DISTIL, "stages.finetune.teacher=pretain"), r"teacher 'pretain', no fit before it; did you mean 'pretrain'"),
-        ((*DISTIL, "stages.finetune.teacher=finetune"), r"teacher 'finetune', no fit before it"),
+        (DISTIL[:1], r"stage 'finetune' names no 'teacher' for objective 'distill'; add `networks: {teacher: NAME}`"),
+        (("objective={kind: awp, base: {kind: pwoa}}",), r"stage 'pretrain' names no 'teacher' for objective 'awp'"),
+        (
+            (*DISTIL, "stages.finetune.networks.teacher=pretain"),
+            r"teacher 'pretain', no fit before it; did you mean",
+        ),
+        ((*DISTIL, "stages.finetune.networks.teacher=finetune"), r"teacher 'finetune', no fit before it"),
     ],
 )
 def test_a_teacher_that_is_missing_or_unknown_is_refused_before_anything_runs(overrides, message):
@@ -61,7 +54,7 @@ def test_the_teacher_is_the_finished_network_and_stays_as_it_is(tmp_path, monkey
 
 
 def test_a_pruner_looks_at_a_distilled_loss(tmp_path):
-    changes = ("pruner=snip", "epochs=0", "teacher=pretrain", "objective={kind: distill, steps: 1}")
+    changes = ("pruner=snip", "epochs=0", "networks={teacher: pretrain}", "objective={kind: distill, steps: 1}")
     overrides = [f"stages.prune.{change}" for change in changes]
     run(tiny(*overrides), tmp_path / "run")
     assert load(tmp_path / "run" / "prune")[1].pruner == "snip"

@@ -28,7 +28,6 @@ TINY: dict[str, Any] = {
     ],
     "trainer": {"threads": 1, "device": "cpu"},
 }  # fmt: skip
-COMPARE = "compare={pruners: [hydra, magnitude, random], sparsities: [0.9, 0.5]}"
 
 
 def tiny(*overrides: str) -> Recipe:

@@ -5,7 +5,8 @@ import json
 import torch
 import yaml
 
-from hydraprune.core.files import pack_mask, save_tensors, write_json
+from hydraprune.core.files import write_json
+from hydraprune.core.tensors import pack_mask, save_tensors
 
 CLASSES, IMAGES = 4, 80
 LAYERS = {"0.weight": (8, 1, 3, 3), "3.weight": (4, 72)}

@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies
 
 from damage import QUICK, as_json, bytewise, structural
 from hydraprune.core.errors import HydrapruneError
-from hydraprune.core.files import load_tensors, save_tensors, write_json
+from hydraprune.core.files import write_json
+from hydraprune.core.tensors import load_tensors, save_tensors
 from hydraprune.report import rows
 from hydraprune.report.folder import find_runs
 from hydraprune.report.page import render

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from hydraprune.core.files import load_tensors
+from hydraprune.core.tensors import load_tensors
 from hydraprune.report.charts import Palette, certified, security
 from hydraprune.report.costs import attack_on, by_class, changes
 from hydraprune.report.experiment import settings_of

@@ -18,7 +18,8 @@ from hydraprune import ERK, Hydra, Magnitude, MaskView, Net, ThreatModel, Unifor
 from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
 from hydraprune.core.files import read_json
 from hydraprune.masks.structures import Filter
-from hydraprune.runs.checkpoint import MASKS, META, MODEL, Meta, finished, open_checkpoint
+from hydraprune.runs.checkpoint import MASKS, MODEL, Meta, open_checkpoint
+from hydraprune.runs.finished import META, finished
 
 SPEC = Net(kind="cnn_digits", normalize={"mean": [0.3], "std": [0.35]})
 META_GIVEN = Meta(net=SPEC, num_classes=10, in_channels=1, image_size=8, threat=ThreatModel(eps="1/10"), pruner="hydra")

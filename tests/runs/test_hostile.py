@@ -13,10 +13,12 @@ from safetensors.torch import save as to_bytes
 
 import hydraprune as hp
 from hydraprune.core.errors import CheckpointError, HydrapruneError
-from hydraprune.core.files import HEADER, load_tensors, pack_mask, read_json, save_tensors
+from hydraprune.core.files import read_json
 from hydraprune.core.sealed import seal
+from hydraprune.core.tensors import HEADER, load_tensors, pack_mask, save_tensors
 from hydraprune.nets.cnn import cnn_digits
-from hydraprune.runs.checkpoint import MASKS, META, MODEL, Meta, _sha256, open_checkpoint
+from hydraprune.runs.checkpoint import MASKS, MODEL, Meta, _sha256, open_checkpoint
+from hydraprune.runs.finished import META
 from recipes.tiny import tiny
 
 CANARY = "canary-in-the-mine"

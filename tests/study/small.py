@@ -7,9 +7,8 @@ from typing import Any
 from hydraprune.core.files import write_json
 from hydraprune.core.results import Record
 from hydraprune.recipes.library import dump_recipe
-from hydraprune.recipes.plan import plan
 from hydraprune.recipes.schema import Recipe
-from hydraprune.recipes.stages import Fit
+from hydraprune.recipes.training import Fit
 from hydraprune.study import Study
 
 QUIET = {"samples": 0}
@@ -58,14 +57,15 @@ class Training:
         path = folder / "results.json"
         records = {r["stage"]: r for r in json.loads(path.read_text())} if path.exists() else {}
         pruner = None
-        for job in plan(recipe):
-            if isinstance(job.stage, Fit):
-                pruner = job.stage.pruner.kind if job.stage.pruner else pruner
+        for stage in recipe.stages:
+            if isinstance(stage, Fit):
+                pruner = stage.pruner.kind if stage.pruner else pruner
                 for file in ("model.safetensors", "masks.safetensors", "checkpoint.json"):
-                    if not (folder / job.path / file).exists():
-                        (folder / job.path).mkdir(parents=True, exist_ok=True)
-                        (folder / job.path / file).write_text(f"{recipe.seed}")
-            for target in job.targets:
+                    if not (folder / stage.name / file).exists():
+                        (folder / stage.name).mkdir(parents=True, exist_ok=True)
+                        (folder / stage.name / file).write_text(f"{recipe.seed}")
+                continue
+            for target in stage.of:
                 if target not in records:
                     mine = pruner if target != "pretrain" else None
                     removed = 0 if mine is None else next(s.budget.sparsity for s in recipe.stages if s.name == "prune")

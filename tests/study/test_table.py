@@ -16,7 +16,7 @@ from hydraprune.core.files import write_json
 from hydraprune.report import as_markdown
 from hydraprune.study import differences, results, run_study, study_in, work
 from hydraprune.study.schema import read_study
-from hydraprune.study.settle import settle
+from hydraprune.study.settle import run_plain, settle
 from hydraprune.study.table import as_csv, differences_markdown
 from hydraprune.study.work import prepare
 from study.small import GRID, Training, study
@@ -102,7 +102,9 @@ def test_unfinished_cells_are_left_out(tmp_path):
     assert {row["pruner"]: row["runs"] for row in results(tmp_path / "out")} == {"dense": 2, "hydra": 1, "magnitude": 2}
 
 
-@pytest.mark.parametrize("recipe", ["digits-demo", {"extends": "/etc/passwd"}, {"extends": "digits-demo"}])
+@pytest.mark.parametrize(
+    "recipe", ["digits-cnn_digits-trades", {"extends": "/etc/passwd"}, {"extends": "digits-cnn_digits-trades"}]
+)
 def test_a_study_that_was_written_down_makes_no_other_file_be_read(tmp_path, recipe):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({"name": "a", "recipe": recipe, "grid": {"seed": [0]}}))
     with pytest.raises(SpecError, match="its recipe stands in another file"):
@@ -110,7 +112,7 @@ def test_a_study_that_was_written_down_makes_no_other_file_be_read(tmp_path, rec
 
 
 def test_what_is_written_down_is_resolved(tmp_path):
-    named = study(recipe="digits-demo", grid={"seed": [0]})
+    named = study(recipe="digits-cnn_digits-trades", grid={"seed": [0]})
     prepare(named, named.cells(), tmp_path)
     assert read_study(tmp_path / "study.yaml").cells() == named.cells()
 
@@ -219,8 +221,8 @@ def test_a_failed_cell_shows_in_the_exit_code(command, tmp_path, monkeypatch):
     class Here:
         """In place of a process of its own."""
 
-        def __init__(self, out, began):
-            self.settings = {"out": out, "began": began}
+        def __init__(self, out, began, width):
+            self.settings = {"out": out, "began": began, "call": run_plain}
 
         def __call__(self, cell):
             return settle(cell, **self.settings)
@@ -230,7 +232,7 @@ def test_a_failed_cell_shows_in_the_exit_code(command, tmp_path, monkeypatch):
 
     monkeypatch.setattr(work, "Beside", Here)
     (tmp_path / "bad.yaml").write_text(
-        "name: bad\nrecipe: digits-demo\nset: {data.samples: 100000, compare: null}\ngrid: {seed: [0]}\n"
+        "name: bad\nrecipe: digits-cnn_digits-trades\nset: {data.samples: 100000}\ngrid: {seed: [0]}\n"
     )
     code, text = command("study", "bad.yaml", "--out", "out")
     assert code == 1

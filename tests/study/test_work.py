@@ -258,5 +258,5 @@ def test_ray_is_asked_for_a_worker_for_every_gpu(tmp_path, monkeypatch):
 
 def test_without_ray_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(SpecError, match=r"pip install hydraprune\[ray\]"):
+    with pytest.raises(SpecError, match=r"pip install 'hydraprune\[ray\]'"):
         cluster.run_on_ray(GIVEN, tmp_path, "auto")

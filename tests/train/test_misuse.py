@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import hydraprune as hp
 from contracts.material import batch, net
 from hydraprune.core.errors import CheckpointError
-from hydraprune.core.files import load_tensors, save_tensors
+from hydraprune.core.tensors import load_tensors, save_tensors
 from hydraprune.train import Hook
 from misuse import refused
 from train.small import KillAfterEpoch, Killed, digits, same

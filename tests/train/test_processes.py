@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
-from hydraprune.core.files import load_tensors
+from hydraprune.core.tensors import load_tensors
 from train.two import CASES, trained
 
 

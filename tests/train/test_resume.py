@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies
 
 from damage import QUICK, complaint, structural
 from hydraprune.core.errors import CheckpointError, TrainingError
-from hydraprune.core.files import load_tensors, save_tensors
+from hydraprune.core.tensors import load_tensors, save_tensors
 from hydraprune.masks.view import MaskView
 from hydraprune.objectives.trades import TRADES
 from hydraprune.train import Hook, Optim
@@ -75,7 +75,7 @@ def test_killed_while_saving(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         train("scores", OPTIMS["sgd"], state=state, hooks=[KillAtStep(4)])
     with monkeypatch.context() as patch:
-        patch.setattr("hydraprune.core.files.write_atomically", cut_short)
+        patch.setattr("hydraprune.core.tensors.write_atomically", cut_short)
         with pytest.raises(Killed):
             train("scores", OPTIMS["sgd"], state=state)
     again, resumed = train("scores", OPTIMS["sgd"], state=state)

@@ -1,11 +1,18 @@
 """Adversaries: gradient ascent for training, and the attacks that judge a finished network."""
 
-from hydraprune.core.attack import Attack
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydraprune.core.lazy import lazy
 from hydraprune.core.registry import Registry
 
-ATTACKS = Registry(
+if TYPE_CHECKING:
+    from hydraprune.core.attack import Attack as Attack
+
+ATTACKS: Registry[Attack] = Registry(
     "attack",
-    Attack,
+    "hydraprune.core.attack:Attack",
     {
         "fgsm": "hydraprune.attacks.fgsm:FGSM",
         "pgd": "hydraprune.attacks.pgd:PGD",
@@ -19,3 +26,5 @@ ATTACKS = Registry(
         "ensemble": "hydraprune.attacks.ensemble:Ensemble",
     },
 )
+
+__getattr__, __dir__ = lazy(__name__, ATTACKS.classes)

@@ -28,6 +28,8 @@ class APGD(Attack):
     Example: `{kind: apgd, loss: targeted-dlr}`.
     """
 
+    library = "pyautoattack"
+
     kind: Literal["apgd"] = "apgd"
     loss: Literal["ce", "dlr", "targeted-dlr"] = "ce"
     steps: int = Field(100, ge=1)

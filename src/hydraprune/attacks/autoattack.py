@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
-import pyautoattack
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -38,6 +37,8 @@ class AutoAttack(Attack):
     Example: `{kind: autoattack}`.
     """
 
+    library = "pyautoattack"
+
     kind: Literal["autoattack"] = "autoattack"
     version: Literal["standard", "plus", "rand"] = "standard"
     batch_size: int = Field(500, ge=1)
@@ -68,6 +69,8 @@ def run(
         adjust: changes the package's object before it runs.
         settings: `version`, or `version="custom"` and `attacks`.
     """
+    import pyautoattack
+
     with torch.no_grad():
         classes = model(x[:1]).shape[1]
     tracer = sys.gettrace()

@@ -27,6 +27,8 @@ class CarliniWagner(MinimumNorm):
     """
 
     norms: ClassVar[tuple[str, ...]] = ("l2",)
+    library = "foolbox"
+
     kind: Literal["cw"] = "cw"
     steps: int = Field(1000, ge=1)
     searches: int = Field(9, ge=1)

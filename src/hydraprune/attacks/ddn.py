@@ -26,6 +26,8 @@ class DDN(MinimumNorm):
     """
 
     norms: ClassVar[tuple[str, ...]] = ("l2",)
+    library = "foolbox"
+
     kind: Literal["ddn"] = "ddn"
     steps: int = Field(100, ge=1)
     init_radius: Number = Field(1.0, gt=0)

@@ -23,6 +23,8 @@ class Square(Attack):
     Example: `{kind: square}`.
     """
 
+    library = "pyautoattack"
+
     kind: Literal["square"] = "square"
     queries: int = Field(5000, ge=1)
     batch_size: int = Field(500, ge=1)

@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from hydraprune.bounds import BOUNDS
 from hydraprune.bounds.base import Analysis, Bounds
 from hydraprune.bounds.methods import IBP, Crown, CrownIBP, Symbolic
-from hydraprune.bounds.registry import BOUNDS
 from hydraprune.bounds.statistics import Statistics
 from hydraprune.core.threat import Box
 

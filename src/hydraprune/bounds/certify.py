@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hydraprune.bounds import BOUNDS
 from hydraprune.bounds.base import Bounds
-from hydraprune.bounds.registry import BOUNDS
 from hydraprune.core.batches import logits_of
 from hydraprune.core.errors import SpecError
 from hydraprune.core.network import device_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hydraprune.pruners import PRUNERS
+from hydraprune.recipes import library
 
 
 def prune_recipe(
@@ -20,26 +20,14 @@ def prune_recipe(
     normalize: str | None,
 ) -> dict[str, Any]:
     """The settings of a recipe with the paper's schedule: 100 epochs if there are no weights, then 20, then 100."""
-    pretrain = {"kind": "fit", "name": "pretrain", "over": "weights", "epochs": 100, "optim": {"lr": 0.1}}
-    over = PRUNERS.get(pruner).over
-    stages = [
-        {
-            "kind": "fit",
-            "name": "prune",
-            "over": over or "scores",
-            "epochs": 20 if over else 0,
-            "optim": {"lr": 0.1 if over == "scores" else 0.01},
-            "pruner": {"kind": pruner},
-            "budget": {"kind": "uniform", "sparsity": sparsity},
-        },
-        {"kind": "fit", "name": "finetune", "over": "weights", "epochs": 100, "optim": {"lr": 0.01}},
-        {"kind": "evaluate", "attacks": [{"kind": "pgd"}]},
-    ]
-    return {
+    settings = {
         "name": f"prune-{net}".replace(":", "-"),
         "data": {"kind": data},
         "net": {"kind": net, "weights": None if weights is None else str(weights), "normalize": normalize},
         "threat": threat,
         "objective": {"kind": objective},
-        "stages": stages if weights is not None else [pretrain, *stages],
+        "pruner": pruner,
+        "sparsity": sparsity,
     }
+    values = library.changed(library.whole("base-own"), settings)
+    return values if weights is None else values | {"stages": [s for s in values["stages"] if s["name"] != "pretrain"]}

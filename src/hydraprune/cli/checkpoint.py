@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
@@ -15,17 +15,15 @@ from hydraprune.cli.console import console, printable
 from hydraprune.cli.options import Settings, TrustCode
 from hydraprune.core.errors import CheckpointError, EvaluationError, SpecError
 from hydraprune.core.files import read_json, write_json
-from hydraprune.core.results import Record
-from hydraprune.data import Dataset
-from hydraprune.recipes import benchmark as benchmarks
-from hydraprune.recipes import certify as certificates
 from hydraprune.recipes import library
-from hydraprune.recipes import measure as measuring
-from hydraprune.recipes.runner import fabric_for
-from hydraprune.recipes.schema import Recipe
-from hydraprune.recipes.stages import Evaluate
-from hydraprune.runs.checkpoint import META, Checkpoint, open_checkpoint
+from hydraprune.runs.finished import META, refuse_unfinished
 from hydraprune.runs.lock import own
+
+if TYPE_CHECKING:
+    from hydraprune.core.results import Record
+    from hydraprune.recipes.schema import Recipe
+    from hydraprune.recipes.stages import Bench
+    from hydraprune.runs.checkpoint import Checkpoint
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")]
 P = ParamSpec("P")
@@ -37,7 +35,8 @@ def _alone(command: Callable[P, None]) -> Callable[P, None]:
     @wraps(command)
     def alone(*args: P.args, **options: P.kwargs) -> None:
         folder = inspect.signature(command).bind(*args, **options).arguments["checkpoint"]
-        with own(folder) if folder.is_dir() else nullcontext():  # a folder that is missing is told by the command
+        with own(folder) if folder.is_dir() else nullcontext():
+            refuse_unfinished(folder)
             try:
                 command(*args, **options)
             except EvaluationError as error:
@@ -64,19 +63,23 @@ def evaluate(
 
     Also accuracy under common corruptions. What was measured before with the same settings is taken over.
     """
+    from hydraprune.recipes.evaluate import Evaluate
+    from hydraprune.recipes.measure import place
+
     opened = _opened(checkpoint, trust_code)
     recipe = _recipe_of(opened, set_)
     if attacks is None and corruptions is None:
         attacks = "pgd"
-    names = attacks.split(",") if attacks else []
-    settings: dict[str, Any] = {"attacks": names, "samples": samples, "corruptions": corruptions or False}
+    tried: list[Any] = attacks.split(",") if attacks else []
+    others = {} if transfer_from is None else {transfer_from.name: _opened(transfer_from, trust_code)}
+    tried += [{"kind": "transfer", "origin": name} for name in others]
+    settings: dict[str, Any] = {"attacks": tried, "samples": samples, "corruptions": corruptions or False}
     # Random numbers of an attack follow from its batches: with those of the recipe, figures join.
     settings |= next(({"batch_size": s.batch_size} for s in recipe.stages if isinstance(s, Evaluate)), {})
     stage = Evaluate.parse(settings, "evaluate")
-    fabric, data = fabric_for(recipe.trainer), _data(opened, recipe)
-    others = {} if transfer_from is None else {transfer_from.name: _opened(transfer_from, trust_code)}
-    record = measuring.measure(opened, recipe, stage, data=data, fabric=fabric, console=console, surrogates=others)
-    path = measuring.place(opened, measuring.subject_of(opened, recipe, data)) / "evaluation.json"
+    bench = _bench(opened, recipe)
+    record = stage.measured(opened, bench, others)
+    path = place(opened, bench.subject(opened)) / "evaluation.json"
     write_json(path, record.plain())
     console.print(f"written to {path}")
 
@@ -89,10 +92,10 @@ def check(
     set_: Settings = None,
 ) -> None:
     """Sanity checks against false security: is the robustness real? Exit code 1 if one fails."""
+    from hydraprune.recipes import measure as measuring
+
     opened = _opened(checkpoint, trust_code)
-    recipe = _recipe_of(opened, set_)
-    data, fabric = _data(opened, recipe), fabric_for(recipe.trainer)
-    found, path = measuring.check(opened, recipe, samples, data=data, fabric=fabric)
+    found, path = measuring.check(opened, samples, _bench(opened, _recipe_of(opened, set_)))
     for one in found:
         verdict = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "[dim]none[/]"}[one.passed]
         console.print(f"{verdict} {one.name}: {one.found}", highlight=False)
@@ -112,17 +115,11 @@ def benchmark(
     set_: Settings = None,
 ) -> None:
     """The adversarial pruning benchmark's protocol and a stricter one, as a claim with the measured sparsity."""
+    from hydraprune.recipes import benchmark as benchmarks
+
     opened = _opened(checkpoint, trust_code)
-    recipe = _recipe_of(opened, set_)
-    claim, path = benchmarks.benchmark(
-        opened,
-        recipe,
-        data=_data(opened, recipe),
-        fabric=fabric_for(recipe.trainer),
-        console=console,
-        name=name,
-        samples=samples,
-    )
+    bench = _bench(opened, _recipe_of(opened, set_))
+    claim, path = benchmarks.benchmark(opened, bench, name=name, samples=samples)
     console.print(claim["name"], highlight=False)
     for reason in claim["reasons"]:
         console.print(f"not eligible: {reason}", highlight=False, markup=False)
@@ -166,6 +163,8 @@ def certify(
 
 def _opened(folder: Path, trust_code: bool) -> Checkpoint:
     """A checkpoint; what it makes us call is said before it is called."""
+    from hydraprune.runs.checkpoint import open_checkpoint
+
     opened = open_checkpoint(folder, trust_code)
     if (calls := opened.calls()) is not None:
         console.print(printable(f"calling {calls}, named by {folder}"), highlight=False, markup=False, soft_wrap=True)
@@ -179,16 +178,20 @@ def _recipe_of(checkpoint: Checkpoint, overrides: list[str] | None) -> Recipe:
     return library.resolve(checkpoint.meta.recipe, overrides or [], f"{checkpoint.folder / META}: recipe")
 
 
-def _data(checkpoint: Checkpoint, recipe: Recipe) -> Dataset:
-    """The images of the recipe; with the settings of the checkpoint's own they must be those that it was made from."""
+def _bench(checkpoint: Checkpoint, recipe: Recipe) -> Bench:
+    """What it takes; with the settings of the checkpoint's own, images must be those that it was made from."""
+    from hydraprune.recipes.stages import Bench
+
     data, own = recipe.data.load(), checkpoint.meta.recipe or {}
     if recipe.data.plain() == own.get("data"):
         data.refuse_unless(checkpoint.meta.data, str(checkpoint.folder))
-    return data
+    return Bench(recipe, data, recipe.trainer.machine(), console)
 
 
 def _joined(path: Path, record: Record) -> Record:
     """The record with what an earlier command of its kind found of the same network, images and adversary."""
+    from hydraprune.core.results import Record
+
     try:
         before = Record.parse(read_json(path), str(path))
     except (CheckpointError, SpecError):  # there is none, or it is damaged and goes
@@ -198,9 +201,11 @@ def _joined(path: Path, record: Record) -> Record:
 
 
 def _certify(checkpoint: Checkpoint, recipe: Recipe, what: str, settings: dict[str, Any]) -> None:
-    stage = certificates.Certify.parse(settings, what)
-    fabric, data = fabric_for(recipe.trainer), _data(checkpoint, recipe)
-    record = certificates.certify(checkpoint, recipe, stage, data=data, fabric=fabric, console=console)
-    path = measuring.place(checkpoint, measuring.subject_of(checkpoint, recipe, data)) / f"{what}.json"
+    from hydraprune.recipes.certify import Certify
+    from hydraprune.recipes.measure import place
+
+    bench = _bench(checkpoint, recipe)
+    record = Certify.parse(settings, what).measured(checkpoint, bench)
+    path = place(checkpoint, bench.subject(checkpoint)) / f"{what}.json"
     write_json(path, _joined(path, record).plain())
     console.print(f"written to {path}")

@@ -6,10 +6,9 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from hydraprune.attacks import ATTACKS
@@ -17,23 +16,24 @@ from hydraprune.bounds import BOUNDS
 from hydraprune.cli import checkpoint
 from hydraprune.cli import study as studies
 from hydraprune.cli.build import prune_recipe
-from hydraprune.cli.console import console, printable
-from hydraprune.cli.options import Out, Settings
+from hydraprune.cli.console import console, first, printable
+from hydraprune.cli.options import Out, Runs, Settings, Vary
+from hydraprune.cli.picture import PICTURE, draw
 from hydraprune.core.errors import HydrapruneError, SpecError
+from hydraprune.core.extras import extra
 from hydraprune.core.files import output_file
-from hydraprune.core.registry import Registry
 from hydraprune.data import SOURCES
 from hydraprune.masks import BUDGETS, STRUCTURES
-from hydraprune.nets import names as net_names
+from hydraprune.nets.built_in import names as net_names
 from hydraprune.objectives import OBJECTIVES
 from hydraprune.pruners import PRUNERS
 from hydraprune.recipes import library
-from hydraprune.recipes.runner import run as run_recipe
-from hydraprune.recipes.schema import Recipe
-from hydraprune.report import as_table, draw, rows, write_page
-from hydraprune.study import load_study
-from hydraprune.study import names as study_names
+from hydraprune.study import schema
 
+if TYPE_CHECKING:
+    from hydraprune.recipes.schema import Recipe
+
+# What a command needs beside its options it imports itself: torch takes seconds.
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -45,11 +45,11 @@ app = typer.Typer(
 @app.command("list")
 def list_() -> None:
     """Recipes, and the names that a recipe may use."""
-    _section("recipes", ((name, library.load_recipe(name).about) for name in library.names()))
-    _section("studies", ((name, load_study(name).about) for name in study_names()))
+    _section("recipes", ((name, library.about(name)) for name in library.names()))
+    _section("studies", ((name, schema.about(name)) for name in schema.names()))
     _section("nets", ((name, "") for name in [*net_names(), "wrn_DEPTH_WIDTH", "timm:NAME", "package.module:factory"]))
     for registry in (SOURCES, OBJECTIVES, PRUNERS, BUDGETS, STRUCTURES, ATTACKS, BOUNDS):
-        _section(f"{registry.noun}s", ((name, _about(registry, name)) for name in registry.names()))
+        _section(f"{registry.noun}s", ((name, registry.about(name)) for name in registry.names()))
 
 
 @app.command()
@@ -63,12 +63,17 @@ def show(
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="Name or YAML file")],
+    name: Annotated[str, typer.Argument(metavar="RECIPE|STUDY", help="Name or YAML file")],
     out: Out,
     set_: Settings = None,
+    vary: Vary = None,
 ) -> None:
-    """Run a recipe; go on where an earlier run into the same folder stopped."""
-    _run(library.load_recipe(recipe, set_ or []), out)
+    """Run a recipe or a study; go on where an earlier run into the same folder stopped."""
+    loaded = schema.load(name, set_ or [], vary or [])
+    if isinstance(loaded, schema.Study):
+        studies.run_all(loaded, out)
+    else:
+        _run(loaded, out)
 
 
 @app.command()
@@ -108,36 +113,30 @@ for command in (
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders such as a study")],
+    runs: Runs,
     out: Annotated[Path, typer.Option(metavar="FILE", parser=output_file, help="The page, of HTML")] = Path(
         "report.html"
     ),
 ) -> None:
     """One page about runs that opens from disk: figures, curves, checks, masks, examples, recipes."""
+    with extra("report", "the page"):
+        from hydraprune.report import write_page
     write_page(runs, out)
     console.print(f"written to {out}")
 
 
 def _run(recipe: Recipe, out: Path) -> None:
+    from hydraprune.recipes.runner import run as run_recipe
+    from hydraprune.report import as_table, rows
+
     run_recipe(recipe, out, console)
-    _summarize(recipe, out)
-
-
-@rank_zero_only
-def _summarize(recipe: Recipe, out: Path) -> None:
+    if not first():
+        return
     if (out / "results.json").exists():
         results = rows([out])
         console.print(as_table(results))
-        draw(results, out / "robust_accuracy.png", recipe.name)
+        draw(results, out / PICTURE, recipe.name)
     console.print(f"written to {out}")
-
-
-def _about(registry: Registry[Any], name: str) -> str:
-    """The first line of what the class says of itself, or why a plug-in cannot be used."""
-    try:
-        return (registry.get(name).__doc__ or "").strip().partition("\n")[0]
-    except SpecError as error:
-        return printable(f"cannot be used: {error}")
 
 
 def _section(title: str, lines: Iterable[tuple[str, str]]) -> None:
@@ -155,11 +154,7 @@ def main() -> None:
         app()
     except HydrapruneError as error:
         # Settings are those of all processes, so one tells what is wrong with them.
-        tell = rank_zero_only(_tell) if isinstance(error, SpecError) else _tell
-        tell(error)
+        if first() or not isinstance(error, SpecError):
+            line = printable(f"error: {error}")
+            Console(stderr=True).print(line, style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
-
-
-def _tell(error: HydrapruneError) -> None:
-    line = printable(f"error: {error}")
-    Console(stderr=True).print(line, style="red", highlight=False, markup=False, soft_wrap=True)

@@ -3,37 +3,64 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hydraprune.cli.console import console, printable
-from hydraprune.cli.options import Out, Settings
+from hydraprune.cli.options import Out, Runs, Settings, Vary
+from hydraprune.cli.picture import PICTURE, draw
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import output_file, write_atomically, write_json
-from hydraprune.report import as_markdown, as_table, draw, rows
-from hydraprune.study import differences, load_study, results, run_study, standing, study_in
-from hydraprune.study.cluster import run_on_ray
-from hydraprune.study.table import as_csv, differences_markdown, differences_table
+from hydraprune.study.schema import Study, load_study
+
+RESULTS = "results.json"
 
 
 def study(
-    study: Annotated[str, typer.Argument(help="Name or YAML file")],
+    study: Annotated[str, typer.Argument(help="Name of a study, or of a recipe with --vary, or YAML file")],
     out: Out,
+    vary: Vary = None,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time")] = 1,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Run on this Ray cluster, such as auto")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and run nothing")] = False,
     set_: Settings = None,
 ) -> None:
     """Run a grid of recipes; start it several times, on any machines that see the folder, to go faster."""
-    grid = load_study(study, set_ or [])
+    grid = load_study(study, set_ or [], vary or [])
     if dry_run:
+        from hydraprune.study.settle import standing
+
         for name, state in standing(grid.cells(), out, _told).items():
             console.print(f"{name}  {state}", highlight=False, markup=False, soft_wrap=True)
         return
-    states = run_study(grid, out, console, jobs=jobs) if ray is None else run_on_ray(grid, out, ray)
+    if ray is not None:
+        from hydraprune.study.cluster import run_on_ray
+
+        _summarize(grid, out, run_on_ray(grid, out, ray))
+    else:
+        run_all(grid, out, jobs)
+
+
+def run_all(grid: Study, out: Path, jobs: int = 1) -> None:
+    """Run a study, then show its table and write it beside a picture; exit code 1 if a cell failed."""
+    from hydraprune.study.work import run_study
+
+    _summarize(grid, out, run_study(grid, out, console, jobs=jobs))
+
+
+def _summarize(grid: Study, out: Path, states: Mapping[str, str]) -> None:
+    from hydraprune.report import as_table
+    from hydraprune.study.table import results
+
     counts = Counter(states.values())
+    if counts["done"]:
+        found = results(out, told=_left_out)
+        console.print(as_table(found))
+        write_json(out / RESULTS, found)
+        draw(found, out / PICTURE, grid.name)
     console.print(f"{out}: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}", highlight=False)
     if counts["failed"]:
         console.print(f"why a cell failed is in {out}/CELL/failure.json; the same command tries again", markup=False)
@@ -41,7 +68,7 @@ def study(
 
 
 def table(
-    runs: Annotated[list[Path], typer.Argument(help="A study, or run folders of one recipe such as different seeds")],
+    runs: Runs,
     out: Annotated[
         Path | None,
         typer.Option(metavar="OUT", parser=output_file, help="Write OUT.md, OUT.json, OUT.png, and OUT.csv of a study"),
@@ -54,6 +81,9 @@ def table(
     ] = None,
 ) -> None:
     """Mean and standard deviation over runs."""
+    from hydraprune.report import as_markdown, rows
+    from hydraprune.study.table import as_csv, differences, differences_markdown, differences_table, results, study_in
+
     if not study_in(runs[0]):
         if baseline is not None or where:
             raise SpecError(f"--baseline and --where are about the cells of a study, but {runs[0]} holds none")
@@ -87,6 +117,8 @@ def _left_out(why: str) -> None:
 
 
 def _write(table: list[dict[str, object]], out: Path | None) -> None:
+    from hydraprune.report import as_markdown, as_table
+
     console.print(as_table(table))
     if out is not None:
         write_atomically(Path(f"{out}.md"), as_markdown(table).encode())

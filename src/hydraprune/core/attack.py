@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib import import_module
 from typing import ClassVar, Self
 
 import torch
@@ -11,6 +12,7 @@ from pydantic import PrivateAttr
 from torch import Tensor, nn
 
 from hydraprune.core.errors import SpecError
+from hydraprune.core.extras import extra
 from hydraprune.core.spec import Spec
 from hydraprune.core.threat import ThreatModel
 
@@ -20,6 +22,8 @@ class Attack(Spec, ABC):
 
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     """The balls that it can search."""
+    library: ClassVar[str | None] = None
+    """The package that it calls, which the extra `attacks` installs."""
 
     kind: str
 
@@ -51,6 +55,12 @@ class Attack(Spec, ABC):
     @abstractmethod
     def name(self) -> str:
         """What tables call it, its strength included: `pgd-50x10`."""
+
+    def require(self) -> None:
+        super().require()
+        if self.library is not None:
+            with extra("attacks", f"attack {self.kind!r}"):
+                import_module(self.library)
 
     @abstractmethod
     def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:

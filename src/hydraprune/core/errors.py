@@ -9,6 +9,10 @@ class SpecError(HydrapruneError):
     """A recipe, option or constructor argument that cannot be used."""
 
 
+class MissingError(SpecError):
+    """What is asked for needs a package that is not installed."""
+
+
 class DataError(HydrapruneError):
     """A data set that is missing, unreadable, or not made of images in [0, 1]."""
 

@@ -1,34 +1,23 @@
-"""Files that are whole or absent: tensors and JSON in safetensors, written atomically, read with a check."""
+"""Files that are whole or absent: text, JSON and YAML, written atomically, read with a check; and paths."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import re
 import socket
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from hydraprune.core.errors import CheckpointError, SpecError, TrainingError
 from hydraprune.core.sealed import DIGEST, unsealed, with_digest
-
-HEADER = "hydraprune"
-"""The one entry of the header of a file of tensors: the digest of its content, and what is said of it, as JSON."""
-
 
 HOST = re.sub(r"[^\w-]", "-", socket.gethostname())[:40]
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.\w+\.tmp")
@@ -71,6 +60,22 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from None
 
 
+def append(path: Path, content: bytes) -> None:
+    """Add `content` to the end of a file, which is made if it is not there.
+
+    Raises:
+        TrainingError: if the disk refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as end:
+            end.write(content)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write {path}: {error.strerror}; mend that and run the same command again"
+        ) from None
+
+
 def sweep(folder: Path, name: str | None = None) -> None:
     """Remove the temporary files directly in `folder`, or those of the file `name` alone, that nobody writes any more.
 
@@ -95,6 +100,17 @@ def _abandoned(file: Path, found: re.Match[str]) -> bool:
     return False
 
 
+def existing(path: Path | str) -> Path:
+    """`path`, where something lies.
+
+    Raises:
+        SpecError: if nothing does.
+    """
+    if not os.path.exists(path):
+        raise SpecError(f"there is no {path}; correct the path")
+    return Path(path)
+
+
 def output_folder(out: Path | str) -> Path:
     """`out` as a folder to write into, which need not be there yet.
 
@@ -112,7 +128,7 @@ def output_folder(out: Path | str) -> Path:
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            raise SpecError(f"cannot write into {out}: {_reason(error)}; choose another folder") from None
+            raise SpecError(f"cannot write into {out}: {reason(error)}; choose another folder") from None
         if not stat.S_ISDIR(mode):
             raise SpecError(f"cannot write into {out}: {place} is a file; choose another folder, or move the file")
         if not os.access(place, os.W_OK | os.X_OK):
@@ -249,10 +265,11 @@ def read_lines(
 
 
 def _unreadable(path: Path | str, error: Exception, remedy: str) -> CheckpointError:
-    return CheckpointError(f"{path} is unreadable ({_reason(error)}); {remedy}")
+    return CheckpointError(f"{path} is unreadable ({reason(error)}); {remedy}")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a file could not be read, in a few words that show nothing of what it holds."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
@@ -276,67 +293,3 @@ def _count(value: Any, left: int, depth: int = 0) -> int:
     for part in parts:
         left = _count(part, left, depth + 1)
     return left
-
-
-def _digest(tensors: Mapping[str, Tensor], meta: str) -> str:
-    total = hashlib.sha256(meta.encode())
-    for name in sorted(tensors):
-        total.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())
-        total.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-ready `meta` to one safetensors file, atomically; equal content makes equal files."""
-    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    text = json.dumps(dict(meta))
-    # One entry: safetensors writes several in any order.
-    header = {HEADER: json.dumps([_digest(stored, text), text])}
-    write_atomically(path, save({name: value.clone() for name, value in stored.items()}, header))
-
-
-def load_tensors(path: Path, remedy: str = "restore it or train again") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote. Nothing is unpickled.
-
-    Raises:
-        CheckpointError: if the file is missing, truncated, altered, or was not written by `save_tensors`; where it is
-            damaged, it names the `remedy`.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; give the folder of a finished stage, such as RUN/finetune") from None
-    except (OSError, SafetensorError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is corrupt or truncated ({_reason(error)}); {remedy}") from None
-    if header.keys() != {HEADER}:
-        raise CheckpointError(f"{path} is no hydraprune checkpoint; load a foreign file with `--weights`")
-    try:
-        digest, text = json.loads(header[HEADER])
-        intact = digest == _digest(tensors, text)
-        meta = json.loads(text)
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        intact, meta = False, None
-    if not intact or not isinstance(meta, dict):
-        raise CheckpointError(f"{path} has been altered: its checksum does not match; {remedy}")
-    return tensors, meta
-
-
-def pack_mask(mask: Tensor) -> Tensor:
-    """A bool mask as packed bits, (ceil(numel / 8),) uint8, most significant bit first."""
-    return torch.from_numpy(np.packbits(mask.detach().cpu().numpy().ravel()))
-
-
-def unpack_mask(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The mask (bool, `shape`) that `pack_mask` packed.
-
-    Raises:
-        CheckpointError: if the number of bits does not fit the shape, or that is none.
-    """
-    if not all(type(side) is int and side >= 0 for side in shape):
-        raise CheckpointError(f"a mask cannot have the shape {shape}; restore the file or train again")
-    total = math.prod(shape)
-    if packed.dtype != torch.uint8 or packed.shape != ((total + 7) // 8,):
-        raise CheckpointError(f"a mask of {tuple(packed.shape)} bytes does not fit a weight of shape {shape}")
-    return torch.from_numpy(np.unpackbits(packed.numpy(), count=total).astype(bool)).view(shape)

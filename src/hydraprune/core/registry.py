@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Callable
+from functools import cache, cached_property, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
@@ -9,6 +12,7 @@ from pydantic import GetCoreSchemaHandler, ValidationError
 from pydantic_core import core_schema
 
 from hydraprune.core.errors import SpecError
+from hydraprune.core.lazy import source
 from hydraprune.core.spec import Spec, nearest, said, sentence
 
 S = TypeVar("S", bound=Spec)
@@ -19,11 +23,16 @@ class Registry(Generic[S]):
 
     A package outside adds a method by an entry point in the group `hydraprune.<noun>`, named as the method and
     pointing at its class. A plug-in with a defect is an error where it is used, and nowhere else.
+
+    Args:
+        noun: what the methods are.
+        base: `module:Class` of which all are subclasses.
+        table: of the package.
     """
 
-    def __init__(self, noun: str, base: type[S], table: dict[str, str]) -> None:
+    def __init__(self, noun: str, base: str, table: dict[str, str]) -> None:
         self.noun = noun
-        self._base = base
+        self._base_entry = EntryPoint(noun, base, "")
         group = f"hydraprune.{noun}"
         self._table = {name: [EntryPoint(name, value, group)] for name, value in table.items()}
         for entry in entry_points(group=group):
@@ -32,6 +41,24 @@ class Registry(Generic[S]):
     def names(self) -> list[str]:
         """All names, in the order of the table."""
         return list(self._table)
+
+    def about(self, name: str) -> str:
+        """The first line of what the class says of itself, which is not imported; of a plug-in, where it comes from."""
+        entry, *others = self._table[name]
+        if others or entry.dist is not None:
+            return " and ".join(_origin(one) for one in others or [entry])
+        return _about(entry.module).get(entry.attr, "")
+
+    def classes(self) -> dict[str, Callable[[], type[S]]]:
+        """The name of each class -> what gives it, as `get` does; of two with one name, the first."""
+        found: dict[str, Callable[[], type[S]]] = {}
+        for name, (entry, *_) in self._table.items():
+            found.setdefault(entry.value.rpartition(":")[2], partial(self.get, name))
+        return found
+
+    @cached_property
+    def _base(self) -> type[S]:
+        return self._base_entry.load()
 
     def get(self, name: str) -> type[S]:
         """The class called `name`.
@@ -92,6 +119,13 @@ class Registry(Generic[S]):
         except SpecError as error:
             raise ValueError(str(error)) from None
         return found.model_validate(values)
+
+
+@cache
+def _about(module: str) -> dict[str, str]:
+    """Class -> the first line of its docstring."""
+    classes = [node for node in source(module).body if isinstance(node, ast.ClassDef)]
+    return {node.name: (ast.get_docstring(node) or "").partition("\n")[0] for node in classes}
 
 
 def _origin(entry: EntryPoint) -> str:

@@ -23,10 +23,10 @@ from hydraprune.core.errors import SpecError
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error sentence: the closest known name, or all of them."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"
+    """The end of an error sentence: the closest known name, in small letters or capitals, or all of them."""
+    names = {known.lower(): known for known in sorted(known, reverse=True)}
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return f"did you mean {names[close[0]]!r}?" if close else f"known: {', '.join(sorted(names.values())) or 'none'}"
 
 
 def said(value: Any) -> str:
@@ -161,6 +161,17 @@ class Spec(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise SpecError(sentence(error, where)) from None
+
+    def require(self) -> None:
+        """See that the packages are there that this method, and those in its settings, need.
+
+        Raises:
+            MissingError: if one is not; it says how to install it.
+        """
+        for value in vars(self).values():
+            for part in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(part, Spec):
+                    part.require()
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON-ready values, defaults included."""

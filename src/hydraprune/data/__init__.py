@@ -1,14 +1,21 @@
 """Data sets: where images come from, how they are split, and how they reach the device."""
 
-from hydraprune.core.registry import Registry
-from hydraprune.data.dataset import Dataset
-from hydraprune.data.images import Batches, Images
-from hydraprune.data.resident import Resident
-from hydraprune.data.source import Source
+from __future__ import annotations
 
-SOURCES = Registry(
+from typing import TYPE_CHECKING
+
+from hydraprune.core.lazy import lazy
+from hydraprune.core.registry import Registry
+
+if TYPE_CHECKING:
+    from hydraprune.data.dataset import Dataset
+    from hydraprune.data.images import Batches, Images
+    from hydraprune.data.resident import Resident
+    from hydraprune.data.source import Source
+
+SOURCES: Registry[Source] = Registry(
     "dataset",
-    Source,
+    "hydraprune.data.source:Source",
     {
         "digits": "hydraprune.data.digits:Digits",
         "cifar10": "hydraprune.data.hub:Cifar10",
@@ -18,3 +25,5 @@ SOURCES = Registry(
 )
 
 __all__ = ["SOURCES", "Batches", "Dataset", "Images", "Resident", "Source"]
+
+__getattr__, __dir__ = lazy(__name__, SOURCES.classes)

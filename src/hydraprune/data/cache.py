@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from hydraprune.core.errors import DataError, HydrapruneError
-from hydraprune.core.files import load_tensors, save_tensors
 from hydraprune.core.fingerprint import fingerprint
+from hydraprune.core.tensors import load_tensors, save_tensors
 
 
 def cached(name: str, make: Callable[[], dict[str, Tensor]], kinds: Mapping[str, torch.dtype]) -> dict[str, Tensor]:

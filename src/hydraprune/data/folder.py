@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
 
 from hydraprune.core.errors import DataError
+from hydraprune.core.extras import extra
 from hydraprune.data.images import Images
 from hydraprune.data.source import Source
-from hydraprune.data.streamed import Streamed
+
+if TYPE_CHECKING:
+    from hydraprune.data.streamed import Streamed
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
@@ -50,6 +53,8 @@ class Folder(Source):
         return self._split(root / "train", classes), self._split(test, classes), classes
 
     def _split(self, folder: Path, classes: tuple[str, ...]) -> Streamed:
+        with extra("images", f"data {self.kind!r}"):
+            from hydraprune.data.streamed import Streamed
         files: list[str] = []
         labels: list[int] = []
         for number, name in enumerate(classes):

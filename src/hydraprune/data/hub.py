@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import pyarrow as pa
 import torch
 from pydantic import Field
 
 from hydraprune.core.errors import DataError
+from hydraprune.core.extras import extra
 from hydraprune.data.cache import cached, digest_of
 from hydraprune.data.images import Images
-from hydraprune.data.parquet import parquet_files, read_table, tensors
 from hydraprune.data.resident import Resident
 from hydraprune.data.source import Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 KINDS = {"pixels": torch.uint8, "labels": torch.int64}
 """What `tensors` makes of tables."""
@@ -39,6 +41,8 @@ class Hub(Source):
         return self._split("train"), self._split("test"), self.classes
 
     def _split(self, split: str) -> Resident:
+        with extra("cifar", f"data {self.kind!r}"):
+            from hydraprune.data.parquet import parquet_files, read_table, tensors
         if self.path is None:
             held = cached(f"{self.kind}-{split}-hub", lambda: tensors(self._download(split), self.image), KINDS)
         else:
@@ -51,8 +55,8 @@ class Hub(Source):
         return Resident(held["pixels"], held["labels"], flip=self.flip, padding=self.padding)
 
     def _download(self, split: str) -> dict[str, pa.Table]:
-        from datasets import load_dataset  # slow to import, and needed for a first download only
-
+        with extra("hub", f"data {self.kind!r} without data.path"):
+            from datasets import load_dataset
         try:
             rows = load_dataset(self.repository, self.config, split=split)
         except Exception as error:  # the hub's libraries raise errors of several families

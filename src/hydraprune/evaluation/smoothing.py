@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from scipy.special import bdtr, betaincinv, ndtri
 from torch import Tensor, nn
 
 from hydraprune.core.batches import checked, one_pass
 from hydraprune.core.errors import DataError, EvaluationError
+from hydraprune.core.extras import extra
 from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.network import device_of
 from hydraprune.core.objective import Batch
@@ -71,6 +71,16 @@ class Smoothing(Spec):
     def name(self) -> str:
         """What tables call it: `sigma=0.25,n=10000`, on which every radius depends."""
         return f"sigma={self.sigma:g},n={self.n}"
+
+    def require(self) -> None:
+        _special()
+
+
+def _special() -> Any:
+    """The functions behind the intervals."""
+    with extra("smoothing", "randomized smoothing"):
+        from scipy import special
+    return special
 
 
 @dataclass(frozen=True)
@@ -229,19 +239,19 @@ def certificate(selection: Tensor, estimation: Tensor, sigma: float, alpha: floa
     """Class, or ABSTAIN, and l2 radius, from the votes (K,) int64 of two separate rounds of draws."""
     top = int(selection.argmax())
     bound = clopper_pearson(int(estimation[top]), int(estimation.sum()), alpha)
-    return (top, sigma * float(ndtri(bound))) if bound >= 0.5 else (ABSTAIN, 0.0)
+    return (top, sigma * float(_special().ndtri(bound))) if bound >= 0.5 else (ABSTAIN, 0.0)
 
 
 def clopper_pearson(hits: int, n: int, alpha: float) -> float:
     """Lower end of the one-sided interval that covers a probability with confidence `1 - alpha`, in float64."""
-    return float(betaincinv(hits, n - hits + 1, alpha)) if hits else 0.0
+    return float(_special().betaincinv(hits, n - hits + 1, alpha)) if hits else 0.0
 
 
 def decision(counts: Tensor, alpha: float) -> tuple[int, float]:
     """Class, or ABSTAIN, from votes (K,) int64, and the p-value of the two-sided binomial test of the two largest."""
     most, second = counts.topk(2).values.tolist()
     # At probability 1/2 both tails are equal; they overlap in a tie.
-    p_value = min(1.0, 2 * float(bdtr(second, most + second, 0.5)))
+    p_value = min(1.0, 2 * float(_special().bdtr(second, most + second, 0.5)))
     return (int(counts.argmax()) if p_value <= alpha else ABSTAIN), p_value
 
 

@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.core.files import load_tensors, save_tensors
 from hydraprune.core.results import WORST, Record
 from hydraprune.core.spec import Count, Real, Spec
+from hydraprune.core.tensors import load_tensors, save_tensors
 from hydraprune.core.threat import ThreatModel
 from hydraprune.evaluation.accuracy import share
 

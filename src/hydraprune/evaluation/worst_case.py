@@ -79,6 +79,8 @@ def evaluate(
     device, seed = device_of(model), whole(seed, "seed")
     threat = None if threat is None else ThreatModel.make(threat, "threat")
     tried, others = _made(attacks), by_name(networks)
+    for attack in tried:
+        attack.require()
     limits = _limits(tried, threat, attack_samples or {})
     ledger = _Ledger(known, threat)
     parts = one_pass(batches)

@@ -1,12 +1,19 @@
 """Masks on ordinary modules: selection, parametrizations, structures and budgets."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydraprune.core.lazy import lazy
 from hydraprune.core.registry import Registry
-from hydraprune.masks.budgets import Budget
-from hydraprune.masks.structures import Structure
+
+if TYPE_CHECKING:
+    from hydraprune.masks.budgets import Budget
+    from hydraprune.masks.structures import Structure
 
 STRUCTURES: Registry[Structure] = Registry(
     "structure",
-    Structure,
+    "hydraprune.masks.structures:Structure",
     {
         "weight": "hydraprune.masks.structures:Weight",
         "filter": "hydraprune.masks.structures:Filter",
@@ -18,7 +25,7 @@ STRUCTURES: Registry[Structure] = Registry(
 
 BUDGETS: Registry[Budget] = Registry(
     "budget",
-    Budget,
+    "hydraprune.masks.budgets:Budget",
     {
         "uniform": "hydraprune.masks.budgets:Uniform",
         "global": "hydraprune.masks.budgets:Global",
@@ -30,3 +37,6 @@ BUDGETS: Registry[Budget] = Registry(
         "table": "hydraprune.masks.budgets:Table",
     },
 )
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy(__name__)

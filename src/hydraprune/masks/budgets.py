@@ -12,7 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from hydraprune.core.errors import PruningError
+from hydraprune.core.lazy import lazy
 from hydraprune.core.spec import Number, Spec
+from hydraprune.masks import BUDGETS
 from hydraprune.masks.names import fits, known
 from hydraprune.masks.topk import affordable, ascending, top_mask
 
@@ -235,3 +237,7 @@ def _rounded(exact: Mapping[str, float], limit: Mapping[str, int], total: int) -
     for name in by_remainder[: total - sum(kept.values())]:
         kept[name] += 1
     return kept
+
+
+# Those of other packages.
+__getattr__, __dir__ = lazy(__name__, BUDGETS.classes)

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
+from hydraprune.core.lazy import lazy
 from hydraprune.core.spec import Spec
+from hydraprune.masks import STRUCTURES
 
 
 class Structure(Spec, ABC):
@@ -217,3 +219,7 @@ class NOfM(Structure):
 
     def expand(self, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
         return self._stored(kept.view(self._sides(shape)), shape)
+
+
+# Those of other packages.
+__getattr__, __dir__ = lazy(__name__, STRUCTURES.classes)

@@ -19,40 +19,13 @@ from torch.nn.modules.module import (
 )
 
 from hydraprune.core.errors import HydrapruneError, SpecError
+from hydraprune.core.extras import extra
 from hydraprune.core.spec import Spec, nearest, whole
+from hydraprune.nets.built_in import NETS, WIDE, built_in
 from hydraprune.nets.foreign import load_weights
 from hydraprune.nets.init import fast_certified_init
 from hydraprune.nets.normalize import NamedNormalization, Normalize
 from hydraprune.nets.options import bounded, typed, without_files
-
-_NETS = {
-    "cnn_digits": "hydraprune.nets.cnn:cnn_digits",
-    "cnn_small": "hydraprune.nets.cnn:cnn_small",
-    "cnn_medium": "hydraprune.nets.cnn:cnn_medium",
-    "cnn_large": "hydraprune.nets.cnn:cnn_large",
-    "cnn7_bn": "hydraprune.nets.cnn:cnn7_bn",
-    "vgg4_without_maxpool": "hydraprune.nets.cnn:vgg4_without_maxpool",
-    "vgg4": "hydraprune.nets.vgg:vgg4",
-    "vgg4_bn": "hydraprune.nets.vgg:vgg4_bn",
-    "vgg16_bn": "hydraprune.nets.vgg:vgg16_bn",
-    "resnet18": "hydraprune.nets.resnet:resnet18",
-    "resnet34": "hydraprune.nets.resnet:resnet34",
-    "wrn_28_4": "hydraprune.nets.wide_resnet:wrn",
-    "wrn_28_10": "hydraprune.nets.wide_resnet:wrn",
-    "wrn_34_10": "hydraprune.nets.wide_resnet:wrn",
-}
-_WIDE = re.compile(r"wrn_([1-9]\d{0,2})_([1-9]\d{0,2})")
-"""Wide residual nets of any depth and width are built in; the table has those of the literature."""
-
-
-def _built_in(kind: str) -> str | None:
-    """Module and function of a built-in network; None for another."""
-    return _NETS["wrn_28_4"] if _WIDE.fullmatch(kind) else _NETS.get(kind)
-
-
-def names() -> list[str]:
-    """The built-in networks, in the order of the table."""
-    return list(_NETS)
 
 
 class Net(Spec):
@@ -79,14 +52,14 @@ class Net(Spec):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        if _built_in(kind) is None and not re.fullmatch(r"[^\W\d][\w.]*:\S+", kind):
-            raise ValueError(f"unknown net {kind!r}; {nearest(kind, _NETS)} (or timm:NAME, or package.module:factory)")
+        if built_in(kind) is None and not re.fullmatch(r"[^\W\d][\w.]*:\S+", kind):
+            raise ValueError(f"unknown net {kind!r}; {nearest(kind, NETS)} (or timm:NAME, or package.module:factory)")
         return kind
 
     @property
     def calls(self) -> str | None:
         """What `build` imports and calls from outside of the package and timm, in words; None if nothing."""
-        if _built_in(self.kind) is not None or self.kind.startswith("timm:"):
+        if built_in(self.kind) is not None or self.kind.startswith("timm:"):
             return None
         return f"{self.kind} with options {self.options}"
 
@@ -152,7 +125,8 @@ class Net(Spec):
                 hook.remove()
 
     def _timm(self, num_classes: int, in_channels: int) -> tuple[Callable[..., Any], dict[str, Any]]:
-        import timm  # slow to import, and few recipes need it
+        with extra("timm", f"net {self.kind!r}"):
+            import timm
 
         name = self.kind.removeprefix("timm:")
         if ":" in name or "/" in name:
@@ -171,7 +145,7 @@ class Net(Spec):
     def _imported(
         self, num_classes: int, in_channels: int, image_size: int
     ) -> tuple[Callable[..., Any], dict[str, Any]]:
-        path, _, attribute = (_built_in(self.kind) or self.kind).partition(":")
+        path, _, attribute = (built_in(self.kind) or self.kind).partition(":")
         try:
             module = import_module(path)
         except ImportError as error:
@@ -182,10 +156,10 @@ class Net(Spec):
         factory = getattr(module, attribute, None)
         if not callable(factory):
             raise SpecError(f"net {self.kind!r}: {path} has no function or class {attribute!r}; correct the name")
-        if _built_in(self.kind) is not None:
+        if built_in(self.kind) is not None:
             bounded(self.kind, self.options)
         options = typed(self.kind, factory, self.options)
-        if wide := _WIDE.fullmatch(self.kind):
+        if wide := WIDE.fullmatch(self.kind):
             options |= {"depth": int(wide[1]), "widen": int(wide[2])}
         parameters = inspect.signature(factory).parameters
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

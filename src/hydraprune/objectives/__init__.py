@@ -1,11 +1,18 @@
 """Training objectives: each the same call over weights and over scores."""
 
-from hydraprune.core.objective import Objective
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydraprune.core.lazy import lazy
 from hydraprune.core.registry import Registry
+
+if TYPE_CHECKING:
+    from hydraprune.core.objective import Objective as Objective
 
 OBJECTIVES: Registry[Objective] = Registry(
     "objective",
-    Objective,
+    "hydraprune.core.objective:Objective",
     {
         "natural": "hydraprune.objectives.natural:Natural",
         "pgd": "hydraprune.objectives.pgd:PGD",
@@ -26,3 +33,5 @@ OBJECTIVES: Registry[Objective] = Registry(
         "mtl-ibp": "hydraprune.objectives.mtl_ibp:MTLIBP",
     },
 )
+
+__getattr__, __dir__ = lazy(__name__, OBJECTIVES.classes)

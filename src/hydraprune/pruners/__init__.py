@@ -1,11 +1,20 @@
 """Pruning methods: each says how important every weight is."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydraprune.core.lazy import lazy
 from hydraprune.core.registry import Registry
-from hydraprune.pruners.base import Pruner
+
+if TYPE_CHECKING:
+    from hydraprune.pruners.base import Pruner as Pruner
+    from hydraprune.pruners.base import prune as prune
+    from hydraprune.pruners.probe import Probe as Probe
 
 PRUNERS: Registry[Pruner] = Registry(
     "pruner",
-    Pruner,
+    "hydraprune.pruners.base:Pruner",
     {
         "hydra": "hydraprune.pruners.hydra:Hydra",
         "magnitude": "hydraprune.pruners.magnitude:Magnitude",
@@ -35,3 +44,5 @@ PRUNERS: Registry[Pruner] = Registry(
         "scratch": "hydraprune.pruners.scratch:Scratch",
     },
 )
+
+__getattr__, __dir__ = lazy(__name__, PRUNERS.classes)

@@ -103,6 +103,12 @@ class Pruner(Spec, ABC):
     kind: str
     over: ClassVar[Over | None] = None
     anew: ClassVar[bool] = False
+    family: ClassVar[str]
+    """TODO at the merge."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        cls.family = {None: "one-shot", "scores": "learned", "weights": "moving"}[cls.over]
 
     @property
     def dynamic(self) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from rich.console import Console
 from torch import nn
 
 from hydraprune.attacks.autoattack import AutoAttack
@@ -18,15 +17,14 @@ from hydraprune.core.files import write_json
 from hydraprune.core.plain import tensors
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
-from hydraprune.data import Dataset
 from hydraprune.data.images import Images
 from hydraprune.evaluation import evaluate
 from hydraprune.evaluation.accuracy import share
 from hydraprune.evaluation.tuning import tuned
 from hydraprune.masks.view import MaskView
-from hydraprune.recipes.measure import measure
+from hydraprune.recipes.evaluate import Evaluate
 from hydraprune.recipes.schema import Recipe
-from hydraprune.recipes.stages import Evaluate
+from hydraprune.recipes.stages import Bench
 from hydraprune.runs.checkpoint import Checkpoint, Meta, versions
 
 NETS = {"resnet18": "R18", "vgg16_bn": "V16"}
@@ -40,14 +38,7 @@ FMN_STEPS, FMN_FIRST, FMN_IMAGES = 200, TRIALS * TUNED_ON, 128
 
 
 def benchmark(
-    checkpoint: Checkpoint,
-    recipe: Recipe,
-    *,
-    data: Dataset,
-    fabric: Fabric,
-    console: Console,
-    name: str | None = None,
-    samples: int = IMAGES,
+    checkpoint: Checkpoint, bench: Bench, *, name: str | None = None, samples: int = IMAGES
 ) -> tuple[dict[str, Any], Path]:
     """Measure a checkpoint under both protocols and write `claim.json` beside it; a killed call goes on.
 
@@ -58,24 +49,21 @@ def benchmark(
 
     Args:
         checkpoint: of a finished stage.
-        recipe: data and seed; its threat model is not used.
-        data: its test images are used.
-        fabric: the machine.
-        console: for progress.
+        bench: what it takes; the recipe's threat model is not used.
         name: of the method, as the benchmark writes it: `HYDRA_Sehwag2020Hydra`.
         samples: fewer test images, for a try-out; the claim then says that it is not eligible.
 
     Raises:
         SpecError: if there are too few test images to tune the attack on some and measure on others.
     """
-    meta = checkpoint.meta
-    model = fabric.to_device(checkpoint.network())
-    attack, lengths = _fmn(model, data.test, fabric, recipe.seed)
+    meta, recipe = checkpoint.meta, bench.recipe
+    model = bench.fabric.to_device(checkpoint.network())
+    attack, lengths = _fmn(model, bench.data.test, bench.fabric.device, recipe.seed)
 
     def measured(threat: ThreatModel, attacks: list[Any]) -> Record:
         stage = Evaluate(name="benchmark", attacks=attacks, samples=samples)
         here = recipe.model_copy(update={"threat": threat})
-        return measure(checkpoint, here, stage, data=data, fabric=fabric, console=console)
+        return stage.measured(checkpoint, replace(bench, recipe=here))
 
     official = measured(AUTOATTACK, [AutoAttack()])
     strict = measured(STRICT, [Ensemble(), attack])
@@ -108,13 +96,13 @@ def benchmark(
     return claim, path
 
 
-def _fmn(model: nn.Module, images: Images, fabric: Fabric, seed: int) -> tuple[FMN, torch.Tensor]:
+def _fmn(model: nn.Module, images: Images, device: torch.device, seed: int) -> tuple[FMN, torch.Tensor]:
     """The tuned attack, and distances (n,) of images that it was not tuned on."""
     if len(images) < 2 * TUNED_ON:
         raise SpecError(f"{len(images)} test images are too few to tune the attack on {TUNED_ON} and measure on others")
     first = min(FMN_FIRST, max(TUNED_ON, len(images) - FMN_IMAGES))
     some = images.subset(torch.arange(TUNED_ON)), images.subset(torch.arange(len(images))[first : first + FMN_IMAGES])
-    (tune,), (report,) = (part.batches(len(part), seed=0, device=fabric.device).epoch(0) for part in some)
+    (tune,), (report,) = (part.batches(len(part), seed=0, device=device).epoch(0) for part in some)
     start = FMN(steps=FMN_STEPS, loss="dlr")
     attack = tuned(model, tune, STRICT, attack=start, trials=TRIALS, steps=TUNING_STEPS, seed=seed)
     return attack, evaluate(model, [report], threat=STRICT, attacks=[attack], seed=seed).distance[attack.name]

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from lightning_fabric import Fabric
 from pydantic import Field, model_validator
-from rich.console import Console
 
 from hydraprune.bounds import BOUNDS, Bounds
 from hydraprune.core.errors import SpecError
 from hydraprune.core.results import Certified, Record, Subject, Verified
 from hydraprune.core.spec import Number
-from hydraprune.core.threat import ThreatModel
-from hydraprune.data import Dataset
 from hydraprune.evaluation import evaluate
 from hydraprune.evaluation.records import ImageRecord, begin_anew, network_key
 from hydraprune.evaluation.smoothing import RADII, CertifiedImage, Smoothing, certified_how, certify_dataset, summary
 from hydraprune.evaluation.verification import Precision, VerifiedImage, verified_how, verify
-from hydraprune.recipes.measure import place, subject_of
-from hydraprune.recipes.schema import Recipe
-from hydraprune.recipes.stages import Measure
+from hydraprune.recipes.measure import place
+from hydraprune.recipes.stages import Bench, Measure, Stage
 from hydraprune.runs.checkpoint import Checkpoint
 from hydraprune.train.hooks import progress_bar
+
+if TYPE_CHECKING:
+    from hydraprune.recipes.schema import Recipe
 
 
 class Certify(Measure):
@@ -58,14 +56,15 @@ class Certify(Measure):
                 raise ValueError(f"two bounds are called {name!r}; remove one")
         return self
 
-    def check(self, threat: ThreatModel | None) -> None:
-        if self.bounds and (threat is None or threat.norm != "linf"):
+    def check(self, recipe: Recipe, before: Sequence[Stage]) -> None:
+        super().check(recipe, before)
+        if self.bounds and (recipe.threat is None or recipe.threat.norm != "linf"):
             raise ValueError(
                 f"stage {self.name!r} has bounds, which need a threat model of norm linf; "
                 "add `threat: {norm: linf, eps: 2/255}`, or certify by smoothing"
             )
 
-    def made(self, subject: Subject, surrogates: Mapping[str, str]) -> dict[str, str]:
+    def made(self, subject: Subject, others: Mapping[str, str]) -> dict[str, str]:
         found = {bound.name: subject.made(bound=bound.deciding(), precision=self.precision) for bound in self.bounds}
         if self.smoothing is not None:
             anyone = replace(subject, threat=None)
@@ -87,66 +86,69 @@ class Certify(Measure):
             smoothing = None if enough and found.certified_accuracy.keys() >= {*self.radii} else smoothing
         return self.model_copy(update={"bounds": bounds, "smoothing": smoothing}) if bounds or smoothing else None
 
+    def measured(
+        self,
+        checkpoint: Checkpoint,
+        bench: Bench,
+        others: Mapping[str, Checkpoint] | None = None,
+        made: Mapping[str, str] | None = None,
+    ) -> Record:
+        """Clean accuracy of a checkpoint, and what is proved of it.
 
-def certify(
-    checkpoint: Checkpoint, recipe: Recipe, stage: Certify, *, data: Dataset, fabric: Fabric, console: Console
-) -> Record:
-    """Clean accuracy of a checkpoint, and what is proved of it.
+        Records per image are kept in its folder, `verified-BOUND,eps=EPS.jsonl` and `certified-SETTINGS.jsonl`, from
+        which a killed call goes on. A file of another network or other settings is put aside.
+        """
+        began = time.perf_counter()
+        folder, recipe, subject = checkpoint.folder, bench.recipe, bench.subject(checkpoint)
+        model = bench.fabric.to_device(checkpoint.network())
+        beside, network = place(checkpoint, replace(subject, threat=None)), network_key(model)
+        images = bench.data.test if self.samples is None else bench.data.test.take(self.samples)
+        batches = images.batches(self.batch_size, seed=0, device=bench.fabric.device)
+        clean = evaluate(model, batches.epoch(0), threat=recipe.threat, seed=recipe.seed)
+        verified: dict[str, Verified] = {}
+        certified: dict[str, Certified] = {}
+        with progress_bar(bench.console) as bar:
 
-    Records per image are kept in its folder, `verified-BOUND,eps=EPS.jsonl` and `certified-SETTINGS.jsonl`, from which
-    a killed call goes on. A file of another network or other settings is put aside.
-    """
-    began = time.perf_counter()
-    folder, subject = checkpoint.folder, subject_of(checkpoint, recipe, data)
-    model = fabric.to_device(checkpoint.network())
-    beside, network = place(checkpoint, replace(subject, threat=None)), network_key(model)
-    images = data.test if stage.samples is None else data.test.take(stage.samples)
-    batches = images.batches(stage.batch_size, seed=0, device=fabric.device)
-    clean = evaluate(model, batches.epoch(0), threat=recipe.threat, seed=recipe.seed)
-    verified: dict[str, Verified] = {}
-    certified: dict[str, Certified] = {}
-    with progress_bar(console) as bar:
+            def advance(_: ImageRecord) -> None:
+                bar.advance(bar.task_ids[-1])
 
-        def advance(_: ImageRecord) -> None:
-            bar.advance(bar.task_ids[-1])
-
-        for bound in stage.bounds:
-            if recipe.threat is None:
-                raise SpecError("bounds need a threat model; add `threat: {norm: linf, eps: 2/255}`, or give --eps")
-            bar.add_task(f"{folder.name}: {bound.name}", total=len(images), note="")
-            path = beside / f"verified-{bound.name},eps={recipe.threat.eps:g}.jsonl"
-            if begin_anew(VerifiedImage, path, network, verified_how(bound, recipe.threat, stage.precision)):
-                console.print(f"{path}: of another network or other settings, put aside", highlight=False)
-            verified[bound.name] = verify(
-                model,
-                batches.epoch(0),
-                recipe.threat,
-                bound,
-                precision=stage.precision,
-                path=path,
-                progress=advance,
-            ).summary
-        if (smoothing := stage.smoothing) is not None:
-            certifiable = len(range(0, len(images), smoothing.every))
-            bar.add_task(f"{folder.name}: {smoothing.name}", total=certifiable, note="")
-            path = beside / f"certified-{smoothing.name}.jsonl"
-            if begin_anew(CertifiedImage, path, network, certified_how(smoothing, recipe.seed)):
-                console.print(f"{path}: of another network or other settings, put aside", highlight=False)
-            records = certify_dataset(
-                model,
-                batches.epoch(0),
-                smoothing,
-                path,
-                seed=recipe.seed,
-                progress=advance,
-            )
-            certified[smoothing.name] = Certified(**summary(records, smoothing, stage.radii))
-    record = clean.record(stage=folder.name, seed=recipe.seed, images=subject.images, **checkpoint.meta.facts())
-    seconds = time.perf_counter() - began
-    found = {"verified": verified, "certified": certified, "made": stage.made(subject, {}), "seconds": seconds}
-    record = record.model_copy(update=found)
-    console.print(f"{folder}: {_figures(record)}")
-    return record
+            for bound in self.bounds:
+                if recipe.threat is None:
+                    raise SpecError("bounds need a threat model; add `threat: {norm: linf, eps: 2/255}`, or give --eps")
+                bar.add_task(f"{folder.name}: {bound.name}", total=len(images), note="")
+                path = beside / f"verified-{bound.name},eps={recipe.threat.eps:g}.jsonl"
+                if begin_anew(VerifiedImage, path, network, verified_how(bound, recipe.threat, self.precision)):
+                    bench.console.print(f"{path}: of another network or other settings, put aside", highlight=False)
+                verified[bound.name] = verify(
+                    model,
+                    batches.epoch(0),
+                    recipe.threat,
+                    bound,
+                    precision=self.precision,
+                    path=path,
+                    progress=advance,
+                ).summary
+            if (smoothing := self.smoothing) is not None:
+                certifiable = len(range(0, len(images), smoothing.every))
+                bar.add_task(f"{folder.name}: {smoothing.name}", total=certifiable, note="")
+                path = beside / f"certified-{smoothing.name}.jsonl"
+                if begin_anew(CertifiedImage, path, network, certified_how(smoothing, recipe.seed)):
+                    bench.console.print(f"{path}: of another network or other settings, put aside", highlight=False)
+                records = certify_dataset(
+                    model,
+                    batches.epoch(0),
+                    smoothing,
+                    path,
+                    seed=recipe.seed,
+                    progress=advance,
+                )
+                certified[smoothing.name] = Certified(**summary(records, smoothing, self.radii))
+        record = clean.record(stage=folder.name, seed=recipe.seed, images=subject.images, **checkpoint.meta.facts())
+        seconds = time.perf_counter() - began
+        found = {"verified": verified, "certified": certified, "made": self.made(subject, {}), "seconds": seconds}
+        record = record.model_copy(update=found)
+        bench.console.print(f"{folder}: {_figures(record)}")
+        return record
 
 
 def _figures(record: Record) -> str:

@@ -6,15 +6,20 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+from pydantic import ValidationError
 
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import read_yaml
-from hydraprune.core.spec import nearest, said
-from hydraprune.recipes.schema import Recipe
+from hydraprune.core.spec import nearest, said, sentence
+from hydraprune.recipes.variables import Variable
+
+if TYPE_CHECKING:
+    from hydraprune.recipes.schema import Recipe
 
 _FOLDER = files("hydraprune.recipes") / "files"
 LEVELS = 16
@@ -25,6 +30,11 @@ def names() -> list[str]:
     """The recipes that come with the package, but for those that others only extend."""
     found = sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
     return [name for name in found if not name.startswith("base-")]
+
+
+def about(name: str, folder: Traversable = _FOLDER) -> str:
+    """What the recipe, or another file of settings in `folder`, says of itself in one line; it is not validated."""
+    return str(yaml.safe_load((folder / f"{name}.yaml").read_text()).get("about", ""))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -47,7 +57,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         SpecError: if it is none.
     """
-    return Recipe.parse(read_settings(path, "recipe"), str(path))
+    return resolve(read_settings(path, "recipe"), (), str(path))
 
 
 def read_settings(path: Path, noun: str) -> dict[str, Any]:
@@ -67,6 +77,8 @@ def read_settings(path: Path, noun: str) -> dict[str, Any]:
 
 def resolve(values: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
     """The recipe of these settings with `path.to.key=value` overrides; errors quote paths below `where`."""
+    from hydraprune.recipes.schema import Recipe  # slow to import: a name that does not exist is told before
+
     values = copy.deepcopy(values)
     for path, value in parsed(overrides):
         _assign(values, path, value)
@@ -128,14 +140,28 @@ def _extended(values: dict[str, Any], name: str, below: tuple[str, ...] = ()) ->
     if not isinstance(changes, Mapping):
         raise SpecError(f"recipe {name}: `set` takes path.to.key: value, got {changes!r}")
     if base is not None:
-        values = {**_read(str(base), (*below, name)), **values}
+        inherited = _read(str(base), (*below, name))
+        words = {**(inherited.get("variables") or {}), **(values.get("variables") or {})}
+        values = {**inherited, **values, "variables": words}
     for change, value in changes.items():
         _assign(values, str(change), value)
     return values
 
 
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:
-    """Set one value; the containers on the way must be there."""
+    """Set one value, or what a variable of the recipe stands for; the containers on the way must be there."""
+    from hydraprune.recipes.schema import Recipe
+
+    first, _, rest = path.partition(".")
+    words = values.get("variables") or {}
+    if first not in Recipe.model_fields:
+        if first not in words:
+            raise SpecError(f"no setting or variable {first!r}; {nearest(first, [*Recipe.model_fields, *words])}")
+        variable = _variable(words[first], f"variables.{first}")
+        changes = {f"{variable.path}.{rest}": value} if rest else variable.changes(value)
+        for where, what in changes.items():
+            _assign(values, where, what)
+        return
     *way, last = path.split(".")
     here: Any = values
     for depth, part in enumerate(way):
@@ -154,6 +180,13 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
         here[here.index(_stage(here, last, path))] = copy.deepcopy(value)
     else:
         here[last] = copy.deepcopy(value)
+
+
+def _variable(written: Any, where: str) -> Variable:
+    try:
+        return Variable.model_validate(written)
+    except ValidationError as error:
+        raise SpecError(sentence(error, where)) from None
 
 
 def _stage(stages: list[Any], name: str, where: str) -> Any:

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
 
-from hydraprune.attacks.transfer import Transfer
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.core.files import inside, read_json, save_tensors, write_json
+from hydraprune.core.files import inside, read_json, write_json
 from hydraprune.core.results import Corrupted, Record, Subject
 from hydraprune.core.spec import Spec
+from hydraprune.core.tensors import save_tensors
 from hydraprune.core.threat import ThreatModel
-from hydraprune.data import Dataset, Images
+from hydraprune.data import Images
 from hydraprune.evaluation import Evaluation, evaluate
 from hydraprune.evaluation.checks import Check
 from hydraprune.evaluation.checks import check as run_checks
@@ -30,13 +29,13 @@ from hydraprune.evaluation.verdicts import Origin
 from hydraprune.evaluation.verdicts import load as load_verdicts
 from hydraprune.evaluation.verdicts import save as save_verdicts
 from hydraprune.evaluation.verification import VerifiedImage
-from hydraprune.recipes.schema import Recipe
-from hydraprune.recipes.stages import Evaluate
+from hydraprune.recipes.stages import Bench
 from hydraprune.runs.checkpoint import Checkpoint
 from hydraprune.train.hooks import progress_bar
 
 if TYPE_CHECKING:
     from hydraprune.evaluation.corruptions import Files, Made
+    from hydraprune.recipes.evaluate import Evaluate
 
 VERDICTS, EXAMPLES, CURVES, CHECKS = "verdicts.safetensors", "examples.safetensors", "curves.json", "checks.json"
 CORRUPTIONS = "corruptions.json"
@@ -56,58 +55,49 @@ class Corruptions(Spec):
 
 def measure(
     checkpoint: Checkpoint,
-    recipe: Recipe,
     stage: Evaluate,
-    *,
-    data: Dataset,
-    fabric: Fabric,
-    console: Console,
-    surrogates: Mapping[str, Checkpoint] | None = None,
-    made: Mapping[str, str] | None = None,
+    bench: Bench,
+    others: Mapping[str, Checkpoint],
+    on_file: Mapping[str, str],
 ) -> Record:
     """Clean and robust accuracy of a checkpoint under the recipe's threat model, and under corruptions.
 
     Verdicts that are kept there already, of the same network and with the same settings, are taken over; a killed call
     goes on after the last batch of an attack that it finished.
 
-    Args:
-        checkpoint: of a finished stage.
-        recipe: data, threat model and seed.
-        stage: the attacks and corruptions.
-        data: its test images are used.
-        fabric: the machine.
-        console: for progress.
-        surrogates: name -> checkpoint, on which images are found that are tried on this one.
-        made: fingerprints of further figures, which the stage has on file: what was made otherwise is left out.
-
     Returns:
         The record of everything that is known of the checkpoint under this threat model.
     """
-    folder, meta = checkpoint.folder, checkpoint.meta
+    stage.require()
+    for name in stage.others:
+        if name not in others:
+            raise SpecError(
+                f"an attack needs the network {name!r}; name its checkpoint, as in `--transfer-from RUN/{name}`"
+            )
+    folder, recipe, fabric, test = checkpoint.folder, bench.recipe, bench.fabric, bench.data.test
     model = fabric.to_device(checkpoint.network())
-    attacks = [*stage.attacks, *(Transfer(origin=name) for name in surrogates or {})]
-    subject = subject_of(checkpoint, recipe, data)
+    subject, fewer = bench.subject(checkpoint), stage.attack_samples
     files = place(checkpoint, subject)
-    made = {**(made or {}), **stage.made(subject, {name: other.digest for name, other in (surrogates or {}).items()})}
-    asked = {attack.name for attack in attacks}
-    known, earlier, unfinished = _known(files, subject, made, asked, data.test.labels)
+    made = {**on_file, **stage.made(subject, {name: other.digest for name, other in others.items()})}
+    asked = {attack.name for attack in stage.attacks}
+    known, earlier, unfinished = _known(files, subject, made, asked, test.labels)
     origin = Origin(network=subject.network, images=subject.images, made=earlier | made)
-    images = data.test if stage.samples is None else data.test.take(stage.samples)
+    images = test if stage.samples is None else test.take(stage.samples)
     batches = images.batches(stage.batch_size, seed=0, device=fabric.device)
     # Before the attacks, so that a folder that does not fit is told at once.
     beside = place(checkpoint, replace(subject, threat=None))
     corrupted = _known_corrupted(beside, subject, made)
     parts = _to_corrupt(stage, images, recipe.seed, corrupted.corrupted)
-    with progress_bar(console) as bar:
-        task = bar.add_task(f"{folder.name}: evaluate", total=(1 + len(attacks)) * len(batches), note="")
+    with progress_bar(bench.console) as bar:
+        task = bar.add_task(f"{folder.name}: evaluate", total=(1 + len(stage.attacks)) * len(batches), note="")
         evaluation = evaluate(
             model,
             batches.epoch(0),
             threat=recipe.threat,
-            attacks=attacks,
+            attacks=stage.attacks,
             seed=recipe.seed,
-            networks={name: other.network() for name, other in (surrogates or {}).items()},
-            attack_samples={a.name: stage.attack_samples[a.kind] for a in attacks if a.kind in stage.attack_samples},
+            networks={name: others[name].network() for name in stage.others},
+            attack_samples={a.name: fewer[a.kind] for a in stage.attacks if a.kind in fewer},
             known=known,
             progress=lambda what, done, total: bar.update(task, advance=1, note=what),
             keep=partial(save_verdicts, files / STATE, origin=origin, examples=True),
@@ -121,11 +111,11 @@ def measure(
     began = time.perf_counter()
     if parts is not None and stage.corrupted_by is not None:
         source = stage.corrupted_by
-        corrupted.corrupted[source] = _corrupted(folder.name, model, parts, console)
+        corrupted.corrupted[source] = _corrupted(folder.name, model, parts, bench.console)
         corrupted.made[source] = made[source]
         write_json(beside / CORRUPTIONS, corrupted.plain())
     seconds = evaluation.seconds + time.perf_counter() - began
-    size, _ = macs(model, data.shape)
+    size, _ = macs(model, bench.data.shape)
     record = whole.record(
         stage=folder.name,
         seed=recipe.seed,
@@ -133,12 +123,12 @@ def measure(
         macs=size.kept,
         macs_dense=size.dense,
         corrupted=corrupted.corrupted,
-        **meta.facts(),
+        **checkpoint.meta.facts(),
     )
     every = earlier | made | corrupted.made
     shown = {name: every[name] for name in every if name in record.figures()}
     record = record.model_copy(update={"seconds": seconds, "made": shown})
-    console.print(f"{folder}: {_in_words(record)}")
+    bench.console.print(f"{folder}: {_in_words(record)}")
     return record
 
 
@@ -149,22 +139,21 @@ def _in_words(record: Record) -> str:
     return ", ".join(f"{name} {value:.3f}{fewer.get(name, '')}" for name, value in figures.items())
 
 
-def check(
-    checkpoint: Checkpoint, recipe: Recipe, samples: int, *, data: Dataset, fabric: Fabric
-) -> tuple[list[Check], Path]:
+def check(checkpoint: Checkpoint, samples: int, bench: Bench) -> tuple[list[Check], Path]:
     """Sanity checks of a checkpoint on the first `samples` test images, and the file that keeps them.
 
     Raises:
         SpecError: if the recipe has no threat model.
     """
+    recipe, test = bench.recipe, bench.data.test
     if recipe.threat is None:
         raise SpecError("checks need a threat model; add `--set 'threat={norm: linf, eps: 8/255}'`")
-    subject = subject_of(checkpoint, recipe, data)
+    subject = bench.subject(checkpoint)
     files = place(checkpoint, subject)
-    images = data.test.take(samples)
-    (batch,) = images.batches(len(images), seed=0, device=fabric.device).epoch(0)
-    known, _ = _verdicts(files / VERDICTS, subject, {}, data.test.labels)
-    model = fabric.to_device(checkpoint.network())
+    images = test.take(samples)
+    (batch,) = images.batches(len(images), seed=0, device=bench.fabric.device).epoch(0)
+    known, _ = _verdicts(files / VERDICTS, subject, {}, test.labels)
+    model = bench.fabric.to_device(checkpoint.network())
     verified = _verified(place(checkpoint, replace(subject, threat=None)), model, recipe.threat)
     found = run_checks(model, batch, recipe.threat, seed=recipe.seed, verdicts=known, verified=verified)
     write_json(files / CHECKS, [one.plain() for one in found])
@@ -178,11 +167,6 @@ def _verified(files: Path, model: nn.Module, threat: ThreatModel) -> Tensor | No
         for record in read_records(VerifiedImage, path, network=network_key(model)):
             proofs[record.index] = proofs.get(record.index, False) or record.verified
     return torch.tensor([proofs.get(index, False) for index in range(max(proofs) + 1)]) if proofs else None
-
-
-def subject_of(checkpoint: Checkpoint, recipe: Recipe, data: Dataset) -> Subject:
-    """What is measured: the checkpoint's network, on the test images of `data`, under the recipe's threat and seed."""
-    return Subject(checkpoint.digest, data.test.digest(), len(data.test), recipe.threat, recipe.seed)
 
 
 def place(checkpoint: Checkpoint, subject: Subject) -> Path:

@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
+from pydantic import Field
 from torch import Tensor, nn
 
 from hydraprune.attacks.pgd import PGD
 from hydraprune.core.hook import Hook, alike
+from hydraprune.core.spec import Spec
 from hydraprune.data import Batches, Images
 from hydraprune.evaluation import evaluate
-from hydraprune.recipes.schema import Recipe
-from hydraprune.recipes.stages import Fit
+from hydraprune.train.machine import Machine
+
+if TYPE_CHECKING:
+    from hydraprune.recipes.schema import Recipe
+    from hydraprune.recipes.training import Fit
+
+
+class Validation(Spec):
+    """What is measured on the held-out validation images after each epoch.
+
+    Args:
+        samples: how many of them; 0 measures nothing.
+        steps: PGD steps; 0 measures clean accuracy only.
+        every: epochs between measurements; the last epoch is always measured.
+    """
+
+    samples: int = Field(default=500, ge=0)
+    steps: int = Field(default=10, ge=0)
+    every: int = Field(default=1, ge=1)
+
+
+class Stage(Spec):
+    """One step of a recipe."""
+
+    kind: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w-]*$")
 
 
 class Validate(Hook):
@@ -23,7 +49,7 @@ class Validate(Hook):
         best: its tensors; empty if none is kept. It is part of the state of the stage.
     """
 
-    def __init__(self, recipe: Recipe, stage: Fit, images: Images, fabric: Fabric, model: nn.Module) -> None:
+    def __init__(self, recipe: Recipe, stage: Fit, images: Images, fabric: Machine, model: nn.Module) -> None:
         self._recipe, self._stage, self._images, self._fabric, self._model = recipe, stage, images, fabric, model
         self._value = -1.0
         self.best: dict[str, Tensor] = {}

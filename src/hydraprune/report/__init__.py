@@ -1,8 +1,18 @@
 """Run folders as tables, pictures and a page."""
 
-from hydraprune.report.page import write_page
-from hydraprune.report.picture import draw
-from hydraprune.report.summary import as_markdown, as_table, rows
-from hydraprune.runs.records import read_records
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydraprune.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from hydraprune.report.page import write_page
+    from hydraprune.report.picture import draw
+    from hydraprune.report.summary import as_markdown, as_table, rows
+    from hydraprune.runs.records import read_records
 
 __all__ = ["as_markdown", "as_table", "draw", "read_records", "rows", "write_page"]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy(__name__)

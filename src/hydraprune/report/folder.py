@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from hydraprune.core.errors import HydrapruneError, SpecError
-from hydraprune.core.files import inside, load_tensors, read_json, read_lines, read_yaml
+from hydraprune.core.files import inside, read_json, read_lines, read_yaml
 from hydraprune.core.results import Record
 from hydraprune.core.spec import Spec
+from hydraprune.core.tensors import load_tensors
 from hydraprune.core.threat import ThreatModel
 from hydraprune.report import contents
 from hydraprune.runs import entries

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydraprune.core.extras import extra
 from hydraprune.core.files import write_atomically
 from hydraprune.report.summary import columns
 
@@ -23,9 +24,13 @@ def draw(table: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
 
     Up to eight pruners are lines over sparsity, spaced by compression, total / kept. More are rows with a dot for each
     sparsity, the best by their first figure on top. Bars are standard deviations over runs.
+
+    Raises:
+        MissingError: without matplotlib.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+    with extra("report", "the picture"):
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
 
     panels = [*[name for name in columns(table) if name != "clean"][:2], "clean"]
     methods = list(dict.fromkeys(row["pruner"] for row in table if row["pruner"] != "dense"))

@@ -18,16 +18,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.core.files import inside, load_tensors, pack_mask, read_json, save_tensors, unpack_mask, write_json
+from hydraprune.core.files import inside, read_json, write_json
 from hydraprune.core.plain import tensors
 from hydraprune.core.spec import Spec
+from hydraprune.core.tensors import load_tensors, pack_mask, save_tensors, unpack_mask
 from hydraprune.core.threat import ThreatModel
 from hydraprune.masks.view import LayerCount, MaskView
 from hydraprune.nets import Net
 from hydraprune.runs.fill import fill, misfit, with_memory
+from hydraprune.runs.finished import META, refuse_unfinished
 from hydraprune.runs.lock import own
 
-MODEL, MASKS, META = "model.safetensors", "masks.safetensors", "checkpoint.json"
+MODEL, MASKS = "model.safetensors", "masks.safetensors"
 DATA = "data.json"
 """In a run folder: split -> digest of the images and labels that the run reads."""
 PARTS, ROOM = 32, 8
@@ -200,8 +202,7 @@ def open_checkpoint(folder: Path | str, trust_code: bool | Net = False) -> Check
     folder = _folder(folder, "load(folder, model)")
     if folder.name in ("", ".."):
         folder = folder.resolve()  # which has a name
-    if not finished(folder):
-        raise CheckpointError(f"{folder} holds no finished checkpoint (no {META}); give a folder such as RUN/finetune")
+    refuse_unfinished(folder)
     meta = _read_meta(inside(folder, folder / META))
     for name in (MODEL, MASKS):
         file = inside(folder, folder / name)
@@ -246,11 +247,6 @@ def read_digests(path: Path) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(digest, str) for digest in found.values()):
         raise CheckpointError(f"{path} holds no digests of splits; {remedy}")
     return found
-
-
-def finished(folder: Path) -> bool:
-    """Whether the folder holds a whole checkpoint."""
-    return (folder / META).is_file()
 
 
 def unpacked(packed: Mapping[str, Tensor], header: Mapping[str, Any]) -> dict[str, Tensor]:

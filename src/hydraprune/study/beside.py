@@ -7,21 +7,25 @@ import signal
 import threading
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from rich.console import Console
+
 from hydraprune.core.errors import HydrapruneError
 from hydraprune.study.schema import Cell
-from hydraprune.study.settle import Outcome, bury, known, settle
+from hydraprune.study.settle import Outcome, bury, known, run_plain, settle
 
 
 class Beside:
     """Settles cells in a process, and in a new one after a failure: a crash, or a GPU left in error, costs one cell."""
 
-    def __init__(self, out: Path, began: float) -> None:
-        self._out, self._began = out, began
+    def __init__(self, out: Path, began: float, width: int | None = None) -> None:
+        """With `width`, the process shows its progress in so many columns."""
+        self._out, self._began, self._width = out, began, width
         self._process: tuple[SpawnProcess, Connection] | None = None
         self._starting = threading.Lock()
         self._closed = False
@@ -61,7 +65,7 @@ class Beside:
             if self._closed:
                 raise CancelledError
             pipe, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, self._out, self._began))
+            process = context.Process(target=_serve, args=(theirs, self._out, self._began, self._width))
             process.start()
             theirs.close()  # so that its end can be heard
             self._process = process, pipe
@@ -83,15 +87,16 @@ class Beside:
             self._process = None
 
 
-def _serve(pipe: Connection, out: Path, began: float) -> None:
+def _serve(pipe: Connection, out: Path, began: float, width: int | None) -> None:
     """Settle the cells that come through the pipe, until it is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    call = partial(run_plain, console=None if width is None else Console(width=width))
     with suppress(EOFError):
         while True:
             cell = pipe.recv()
             try:
-                pipe.send(settle(cell, out, began))
+                pipe.send(settle(cell, out, began, call))
             except HydrapruneError as error:
                 pipe.send(error)
 

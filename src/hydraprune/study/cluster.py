@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydraprune.core.errors import SpecError
+from hydraprune.core.extras import extra
 from hydraprune.study.schema import Study
 from hydraprune.study.settle import State, standing
 from hydraprune.study.work import prepare, run_study
@@ -16,10 +16,8 @@ def run_on_ray(study: Study, out: Path, address: str) -> dict[str, State]:
     Raises:
         SpecError: if ray is not installed, or for what `run_study` refuses.
     """
-    try:
+    with extra("ray", "--ray"):
         import ray
-    except ImportError:
-        raise SpecError("--ray needs the package ray; install it by `pip install hydraprune[ray]`") from None
     cells = study.cells()
     prepare(study, cells, out)
     ray.init(address=address, ignore_reinit_error=True)

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import Field
 
 from hydraprune.core.errors import SpecError
 from hydraprune.core.spec import Spec, nearest
-from hydraprune.recipes.library import changed, parsed, read_settings, whole
-from hydraprune.recipes.schema import Recipe
+from hydraprune.recipes import library
+from hydraprune.recipes.library import changed, parsed, read_settings, resolve, whole
+from hydraprune.recipes.variables import short_name
+
+if TYPE_CHECKING:
+    from hydraprune.recipes.schema import Recipe
 
 _FOLDER = files("hydraprune.study") / "files"
 SEED = "seed"
@@ -106,7 +110,7 @@ class Study(Spec):
         changes = {"name": f"{self.name}/{name}", "about": self.about}
         for axis, label in labels.items():
             changes |= _options(axis, self.grid[axis]).get(label, {})
-        recipe = Recipe.parse(changed(base, changes | more), f"{self.name}/{name}")
+        recipe = resolve(changed(base, changes | more), (), f"{self.name}/{name}")
         if recipe.trainer.devices > 1:
             raise SpecError(f"{self.name}/{name}: a cell runs on one device; start the study once on each instead")
         cells[name] = Cell(labels, recipe)
@@ -122,24 +126,62 @@ def names() -> list[str]:
     return sorted(e.name.removesuffix(".yaml") for e in _FOLDER.iterdir() if e.name.endswith(".yaml"))
 
 
-def load_study(name: str, overrides: Sequence[str] = ()) -> Study:
-    """The study called `name`, or in the YAML file `name`, its recipe resolved.
+def about(name: str) -> str:
+    """What the study called `name`, of the package, says of itself in one line; it is not validated."""
+    return library.about(name, _FOLDER)
+
+
+def load_study(name: str, overrides: Sequence[str] = (), vary: Sequence[str] = ()) -> Study:
+    """The study called `name`, or in the YAML file `name`, its recipe resolved; with `vary`, also one of a recipe.
 
     Args:
-        name: of a study of the package, or a file.
+        name: of a study or recipe of the package, or a file of one.
         overrides: `path.to.key=value`, changed in every cell after what the study sets, before what its grid does.
+        vary: `AXIS=VALUE,VALUE`, axes beside or in place of those of the study: variables or settings of the recipe.
+
+    Raises:
+        SpecError: if there is none, or it has unknown keys.
+    """
+    loaded = load(name, overrides, vary)
+    if not isinstance(loaded, Study):
+        raise SpecError(f"{name} is a recipe; use `hydraprune run`, or vary something: --vary sparsity=0.9,0.99")
+    return loaded
+
+
+def load(name: str, overrides: Sequence[str] = (), vary: Sequence[str] = ()) -> Recipe | Study:
+    """The study or recipe called `name`, or in the YAML file `name`; a recipe becomes a study by `vary`.
 
     Raises:
         SpecError: if there is none, or it has unknown keys.
     """
     if Path(name).suffix in {".yaml", ".yml"} or os.path.isfile(name):
-        values = read_settings(Path(name), "study")
+        values = read_settings(Path(name), "recipe or study")
     elif name in names():
         values = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
+    elif name in library.names():
+        values = {}
     else:
-        raise SpecError(f"unknown study {name!r}; {nearest(name, names())} (or give a file NAME.yaml)")
-    study = resolved(Study.parse(values, name))
+        known = [*library.names(), *names()]
+        raise SpecError(f"unknown recipe or study {name!r}; {nearest(name, known)} (or give a file NAME.yaml)")
+    axes = {axis: _listed(text) for axis, text in (_halves(option) for option in vary)}
+    if "recipe" not in values:
+        if not axes:
+            return library.load_recipe(name, overrides)
+        values = {"name": str(whole(name).get("name", Path(name).stem)), "recipe": name}
+    study = resolved(Study.parse(values | {"grid": {**(values.get("grid") or {}), **axes}}, name))
     return study.model_copy(update={"set": study.set | dict(parsed(overrides))})
+
+
+def _halves(option: str) -> tuple[str, str]:
+    axis, equals, text = option.partition("=")
+    if not equals or not text.strip():
+        raise SpecError(f"--vary {option!r}: write AXIS=VALUE,VALUE, such as sparsity=0.9,0.99")
+    return axis, text
+
+
+def _listed(text: str) -> list[Any]:
+    ((_, values),) = parsed([f"values=[{text}]"])
+    return values  # type: ignore[no-any-return]
 
 
 def resolved(study: Study) -> Study:
@@ -168,9 +210,9 @@ def _options(axis: str, values: Any) -> dict[str, dict[str, Any]]:
         (key, inner), *_ = values.items()
         path, values = (key, inner) if isinstance(inner, list) else (path, values)
     if isinstance(values, list):
-        pairs = [(_label(value), {path: value}) for value in values]
+        pairs = [(short_name(value), {path: value}) for value in values]
     elif isinstance(values, dict) and all(isinstance(changes, dict) for changes in values.values()):
-        pairs = [(_label(label), changes) for label, changes in values.items()]
+        pairs = [(short_name(label), changes) for label, changes in values.items()]
     else:
         forms = "[values], {path.to.key: [values]} or {label: {path.to.key: value}}"
         raise SpecError(f"grid.{axis}: expected {forms}, got {values!r}")
@@ -186,22 +228,10 @@ def _labels(
     chosen: dict[str, Any], noun: str, axes: dict[str, dict[str, dict[str, Any]]], *, named: bool = False
 ) -> dict[str, str]:
     """Axis -> label, of a choice in the file; with `named`, labels may be new."""
-    labels = {axis: _label(value) for axis, value in chosen.items()}
+    labels = {axis: short_name(value) for axis, value in chosen.items()}
     for axis, label in labels.items():
         if axis not in axes:
             raise SpecError(f"{noun} {chosen}: there is no axis {axis!r}; {nearest(axis, axes)}")
         if label not in axes[axis] and not named:
             raise SpecError(f"{noun} {chosen}: axis {axis!r} has no {label!r}; {nearest(label, axes[axis])}")
     return labels
-
-
-def _label(value: Any) -> str:
-    """A short name of a value, fit for a folder."""
-    if isinstance(value, list) and len(value) == 1:
-        return _label(value[0])
-    if isinstance(value, dict):
-        own = {key: inner for key, inner in value.items() if key != "kind"}
-        parts = [str(value["kind"])] if "kind" in value else []
-        value = "-".join([*parts, *(f"{key}-{_label(inner)}" for key, inner in own.items())])
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return re.sub(r"[^\w.+-]+", "-", text).rstrip("-")

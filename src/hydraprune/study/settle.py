@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from rich.console import Console
+
 from hydraprune.core.errors import BusyError, CheckpointError, HydrapruneError, SpecError, TrainingError
 from hydraprune.core.files import write_json
 from hydraprune.recipes.runner import run
 from hydraprune.recipes.schema import Recipe
 from hydraprune.runs.cells import DONE, FAILED, read_done, read_failure
 from hydraprune.runs.entries import Told
+from hydraprune.runs.finished import finished
 from hydraprune.runs.lock import holder, own
 from hydraprune.study.schema import Cell
 from hydraprune.study.shared import adopt, key, trunk
@@ -52,7 +55,7 @@ def known(cell: Cell, out: Path, began: float) -> State | None:
     return None if _failure(folder, began) is None else "failed"
 
 
-def settle(cell: Cell, out: Path, began: float, call: Call | None = None) -> Outcome:
+def settle(cell: Cell, out: Path, began: float, call: Call) -> Outcome:
     """Bring a cell to its end as the only one at it: the stages that it shares with others, then its own.
 
     Args:
@@ -63,7 +66,7 @@ def settle(cell: Cell, out: Path, began: float, call: Call | None = None) -> Out
     """
     try:
         with own(out / cell.name):
-            return _settled(cell, out, began, call or run_plain)
+            return _settled(cell, out, began, call)
     except BusyError:
         return Outcome("elsewhere")
 
@@ -82,9 +85,11 @@ def bury(cell: Cell, out: Path, process: int, why: str) -> Outcome:
         return Outcome("elsewhere")
 
 
-def run_plain(recipe: dict[str, Any], out: str) -> None:
-    """Run a recipe, given as plain settings, into a folder."""
-    run(Recipe.parse(recipe, out), out)
+def run_plain(recipe: dict[str, Any], out: str, console: Console | None = None) -> None:
+    """Run a recipe, given as plain settings, into a folder; without a word if it was trained before."""
+    parsed = Recipe.parse(recipe, out)
+    trained = all(finished(Path(out) / stage.name) for stage in parsed.stages if stage.trains)
+    run(parsed, out, None if trained else console)
 
 
 def _settled(cell: Cell, out: Path, began: float, call: Call) -> Outcome:

@@ -6,47 +6,50 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from hydraprune.core.files import read_json, write_atomically, write_json
 from hydraprune.core.fingerprint import fingerprint
 from hydraprune.recipes.schema import Recipe
-from hydraprune.recipes.stages import Fit, Measure, Stage
-from hydraprune.runs.checkpoint import DATA, MASKS, META, MODEL, finished
+from hydraprune.recipes.stages import Measure, Stage
+from hydraprune.recipes.training import Fit
+from hydraprune.runs.checkpoint import DATA, MASKS, MODEL
+from hydraprune.runs.finished import META, finished
 
 
 def trunk(recipe: Recipe) -> Recipe | None:
     """The recipe's stages before the first pruning stage, and what is measured of them; None if there are none."""
-    fits: list[Stage] = []
+    first: list[Stage] = []
     for stage in recipe.stages:
-        if isinstance(stage, Fit):
-            if stage.pruner is not None:
+        if stage.trains:
+            if not isinstance(stage, Fit) or stage.pruner is not None:
                 break
-            fits.append(stage)
-    if not fits:
+            first.append(stage)
+    if not first:
         return None
-    names, measures, last = {stage.name for stage in fits}, [], ""
+    names, measures, last = {stage.name for stage in first}, [], ""
     for stage in recipe.stages:
-        if isinstance(stage, Fit):
+        if stage.trains:
             last = stage.name
-        elif isinstance(stage, Measure) and (of := [n for n in stage.of or [last] if n in names]):
-            measures.append(stage.model_copy(update={"of": of}))
-    stages = [stage.plain() for stage in [*fits, *measures]]
+        elif isinstance(stage, Measure) and names.issuperset(stage.others):
+            of = [name for name in stage.of or [last] if name in names]
+            measures += [stage.model_copy(update={"of": of})] if of else []
+    stages = [stage.plain() for stage in [*first, *measures]]
     about = f"pre-training of {recipe.name.partition('/')[0]}"
-    changes = {"name": "shared", "about": about, "stages": stages, "compare": None, "source": None}
+    changes: dict[str, Any] = {"name": "shared", "about": about, "stages": stages, "variables": {}, "source": None}
     return Recipe.parse(recipe.plain() | changes, "shared")
 
 
 def key(recipe: Recipe) -> str:
     """What names trained alike have in common: a digest of all settings that training depends on."""
-    fits = [stage.plain() for stage in recipe.stages if isinstance(stage, Fit)]
-    settings = recipe.plain() | {"name": None, "about": None, "stages": fits}
+    settings = recipe.training() | {"name": None, "trainer": recipe.trainer.plain(), "stages": recipe.trained()}
     return fingerprint(settings=settings)
 
 
 def adopt(recipe: Recipe, shared: Path, out: Path) -> None:
     """Put the finished stages of the trunk `recipe` in `shared`, and what was measured of them, into the run `out`."""
     for stage in recipe.stages:
-        if isinstance(stage, Fit) and not finished(out / stage.name):
+        if stage.trains and not finished(out / stage.name):
             (out / stage.name).mkdir(parents=True, exist_ok=True)
             for file in (MODEL, MASKS, META):  # the one that marks a whole checkpoint comes last
                 _link(shared / stage.name / file, out / stage.name / file)

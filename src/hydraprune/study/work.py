@@ -53,13 +53,14 @@ def run_study(
     out, cells = output_folder(out), study.cells()
     prepare(study, cells, out)
     board = _Board(cells, console or Console(quiet=True))
+    width = board.console.width if jobs == 1 and console is not None else None  # one at a time shows its progress
     with ThreadPoolExecutor(jobs) as threads, ExitStack() as ended:
         working = []
         for _ in range(jobs):
             if call is not None:
                 working.append(threads.submit(board.work, partial(settle, out=out, began=board.began, call=call)))
                 continue
-            beside = ended.enter_context(closing(Beside(out, board.began)))
+            beside = ended.enter_context(closing(Beside(out, board.began, width)))
             working.append(threads.submit(board.work, beside))
             working[-1].add_done_callback(lambda _, idle=beside: idle.close())  # type: ignore[misc]
         for done in working:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from hydraprune.core.batches import Epochs, checked, logits_of, passes, require_labels
@@ -24,6 +23,7 @@ from hydraprune.core.plain import evaluating, modes_on_failure, once
 from hydraprune.core.seeds import derived
 from hydraprune.core.spec import said, whole
 from hydraprune.core.threat import ThreatModel
+from hydraprune.train.machine import Machine, OneProcess, precision
 from hydraprune.train.optim import Average, Optim
 from hydraprune.train.params import named
 from hydraprune.train.state import States
@@ -40,7 +40,7 @@ def fit(
     threat: ThreatModel | Mapping[str, Any] | None = None,
     networks: Mapping[str, nn.Module] | None = None,
     seed: int = 0,
-    fabric: Fabric | None = None,
+    fabric: Machine | None = None,
     channels_last: bool = True,
     compile: bool = False,
     state: Path | str | None = None,
@@ -67,7 +67,8 @@ def fit(
         networks: those that the objective asks for by name, such as `{"teacher": dense}`; plain, in evaluation mode and
             without gradient.
         seed: every random number of epoch `e` follows from `seed`, at least 0, and `e` alone.
-        fabric: device, number of processes and precision; one process on the CPU in float32 if None.
+        fabric: device, number of processes and precision: ours, or one of Lightning; this process on the CPU in float32
+            if None.
         channels_last: hold image batches in that memory format.
         compile: compile the network that attacks see (pays on a GPU, costs seconds at the start).
         state: the file to save to after every epoch, and to resume from if it is there; the state before it is kept
@@ -89,12 +90,12 @@ def fit(
     if dtype_of(model) in (torch.float16, torch.bfloat16):
         raise SpecError(
             f"the network is in {dtype_of(model)}, where small steps are lost; call model.float(), and for speed give "
-            "Fabric(precision='bf16-mixed')"
+            "fabric=hydraprune.train.OneProcess(bf16=True)"
         )
     optim = Optim() if optim is None else Optim.make(optim, "optim")
     threat = None if threat is None else ThreatModel.make(threat, "threat")
     seed, epochs = whole(seed, "seed"), whole(epochs, "epochs")
-    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    fabric = fabric or OneProcess()
     if epochs == 0:
         fabric.to_device(model)
         return []
@@ -108,8 +109,7 @@ def fit(
         state = Path(state)
         if state.is_dir():
             raise SpecError(f"state {str(state)!r} is a folder; name a file in it, such as state.safetensors")
-        precision = str(fabric.strategy.precision.precision)
-        settings = _settings(model, moving, data, objective, optim, threat, networks, epochs, seed, precision, key)
+        settings = _settings(model, moving, data, objective, optim, threat, networks, epochs, seed, fabric, key)
         states = States(state, settings, model, loop.optim, loop.optimizer, loop.average, hooks)
         done, history = states.load(epochs, loop.tell)
     sound = getattr(data, "sound", False)
@@ -156,7 +156,7 @@ def _settings(
     networks: Mapping[str, nn.Module],
     epochs: int,
     seed: int,
-    precision: str,
+    fabric: Machine,
     key: str,
 ) -> dict[str, str]:
     """What a state must have been saved under to be resumed: the name of each setting -> its fingerprint."""
@@ -171,7 +171,7 @@ def _settings(
         "networks": {name: content(*net.parameters(), *net.buffers()) for name, net in networks.items()},
         "epochs": epochs,
         "seed": seed,
-        "precision": precision,
+        "precision": precision(fabric),
         "key": key,
     }
     return {name: fingerprint(value=part) for name, part in parts.items()}
@@ -188,7 +188,7 @@ class _Loop:
         tensors: list[nn.Parameter],
         objective: Objective,
         optim: Optim,
-        fabric: Fabric,
+        fabric: Machine,
         hooks: Sequence[Hook],
         channels_last: bool,
     ) -> None:
@@ -276,7 +276,7 @@ class _Loop:
         return {**means, "lr": self.optimizer.param_groups[0]["lr"]}
 
 
-def _share_statistics(model: nn.Module, fabric: Fabric) -> None:
+def _share_statistics(model: nn.Module, fabric: Machine) -> None:
     """Average the running statistics of norm layers over processes."""
     if fabric.world_size > 1:
         for buffer in model.buffers():
@@ -284,6 +284,6 @@ def _share_statistics(model: nn.Module, fabric: Fabric) -> None:
                 buffer.copy_(_reduced(fabric, buffer, "mean"))
 
 
-def _reduced(fabric: Fabric, tensor: Tensor, how: str) -> Tensor:
+def _reduced(fabric: Machine, tensor: Tensor, how: str) -> Tensor:
     """`tensor` summed or averaged over processes."""
     return cast(Tensor, fabric.all_reduce(tensor, reduce_op=how))

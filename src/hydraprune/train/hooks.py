@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
-from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch import nn
 
-from hydraprune.core.errors import TrainingError
-from hydraprune.core.files import read_lines, write_atomically
+from hydraprune.core.files import append, read_lines, write_atomically
 from hydraprune.core.hook import Hook
 from hydraprune.core.objective import Clock
 from hydraprune.core.sealed import with_digest
+
+if TYPE_CHECKING:
+    from hydraprune.train.curves import Curves
 
 
 def progress_bar(console: Console) -> Progress:
@@ -75,7 +73,7 @@ class ProgressBar(Hook):
 
 
 class Log(Hook):
-    """Every epoch's metrics as a line of JSON in `file`, and as TensorBoard curves below `curves`.
+    """Every epoch's metrics as a line of JSON in `file`, and below `curves` for TensorBoard, if that is installed.
 
     Args:
         stage: the name of the training stage.
@@ -88,20 +86,20 @@ class Log(Hook):
         self._stage = stage
         self._file = file
         self._told = told
-        # A file of its own for every start, as TensorBoard expects; names sort by time.
-        self._events = curves / stage / f"events.out.tfevents.{time.time_ns()}"
+        self._curves: Curves | None = None
+        with suppress(ImportError):
+            from hydraprune.train.curves import Curves
+
+            self._curves = Curves(curves / stage)
 
     def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
         if self._file.exists():
             self._mend(done)
 
     def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
-        if not self._events.exists():
-            self._event(file_version="brain.Event:2")
-            self._event(step=epoch, session_log=SessionLog(status=SessionLog.START))
-        _append(self._file, _line({"stage": self._stage, "epoch": epoch, **metrics}))
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
-        self._event(step=epoch, summary=Summary(value=values))
+        append(self._file, _line({"stage": self._stage, "epoch": epoch, **metrics}))
+        if self._curves is not None:
+            self._curves.add(epoch, metrics)
 
     def _mend(self, done: int) -> None:
         """Leave whole lines only, of epochs that were saved: a killed run may have logged one that is taken again."""
@@ -121,23 +119,6 @@ class Log(Hook):
             self._told(f"{damaged[0]}{more}")
         write_atomically(self._file, b"".join(map(_line, kept.values())))
 
-    def _event(self, **content: Any) -> None:
-        """Add an event to the curves, at once: TensorBoard's own writer is a thread that a full disk kills loudly."""
-        record = io.BytesIO()
-        RecordWriter(record).write(Event(wall_time=time.time(), **content).SerializeToString())
-        _append(self._events, record.getvalue())
-
 
 def _line(entries: dict[str, Any]) -> bytes:
     return json.dumps(with_digest(entries)).encode() + b"\n"
-
-
-def _append(file: Path, content: bytes) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("ab") as end:
-            end.write(content)
-    except OSError as error:
-        raise TrainingError(
-            f"cannot write {file}: {error.strerror}; mend that and run the same command again"
-        ) from None

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hydraprune.core.errors import CheckpointError
-from hydraprune.core.files import load_tensors, save_tensors
 from hydraprune.core.hook import Hook, alike
+from hydraprune.core.tensors import load_tensors, save_tensors
 from hydraprune.train.optim import Average, Optim
 
 History = list[dict[str, Any]]
