@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 
 from hydraprune import TRADES, MaskView, Net, Optim, ThreatModel, fit, load_data
+from hydraprune.train import OneProcess
 from machine import publish, synchronize
 from train_step import Repeated, Stopwatch
 
@@ -44,7 +44,7 @@ def main() -> None:
         epochs=1,
         optim=Optim(lr=1e-3),
         threat=ThreatModel(eps="8/255"),
-        fabric=Fabric(accelerator="cuda" if cuda else "cpu", devices=1, precision="bf16-mixed"),
+        fabric=OneProcess("cuda:0" if cuda else "cpu", bf16=True),
         hooks=[watch],
     )
     step = statistics.median(watch.seconds[1:])

@@ -25,7 +25,7 @@ from machine import publish
 RECIPES = 6
 FOLDERS = Path(__file__).parent.parent / "tests" / "report" / "folders.py"
 COMMAND = [sys.executable, "-c", "from hydraprune.cli import main; main()"]
-IMPORT = [sys.executable, "-c", "import hydraprune.cli"]
+IMPORT = [sys.executable, "-c", "from hydraprune.report import write_page"]
 
 
 def tests() -> ModuleType:

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from hydraprune.core.objective import Batch, Clock
@@ -33,7 +32,7 @@ from hydraprune.objectives.trades import TRADES
 from hydraprune.pruners.base import prune
 from hydraprune.pruners.hydra import Hydra
 from hydraprune.pruners.probe import Probe
-from hydraprune.train import Hook, Optim, fit
+from hydraprune.train import Hook, OneProcess, Optim, fit
 from machine import publish, synchronize
 
 EPS, STEPS, STEP_SIZE, BETA = 8 / 255, 10, 2 / 255, 6.0
@@ -182,7 +181,7 @@ def ours(net: nn.Module, batch: Batch, keep: float, steps: int, compile: bool) -
         epochs=1,
         optim=Optim(lr=1e-3, schedule="constant"),
         threat=ThreatModel(norm="linf", eps=EPS),
-        fabric=Fabric(accelerator="cuda" if cuda else "cpu", devices=1, precision="bf16-mixed"),
+        fabric=OneProcess("cuda:0" if cuda else "cpu", bf16=True),
         compile=compile,
         hooks=[watch],
     )

@@ -6,6 +6,12 @@ from types import ModuleType
 import pytest
 
 import hydraprune as hp
+from hydraprune.attacks import ATTACKS
+from hydraprune.bounds import BOUNDS
+from hydraprune.data import SOURCES
+from hydraprune.masks import BUDGETS, STRUCTURES
+from hydraprune.objectives import OBJECTIVES
+from hydraprune.pruners import PRUNERS
 from misuse import refused
 
 
@@ -15,6 +21,39 @@ def test_no_public_name_stands_before_a_package():
     assert {"evaluation", "bounds", "study"} <= packages
     for name in packages & set(hp.__all__):
         assert isinstance(getattr(hp, name), ModuleType), name
+
+
+def test_every_public_name_is_there():
+    assert all(hasattr(hp, name) for name in hp.__all__)
+    assert set(hp.__all__) <= set(dir(hp))
+    assert hp.evaluation.smoothing.certify_dataset.__name__ == "certify_dataset"  # rooms need no import of their own
+    with pytest.raises(AttributeError, match=r"^hydraprune has no 'TRADE'; did you mean 'TRADES'\?$"):
+        hp.TRADE  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("room", "registry"),
+    [
+        ("attacks", ATTACKS), ("bounds", BOUNDS), ("budgets", BUDGETS), ("data", SOURCES), ("objectives", OBJECTIVES),
+        ("pruners", PRUNERS), ("structures", STRUCTURES),
+    ],
+)  # fmt: skip
+def test_every_method_is_called_by_the_name_of_its_class(room, registry):
+    methods = [registry.get(name) for name in registry.names()]
+    assert len({method.__name__ for method in methods}) == len(methods)
+    for method in methods:
+        assert getattr(getattr(hp, room), method.__name__) is method
+        assert method.__name__ in dir(getattr(hp, room))
+
+
+def test_what_is_imported_when_it_is_used_never_stands_before_a_module():
+    """It would be the one or the other, by what was used before."""
+    rooms = [hp, *(getattr(hp, module.name) for module in pkgutil.iter_modules(hp.__path__) if module.ispkg)]
+    lazy = [room for room in rooms if "__getattr__" in vars(room)]
+    assert len(lazy) > 8
+    for room in lazy:
+        for module in pkgutil.iter_modules(room.__path__):
+            assert module.name == "__main__" or isinstance(getattr(room, module.name), ModuleType), module.name
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from hydraprune.core.errors import HydrapruneError
 from hydraprune.nets import Net
-from hydraprune.pruners import PRUNERS
 from hydraprune.recipes import library
 from hydraprune.recipes.runner import run
 from recipes.tiny import TINY, kept, tiny
@@ -153,8 +151,7 @@ def test_prune_takes_a_network_of_the_users_own_and_trains_it_first(succeeds, tm
 
 def test_prune_has_the_papers_schedule(command, monkeypatch):
     seen = []
-    module = sys.modules["hydraprune.cli.main"]  # the package has a function of the same name
-    monkeypatch.setattr(module, "run_recipe", lambda recipe, out, console: seen.append(recipe))
+    monkeypatch.setattr("hydraprune.recipes.runner.run", lambda recipe, out, console: seen.append(recipe))
     code, _, _ = command("prune", "--net", "wrn_28_4", "--data", "cifar10", "--out", "run", "--normalize", "cifar10")
     assert code == 0
     (recipe,) = seen
@@ -244,7 +241,8 @@ def test_table_of_several_runs(succeeds, finished, tmp_path):
             "gone.pth: no such file; give the path of a .safetensors, .pth, .pt or .tar checkpoint",
         ),
         (["evaluate", "gone"], "gone holds no finished checkpoint (no checkpoint.json); give a folder such as RUN"),
-        (["table", "gone"], "gone/results.json is missing"),
+        (["table", "gone"], "there is no gone; correct the path"),
+        (["table", "."], "results.json is missing"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(fails, arguments, complaint):
@@ -313,7 +311,7 @@ def test_an_error_of_several_lines_is_one_line(fails, monkeypatch):
     def failing(recipe, out, console):
         raise HydrapruneError("attack 'x' failed:\nRuntimeError\n  at 5")
 
-    monkeypatch.setattr(sys.modules["hydraprune.cli.main"], "run_recipe", failing)
+    monkeypatch.setattr("hydraprune.recipes.runner.run", failing)
     assert fails("run", "digits-cnn_digits-trades", "--out", "x") == "attack 'x' failed: RuntimeError   at 5"
 
 
@@ -324,16 +322,6 @@ def test_an_out_that_cannot_be_written(fails, recipe, tmp_path):
     assert "the folder to write into has no name" in fails("run", recipe, "--out", "")
     assert "the file to write has no name" in fails("report", tmp_path, "--out", "")
     assert "File name too long" in fails("run", recipe, "--out", "x" * 300)
-
-
-def test_a_plug_in_that_cannot_be_used_is_listed_with_the_reason(succeeds, monkeypatch):
-    broken = EntryPoint("acme", "no_such_module:Acme", "hydraprune.pruner")
-    monkeypatch.setitem(PRUNERS._table, "acme", [broken])
-    out = succeeds("list")
-    assert (
-        "  acme                         cannot be used: no_such_module:Acme, the pruner 'acme', cannot be impo" in out
-    )
-    assert "  crown-ibp " in out
 
 
 def test_usage_mistakes_are_explained_with_exit_code_two(command):

@@ -4,7 +4,6 @@ import time
 
 import pytest
 import yaml
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from hydraprune.recipes.runner import run
 from hydraprune.runs.lock import LOCK
@@ -97,7 +96,7 @@ def test_another_number_of_processes_than_the_recipes_is_refused_once(
     monkeypatch.setenv("WORLD_SIZE", str(started))
     errors = []
     for rank in (0, 1):
-        monkeypatch.setattr(rank_zero_only, "rank", rank)
+        monkeypatch.setenv("RANK", str(rank))
         code, out, err = command("run", recipe, "--out", "run", "--set", f"trainer.devices={devices}")
         assert (code, out) == (2, "")
         errors.append(err)

@@ -116,10 +116,10 @@ def test_what_is_trusted_is_named_and_called(command, tmp_path, canary, name):
 
 def test_a_network_of_ones_own_takes_part_in_every_stage(command, tmp_path, canary):
     """Whoever gives the recipe trusts its factory, also where a later stage loads what an earlier one saved."""
-    values = {**TINY, "net": {"kind": "canary:sing"}, "stages": [
-        TINY["stages"][0], {**TINY["stages"][1], "networks": {"teacher": "pretrain"}},
-        TINY["stages"][3] | {"of": ["prune"]},
-    ]}  # fmt: skip
+    pretrain, prune, _, evaluate = TINY["stages"]
+    prune = prune | {"objective": {"kind": "distill", "steps": 1}, "networks": {"teacher": "pretrain"}}
+    stages = [pretrain, prune, evaluate | {"of": ["prune"]}]
+    values = {**TINY, "net": {"kind": "canary:sing"}, "stages": stages}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
     code, _, err = command("run", "mine.yaml", "--out", "own")
     assert (code, err) == (0, "")

@@ -112,7 +112,7 @@ def two_batches(recipe, size, least):
         before = [tensor.detach().clone() for _, tensor in view.parameters(stage.over)]
         objective = stage.objective or recipe.objective
         moving = view.parameters(stage.over)
-        networks = {name: done[other] for name, other in stage.networks.items()}
+        networks = {"teacher": done[stage.teacher]} if stage.teacher else {}
         how = {"optim": stage.optim, "threat": recipe.threat, "networks": networks}
         (line,) = fit(model, moving, Two(data.train), objective, epochs=1, **how)
         done[stage.name] = plain_copy(model)

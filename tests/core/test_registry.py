@@ -42,13 +42,13 @@ TABLE = {"sort": "methods_for_tests:Sort", "absent": "no_such_module:Absent", "w
 @pytest.fixture(autouse=True)
 def _module(monkeypatch):
     module = types.ModuleType("methods_for_tests")
-    module.Sort, module.Shuffle, module.Wrong, module.Half, module.sort = Sort, Shuffle, Spec, Half, sorted
+    vars(module).update(Method=Method, Sort=Sort, Shuffle=Shuffle, Wrong=Spec, Half=Half, sort=sorted)
     monkeypatch.setitem(sys.modules, "methods_for_tests", module)
 
 
 @pytest.fixture
 def methods():
-    return Registry("method", Method, TABLE)
+    return Registry("method", "methods_for_tests:Method", TABLE)
 
 
 @pytest.fixture
@@ -103,20 +103,44 @@ def test_make_refuses_with_the_path(methods, values, message):
 
 def test_a_plug_in_is_found_by_its_entry_point(plug):
     plug("shuffle", "methods_for_tests:Shuffle")
-    assert Registry("method", Method, TABLE).make("shuffle", "method") == Shuffle()
-    assert Registry("noun", Method, TABLE).names() == list(TABLE)
+    assert Registry("method", "methods_for_tests:Method", TABLE).make("shuffle", "method") == Shuffle()
+    assert Registry("noun", "methods_for_tests:Method", TABLE).names() == list(TABLE)
 
 
 def test_the_entry_point_does_not_change_the_callers_table(plug):
     plug("shuffle", "methods_for_tests:Shuffle")
     table = dict(TABLE)
-    Registry("method", Method, table)
+    Registry("method", "methods_for_tests:Method", table)
     assert table == TABLE
+
+
+def test_classes_are_called_by_their_names(plug):
+    plug("shuffle", "methods_for_tests:Shuffle")
+    methods = Registry("method", "methods_for_tests:Method", {**TABLE, "order": "elsewhere:Sort"})
+    classes = methods.classes()
+    assert list(classes) == ["Sort", "Absent", "Wrong", "Shuffle"]
+    assert (classes["Sort"](), classes["Shuffle"]()) == (Sort, Shuffle)
+    with pytest.raises(SpecError, match="the method 'absent', cannot be imported"):
+        classes["Absent"]()
+
+
+def test_what_methods_say_of_themselves_is_read_without_importing_them(monkeypatch, tmp_path):
+    (tmp_path / "unimportable.py").write_text(
+        'class Sort:\n    """In order.\n\n    More."""\nclass Bare: ...\nraise 1\n'
+    )
+    (tmp_path / "acme-1.0.dist-info").mkdir()
+    (tmp_path / "acme-1.0.dist-info" / "METADATA").write_text("Name: acme\nVersion: 1.0\n")
+    (tmp_path / "acme-1.0.dist-info" / "entry_points.txt").write_text("[hydraprune.method]\nplug = gone:Plug\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    methods = Registry("method", "gone:Method", {"sort": "unimportable:Sort", "bare": "unimportable:Bare"})
+    assert {name: methods.about(name) for name in methods.names()} == {
+        "sort": "In order.", "bare": "", "plug": "the plug-in gone:Plug of the package acme",
+    }  # fmt: skip
 
 
 def test_a_plug_in_may_not_take_a_name(plug):
     plug("sort", "elsewhere:Sort")
-    methods = Registry("method", Method, {**TABLE, "shuffle": "methods_for_tests:Shuffle"})
+    methods = Registry("method", "methods_for_tests:Method", {**TABLE, "shuffle": "methods_for_tests:Shuffle"})
     with pytest.raises(SpecError, match=r"elsewhere:Sort takes the name of the method 'sort'; rename or uninstall it"):
         methods.get("sort")
     assert methods.get("shuffle") is Shuffle
@@ -140,14 +164,14 @@ def test_a_plug_in_with_a_defect_is_an_error_where_it_is_used(monkeypatch, tmp_p
     (tmp_path / "acme-1.0.dist-info" / "METADATA").write_text("Name: acme\nVersion: 1.0\n")
     (tmp_path / "acme-1.0.dist-info" / "entry_points.txt").write_text(f"[hydraprune.method]\nplug = {value}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    methods = Registry("method", Method, TABLE)
+    methods = Registry("method", "methods_for_tests:Method", TABLE)
     assert methods.get("sort") is Sort
     with pytest.raises(SpecError, match=rf"^(here: )?the plug-in {value} of the package acme.*{complaint}") as caught:
         methods.make("plug", "here")
     assert "\n" not in str(caught.value)
 
 
-METHODS = Registry("method", Method, TABLE)
+METHODS = Registry("method", "methods_for_tests:Method", TABLE)
 
 
 class Stage(Spec):

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from hydraprune.core.errors import SpecError
 from hydraprune.core.twin import foldable
-from hydraprune.nets.spec import Net, names
+from hydraprune.nets import Net, names
 from hydraprune.nets.wide_resnet import WideResNet
 
 LEAST = {"cnn_medium": 8, "vgg16_bn": 16, "resnet18": 8, "resnet34": 8, "cnn7_bn": 2}

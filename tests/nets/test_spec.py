@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.nets import Net, names
 from hydraprune.nets.normalize import Normalize
-from hydraprune.nets.spec import Net, names
 
 
 @pytest.fixture

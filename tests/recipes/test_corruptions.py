@@ -130,4 +130,4 @@ def test_corruptions_need_no_adversary():
     recipe = tiny(ALONE, "threat=null", "objective=natural")
     assert recipe.threat is None
     with pytest.raises(SpecError, match="has attacks, but the recipe has no threat model"):
-        tiny(ALONE, "threat=null", "objective=natural", "stages.evaluate.attacks=[transfer]")
+        tiny(ALONE, "threat=null", "objective=natural", "stages.evaluate.attacks=[{kind: transfer, origin: pretrain}]")

@@ -16,6 +16,7 @@ from hydraprune import MaskView, Record, load
 from hydraprune.core.errors import CheckpointError, PruningError, SpecError, TrainingError
 from hydraprune.core.files import read_json, write_json
 from hydraprune.core.plain import tensors
+from hydraprune.core.seeds import generator
 from hydraprune.evaluation import Evaluation
 from hydraprune.recipes.library import load_recipe
 from hydraprune.recipes.runner import run
@@ -140,8 +141,7 @@ def test_another_seed_gives_other_numbers_everywhere(whole, tmp_path, monkeypatc
 
     def watched(seed):
         """The first number that an objective would draw in the first epoch."""
-        generator = torch.Generator().manual_seed(sys.modules["hydraprune.train.fit"]._mixed(seed, 0, 0))
-        return torch.rand((), generator=generator).item()
+        return torch.rand((), generator=generator(seed, 0, 0)).item()
 
     def watched_prune(view, pruner, budget, structure, probe):
         seen[number].append(torch.rand(3, generator=probe.rng).tolist())

@@ -4,7 +4,6 @@ from typing import Literal
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from hydraprune.core.errors import SpecError
@@ -13,7 +12,7 @@ from hydraprune.masks.source import LearnedMask
 from hydraprune.masks.view import MaskView
 from hydraprune.objectives.free import Free
 from hydraprune.objectives.natural import Natural
-from hydraprune.train import Hook, Optim, fit
+from hydraprune.train import Hook, OneProcess, Optim, fit
 from train.small import ROBUST, THREAT, batches, digits, masked, net, plain_net, same, train
 
 
@@ -235,9 +234,8 @@ def test_bf16_trains_and_keeps_weights_in_float32():
             return ROBUST(model, batch, ctx)
 
     model = plain_net()
-    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     settings = {"batches": PLAIN, "epochs": 15, "threat": THREAT, "optim": LEARN}
-    history = whole(model, objective=Types(), fabric=fabric, **settings)
+    history = whole(model, objective=Types(), fabric=OneProcess(bf16=True), **settings)
     assert seen == {(torch.bfloat16, torch.bfloat16)}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]

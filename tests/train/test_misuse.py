@@ -4,7 +4,6 @@ from itertools import product
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -12,7 +11,7 @@ import hydraprune as hp
 from contracts.material import batch, net
 from hydraprune.core.errors import CheckpointError
 from hydraprune.core.tensors import load_tensors, save_tensors
-from hydraprune.train import Hook
+from hydraprune.train import Hook, OneProcess
 from misuse import refused
 from train.small import KillAfterEpoch, Killed, digits, same
 
@@ -307,7 +306,7 @@ def test_an_epoch_of_a_loader_follows_from_the_seed_and_its_number(tmp_path, wor
 
 
 OTHER = {
-    "precision": {"fabric": Fabric(accelerator="cpu", precision="bf16-mixed")},
+    "precision": {"fabric": OneProcess(bf16=True)},
     "objective": {"objective": hp.TRADES(steps=2)},
     "threat": {"threat": hp.ThreatModel(eps="4/255")},
     "optim": {"optim": {"lr": 0.01}},

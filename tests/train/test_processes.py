@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
 from hydraprune.core.tensors import load_tensors
+from hydraprune.train import OneProcess
 from train.two import CASES, trained
 
 
@@ -42,7 +42,7 @@ def test_both_processes_end_with_the_same_bits(folder, case):
 
 @pytest.mark.parametrize("case", ["weights", "scores"])
 def test_without_norm_layers_they_are_one_process_with_batches_twice_as_large(folder, case):
-    model, expected = trained(case, Fabric(accelerator="cpu", devices=1))
+    model, expected = trained(case, OneProcess())
     weights, history = ended(folder, case, 0)
     start = CASES[case]().state_dict()
     assert any(not torch.allclose(value, start[name], atol=1e-3) for name, value in weights.items())

@@ -11,13 +11,14 @@ from safetensors.torch import save_file
 from hydraprune.masks.view import MaskView
 from hydraprune.objectives.natural import Natural
 from hydraprune.train import Optim, fit
+from hydraprune.train.machine import Machine
 from train.small import batches, masked, net, plain_net
 
 CASES = {"weights": plain_net, "scores": lambda: masked(plain_net()), "norm": lambda: net()[:3].append(net()[4:])}
 OPTIM = Optim(lr=0.05, clip_norm=1.0, ema=0.9)
 
 
-def trained(case: str, fabric: Fabric, folder: Path | None = None):
+def trained(case: str, fabric: Machine, folder: Path | None = None):
     """A net and its history; with one process, on batches twice as large."""
     model = CASES[case]()
     params = MaskView(model).parameters("scores" if case == "scores" else "weights")

@@ -15,7 +15,6 @@ from hydraprune.cli.console import console, printable
 from hydraprune.cli.options import Settings, TrustCode
 from hydraprune.core.errors import CheckpointError, EvaluationError, SpecError
 from hydraprune.core.files import read_json, write_json
-from hydraprune.recipes import library
 from hydraprune.runs.finished import META, refuse_unfinished
 from hydraprune.runs.lock import own
 
@@ -70,10 +69,10 @@ def evaluate(
     recipe = _recipe_of(opened, set_)
     if attacks is None and corruptions is None:
         attacks = "pgd"
-    tried: list[Any] = attacks.split(",") if attacks else []
+    chosen: list[Any] = attacks.split(",") if attacks else []
     others = {} if transfer_from is None else {transfer_from.name: _opened(transfer_from, trust_code)}
-    tried += [{"kind": "transfer", "origin": name} for name in others]
-    settings: dict[str, Any] = {"attacks": tried, "samples": samples, "corruptions": corruptions or False}
+    chosen += [{"kind": "transfer", "origin": origin} for origin in others]
+    settings: dict[str, Any] = {"attacks": chosen, "samples": samples, "corruptions": corruptions or False}
     # Random numbers of an attack follow from its batches: with those of the recipe, figures join.
     settings |= next(({"batch_size": s.batch_size} for s in recipe.stages if isinstance(s, Evaluate)), {})
     stage = Evaluate.parse(settings, "evaluate")
@@ -172,6 +171,8 @@ def _opened(folder: Path, trust_code: bool) -> Checkpoint:
 
 
 def _recipe_of(checkpoint: Checkpoint, overrides: list[str] | None) -> Recipe:
+    from hydraprune.recipes import library
+
     if checkpoint.meta.recipe is None:
         folder = checkpoint.folder
         raise SpecError(f"{folder} was not made by a recipe, so its data is unknown; use hydraprune from Python")

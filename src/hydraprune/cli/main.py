@@ -11,24 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from hydraprune.attacks import ATTACKS
-from hydraprune.bounds import BOUNDS
 from hydraprune.cli import checkpoint
 from hydraprune.cli import study as studies
-from hydraprune.cli.build import prune_recipe
 from hydraprune.cli.console import console, first, printable
 from hydraprune.cli.options import Out, Runs, Settings, Vary
 from hydraprune.cli.picture import PICTURE, draw
 from hydraprune.core.errors import HydrapruneError, SpecError
 from hydraprune.core.extras import extra
 from hydraprune.core.files import output_file
-from hydraprune.data import SOURCES
-from hydraprune.masks import BUDGETS, STRUCTURES
-from hydraprune.nets.built_in import names as net_names
-from hydraprune.objectives import OBJECTIVES
-from hydraprune.pruners import PRUNERS
-from hydraprune.recipes import library
-from hydraprune.study import schema
 
 if TYPE_CHECKING:
     from hydraprune.recipes.schema import Recipe
@@ -45,6 +35,16 @@ app = typer.Typer(
 @app.command("list")
 def list_() -> None:
     """Recipes, and the names that a recipe may use."""
+    from hydraprune.attacks import ATTACKS
+    from hydraprune.bounds import BOUNDS
+    from hydraprune.data import SOURCES
+    from hydraprune.masks import BUDGETS, STRUCTURES
+    from hydraprune.nets.built_in import names as net_names
+    from hydraprune.objectives import OBJECTIVES
+    from hydraprune.pruners import PRUNERS
+    from hydraprune.recipes import library
+    from hydraprune.study import schema
+
     _section("recipes", ((name, library.about(name)) for name in library.names()))
     _section("studies", ((name, schema.about(name)) for name in schema.names()))
     _section("nets", ((name, "") for name in [*net_names(), "wrn_DEPTH_WIDTH", "timm:NAME", "package.module:factory"]))
@@ -58,6 +58,8 @@ def show(
     set_: Settings = None,
 ) -> None:
     """The resolved recipe as YAML, defaults included."""
+    from hydraprune.recipes import library
+
     print(library.dump_recipe(library.load_recipe(recipe, set_ or [])), end="")
 
 
@@ -69,6 +71,8 @@ def run(
     vary: Vary = None,
 ) -> None:
     """Run a recipe or a study; go on where an earlier run into the same folder stopped."""
+    from hydraprune.study import schema
+
     loaded = schema.load(name, set_ or [], vary or [])
     if isinstance(loaded, schema.Study):
         studies.run_all(loaded, out)
@@ -91,6 +95,9 @@ def prune(
     set_: Settings = None,
 ) -> None:
     """Prune a network of yours: learn the mask, fine-tune, evaluate, with the schedule of the paper."""
+    from hydraprune.cli.build import prune_recipe
+    from hydraprune.recipes import library
+
     values = prune_recipe(
         net=net,
         data=data,

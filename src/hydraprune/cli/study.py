@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,9 @@ from hydraprune.cli.options import Out, Runs, Settings, Vary
 from hydraprune.cli.picture import PICTURE, draw
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import output_file, write_atomically, write_json
-from hydraprune.study.schema import Study, load_study
+
+if TYPE_CHECKING:
+    from hydraprune.study.schema import Study
 
 RESULTS = "results.json"
 
@@ -29,6 +31,8 @@ def study(
     set_: Settings = None,
 ) -> None:
     """Run a grid of recipes; start it several times, on any machines that see the folder, to go faster."""
+    from hydraprune.study.schema import load_study
+
     grid = load_study(study, set_ or [], vary or [])
     if dry_run:
         from hydraprune.study.settle import standing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from importlib import import_module
+from importlib.util import find_spec
 from typing import ClassVar, Self
 
 import torch
@@ -58,9 +58,9 @@ class Attack(Spec, ABC):
 
     def require(self) -> None:
         super().require()
-        if self.library is not None:
+        if self.library is not None and find_spec(self.library) is None:
             with extra("attacks", f"attack {self.kind!r}"):
-                import_module(self.library)
+                raise ModuleNotFoundError(name=self.library)
 
     @abstractmethod
     def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:

@@ -12,8 +12,6 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from hydraprune.core.spec import nearest
-
 Names = Mapping[str, Callable[[], Any]]
 """Each name, and what gives the object that it stands for."""
 
@@ -34,6 +32,8 @@ def lazy(package: str, methods: Callable[[], Names] = dict) -> tuple[Callable[[s
 
     def get(name: str) -> Any:
         if name not in names():
+            from hydraprune.core.spec import nearest
+
             raise AttributeError(f"{package} has no {name!r}; {nearest(name, names())}")
         return names()[name]()
 

@@ -9,9 +9,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, Field
 
 from hydraprune.core.fingerprint import fingerprint
-from hydraprune.core.sealed import Sealed
 from hydraprune.core.seeds import DERIVATION
-from hydraprune.core.spec import Count, Real, Several, Share, Spec
+from hydraprune.core.spec import Count, Real, Sealed, Several, Share, Spec
 from hydraprune.core.threat import ThreatModel
 
 WORST = "worst-case"

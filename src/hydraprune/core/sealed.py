@@ -7,10 +7,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import model_validator
-
-from hydraprune.core.spec import Spec
-
 DIGEST = "digest"
 
 
@@ -38,18 +34,3 @@ def unsealed(entries: Mapping[str, Any]) -> dict[str, Any]:
     if DIGEST in entries and entries[DIGEST] != seal(entries):
         raise ValueError("it has been altered: its digest is not that of its entries")
     return {name: value for name, value in entries.items() if name != DIGEST}
-
-
-class Sealed(Spec):
-    """A record in a file: it is written with its digest, and refused where that is not of its entries.
-
-    One without a digest, such as another program makes, is taken as it is.
-    """
-
-    @model_validator(mode="before")
-    @classmethod
-    def _whole(cls, values: Any) -> Any:
-        return unsealed(values) if isinstance(values, dict) else values
-
-    def plain(self) -> dict[str, Any]:
-        return with_digest(super().plain())

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from hydraprune.core.errors import SpecError
+from hydraprune.core.sealed import unsealed, with_digest
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -176,6 +177,21 @@ class Spec(BaseModel):
     def plain(self) -> dict[str, Any]:
         """The settings as JSON-ready values, defaults included."""
         return self.model_dump(mode="json")
+
+
+class Sealed(Spec):
+    """A record in a file: it is written with its digest, and refused where that is not of its entries.
+
+    One without a digest, such as another program makes, is taken as it is.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, values: Any) -> Any:
+        return unsealed(values) if isinstance(values, dict) else values
+
+    def plain(self) -> dict[str, Any]:
+        return with_digest(super().plain())
 
 
 def sentence(error: ValidationError, where: str) -> str:

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from hydraprune.core.errors import CheckpointError, EvaluationError
 from hydraprune.core.fingerprint import LENGTH, content, fingerprint
 from hydraprune.core.plain import plain_copy
-from hydraprune.core.sealed import Sealed
-from hydraprune.core.spec import sentence
+from hydraprune.core.spec import Sealed, sentence
 
 _START = b'{"index":'
 """How each line of a file begins: whatever else ends without a newline is not ours to cut off."""

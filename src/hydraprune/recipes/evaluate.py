@@ -29,7 +29,8 @@ class Evaluate(Measure):
 
     Args:
         name: what `--set stages.NAME...` calls it.
-        attacks: the adversaries; other networks that they name, as `transfer` does, are those of stages.
+        attacks: the adversaries; another network that one works with, such as the origin of `transfer`, is that of the
+            stage of this name.
         attack_samples: attack kind -> number of images, for an attack too slow for all of them.
         corruptions: `true` for those that are made here, or the folder of CIFAR-10-C; needs no threat model.
         batch_size: images that are attacked at once; a killed run loses no more of them.
@@ -44,7 +45,7 @@ class Evaluate(Measure):
 
     @property
     def others(self) -> list[str]:
-        return sorted(frozenset().union(*(attack.networks() for attack in self.attacks)))
+        return sorted({name for attack in self.attacks for name in attack.networks()})
 
     @property
     def corrupted_by(self) -> str | None:
@@ -86,8 +87,8 @@ class Evaluate(Measure):
         how = {"precision": "float32", "batch_size": self.batch_size}
         found = {}
         for attack in self.attacks:
-            networks = {name: others[name] for name in attack.networks()}
-            found[attack.name] = subject.made(attack=attack.plain(), networks=networks, **how)
+            with_others = {"networks": {name: others[name] for name in attack.networks()}} if attack.networks() else {}
+            found[attack.name] = subject.made(attack=attack.plain(), **with_others, **how)
         if self.corrupted_by is not None:
             origin = self.corruptions if isinstance(self.corruptions, Path) else None
             files = [] if origin is None else sorted(str(file) for file in origin.glob("*.npy"))

@@ -69,16 +69,12 @@ def measure(
         The record of everything that is known of the checkpoint under this threat model.
     """
     stage.require()
-    for name in stage.others:
-        if name not in others:
-            raise SpecError(
-                f"an attack needs the network {name!r}; name its checkpoint, as in `--transfer-from RUN/{name}`"
-            )
     folder, recipe, fabric, test = checkpoint.folder, bench.recipe, bench.fabric, bench.data.test
     model = fabric.to_device(checkpoint.network())
-    subject, fewer = bench.subject(checkpoint), stage.attack_samples
+    subject = bench.subject(checkpoint)
     files = place(checkpoint, subject)
     made = {**on_file, **stage.made(subject, {name: other.digest for name, other in others.items()})}
+    fewer = stage.attack_samples
     asked = {attack.name for attack in stage.attacks}
     known, earlier, unfinished = _known(files, subject, made, asked, test.labels)
     origin = Origin(network=subject.network, images=subject.images, made=earlier | made)
@@ -95,8 +91,8 @@ def measure(
             batches.epoch(0),
             threat=recipe.threat,
             attacks=stage.attacks,
+            networks={name: other.network() for name, other in others.items()},
             seed=recipe.seed,
-            networks={name: others[name].network() for name in stage.others},
             attack_samples={a.name: fewer[a.kind] for a in stage.attacks if a.kind in fewer},
             known=known,
             progress=lambda what, done, total: bar.update(task, advance=1, note=what),

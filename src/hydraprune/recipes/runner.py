@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import zlib
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import inside, output_folder, write_atomically, write_json
 from hydraprune.core.results import Record
+from hydraprune.core.seeds import derived
 from hydraprune.data import Dataset
 from hydraprune.recipes.library import dump_recipe, load_recipe, read_recipe
 from hydraprune.recipes.schema import Recipe
@@ -104,11 +104,8 @@ class Run:
         return Bench(self.recipe, self.data, self.fabric, self.console)
 
     def seed(self, purpose: str) -> int:
-        """A seed of its own for every purpose, such as the name of a stage.
-
-        It has 32 bits: torch's generator on the CPU ignores the rest.
-        """
-        return zlib.crc32(f"{self.recipe.seed}/{purpose}".encode())
+        """A seed of its own for every purpose, such as the name of a stage."""
+        return derived(self.recipe.seed, purpose)
 
     def folder(self, name: str) -> Path:
         """Where the network of a stage lies."""

@@ -63,7 +63,8 @@ class Fit(Stage):
         validation: what is measured after each epoch.
         objective: another objective than the recipe's; without a `kind`, what changes in the recipe's for this stage,
             such as `{ramp: {length: 0}}`.
-        networks: earlier stages whose networks the objective asks for, by what it calls them: `{teacher: pretrain}`.
+        networks: name by which the objective asks for another network -> the earlier stage whose network that is, such
+            as `{teacher: pretrain}`.
     """
 
     kind: Literal["fit"] = "fit"
@@ -111,13 +112,15 @@ class Fit(Stage):
         objective = self.objective or recipe.objective
         for name in sorted(objective.networks() - self.networks.keys()):
             raise ValueError(
-                f"stage {self.name!r} names no {name!r} for objective {objective.kind!r}; "
-                f"add `networks: {{{name}: NAME}}` of an earlier stage"
+                f"objective {objective.kind!r} of stage {self.name!r} asks for the network {name!r}; add "
+                f"`networks: {{{name}: NAME}}` of an earlier stage"
             )
         for name, stage in self.networks.items():
+            if name not in objective.networks():
+                raise ValueError(f"objective {objective.kind!r} of stage {self.name!r} asks for no network {name!r}")
             if stage not in trained:
                 raise ValueError(
-                    f"stage {self.name!r} has the {name} {stage!r}, no fit before it; {nearest(stage, trained)}"
+                    f"stage {self.name!r} takes its {name} from {stage!r}, no fit before it; {nearest(stage, trained)}"
                 )
         if self.select == "best" and not recipe.data.validation:
             raise ValueError(f"stage {self.name!r} selects the best epoch, but data.validation is 0; raise it")
@@ -139,7 +142,7 @@ class Fit(Stage):
         recipe, fabric, data = run.recipe, run.fabric, run.data
         model, before = self._start(run)
         view = MaskView(fabric.to_device(model), self.exempt)
-        networks = {name: self._frozen(run, stage) for name, stage in self.networks.items()}
+        networks = {name: self._other(run, stage) for name, stage in self.networks.items()}
         process = None
         if self.pruner is not None:
             process = prune(view, self.pruner, self.budget, self.structure, self._probe(run, networks))
@@ -214,10 +217,10 @@ class Fit(Stage):
         _try(model, run.recipe.net.kind, run.data)
         return model, Meta()
 
-    def _frozen(self, run: Run, stage: str) -> nn.Module:
-        """The network of an earlier stage, plain."""
-        model = run.open(stage).network()
-        return run.fabric.to_device(plain_copy(model).eval().requires_grad_(False))
+    def _other(self, run: Run, stage: str) -> nn.Module:
+        """The network of an earlier stage, which this one does not change."""
+        other: nn.Module = run.fabric.to_device(plain_copy(run.open(stage).network()).eval().requires_grad_(False))
+        return other
 
     def _probe(self, run: Run, networks: dict[str, nn.Module]) -> Probe:
         """What the pruner may look at; the same on every process."""

@@ -10,19 +10,24 @@ from hydraprune.objectives.natural import Natural
 from hydraprune.recipes.runner import run
 from recipes.tiny import tiny
 
-DISTIL = ("stages.finetune.objective={kind: distill, steps: 1}", "stages.finetune.networks={teacher: pretrain}")
+TEACHER = "stages.finetune.networks.teacher"
+DISTIL = ("stages.finetune.objective={kind: distill, steps: 1}", f"{TEACHER}=pretrain")
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (DISTIL[:1], r"stage 'finetune' names no 'teacher' for objective 'distill'; add `networks: {teacher: NAME}`"),
-        (("objective={kind: awp, base: {kind: pwoa}}",), r"stage 'pretrain' names no 'teacher' for objective 'awp'"),
         (
-            (*DISTIL, "stages.finetune.networks.teacher=pretain"),
-            r"teacher 'pretain', no fit before it; did you mean",
+            DISTIL[:1],
+            r"'distill' of stage 'finetune' asks for the network 'teacher'; add `networks: \{teacher: NAME\}`",
         ),
-        ((*DISTIL, "stages.finetune.networks.teacher=finetune"), r"teacher 'finetune', no fit before it"),
+        (("objective={kind: awp, base: {kind: pwoa}}",), "'awp' of stage 'pretrain' asks for the network 'teacher'"),
+        (
+            (*DISTIL, f"{TEACHER}=pretain"),
+            r"takes its teacher from 'pretain', no fit before it; did you mean 'pretrain'",
+        ),
+        ((*DISTIL, f"{TEACHER}=finetune"), "takes its teacher from 'finetune', no fit before it"),
+        ((f"{TEACHER}=pretrain",), "'trades' of stage 'finetune' asks for no network 'teacher'"),
     ],
 )
 def test_a_teacher_that_is_missing_or_unknown_is_refused_before_anything_runs(overrides, message):
@@ -54,7 +59,7 @@ def test_the_teacher_is_the_finished_network_and_stays_as_it_is(tmp_path, monkey
 
 
 def test_a_pruner_looks_at_a_distilled_loss(tmp_path):
-    changes = ("pruner=snip", "epochs=0", "networks={teacher: pretrain}", "objective={kind: distill, steps: 1}")
+    changes = ("pruner=snip", "epochs=0", "networks.teacher=pretrain", "objective={kind: distill, steps: 1}")
     overrides = [f"stages.prune.{change}" for change in changes]
     run(tiny(*overrides), tmp_path / "run")
     assert load(tmp_path / "run" / "prune")[1].pruner == "snip"
