@@ -26,6 +26,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from hydraprune.pruners.ramp import Ramp
 from torch import Tensor
 
 from hydraprune.core.hook import Hook
@@ -42,7 +43,6 @@ from hydraprune.pruners.dns import DNS
 from hydraprune.pruners.magnitude import Magnitude
 from hydraprune.pruners.moving import moments
 from hydraprune.pruners.probe import Probe
-from hydraprune.pruners.ramp import Ramp
 from hydraprune.pruners.regrow import Regrow
 from hydraprune.pruners.synflow import SynFlow
 from hydraprune.train import Optim
@@ -118,7 +118,7 @@ def stage(pruner: Pruner, budget: Budget, net: str, steps: int) -> tuple[Parts, 
     rng = torch.Generator(DEVICE).manual_seed(0)
     size = sum(weight.numel() for weight in view.weights().values())
     slopes = SLOPE * torch.randn(2 * size, generator=rng, device=DEVICE)
-    moved = [tensor for _, tensor in view.parameters(pruner.over or "weights")]
+    moved = [tensor for _, tensor in view.train(pruner.over or "weights")]
     optim = Optim()
     optimizer = optim.build(moved)
     process.on_start(EPOCHS, PER_EPOCH, 0)

@@ -20,9 +20,10 @@ from hydraprune.objectives.mart import MART
 from hydraprune.objectives.natural import Natural
 from hydraprune.objectives.pgd import PGD
 from hydraprune.objectives.trades import TRADES
-from hydraprune.pruners.base import Pruner, prune
+from hydraprune.pruners.base import Pruner
 from hydraprune.pruners.hydra import Hydra
 from hydraprune.pruners.magnitude import Magnitude
+from hydraprune.pruners.pruning import Pruning, prune
 from hydraprune.pruners.random import Random
 from hydraprune.recipes.library import load_recipe
 from hydraprune.recipes.runner import run
@@ -80,6 +81,7 @@ __all__ = [
     "Optim",
     "PGDAttack",
     "Pruner",
+    "Pruning",
     "Random",
     "Record",
     "Smoothing",

@@ -153,13 +153,13 @@ def test_a_view_refuses_another_word_before_it_freezes_anything(over):
     model = net()
     hp.prune(model, "hydra", 0.9)
     with refused(MASKS[over], model):
-        hp.MaskView(model).parameters(over)
+        hp.MaskView(model).train(over)
 
 
 def test_a_view_that_has_no_scores_freezes_nothing():
     model = net()
     with refused("there are no scores to train", model):
-        hp.MaskView(model).parameters("scores")
+        hp.MaskView(model).train("scores")
 
 
 def test_masks_are_attached_all_or_none():

@@ -14,10 +14,11 @@ from hydraprune.masks.view import MaskView
 from hydraprune.objectives.natural import Natural
 from hydraprune.objectives.pgd import PGD
 from hydraprune.pruners import PRUNERS
-from hydraprune.pruners.base import masked_weights, prune
 from hydraprune.pruners.grasp import GraSP
 from hydraprune.pruners.lamp import LAMP
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import prune
+from hydraprune.pruners.selection import masked_weights
 from hydraprune.pruners.snip import SNIP
 from hydraprune.pruners.synflow import SynFlow
 from hydraprune.pruners.taylor import Taylor

@@ -73,9 +73,13 @@ class MaskView:
             if parametrize.is_parametrized(module, "weight")
         }
 
+    def stored(self) -> dict[str, nn.Parameter]:
+        """The weights as they are stored, without masks."""
+        return {name: _stored(module) for name, (module, *_) in self.modules.items()}
+
     def weights(self) -> dict[str, Tensor]:
-        """The stored weights, without masks, detached."""
-        return {name: _stored(module).detach() for name, (module, *_) in self.modules.items()}
+        """The same, detached."""
+        return {name: weight.detach() for name, weight in self.stored().items()}
 
     def masks(self) -> dict[str, Tensor]:
         """Canonical name -> mask (bool, the weight's shape), for the weights that have one."""
@@ -113,8 +117,8 @@ class MaskView:
             stored.copy_(source.settled(stored))
         self.attach({name: frozen(source) for name, source in self.sources.items()})
 
-    def parameters(self, over: Over, *, train_norm: bool = True) -> list[tuple[str, nn.Parameter]]:
-        """Set `requires_grad` for a stage and return the (canonical name, parameter) pairs that it moves.
+    def train(self, over: Over, *, train_norm: bool = True) -> list[tuple[str, nn.Parameter]]:
+        """Set `requires_grad` for a stage, and return the (canonical name, parameter) pairs that it moves.
 
         `weights`: every parameter but the scores. `scores`: the scores and, with `train_norm`, the scale and shift of
         the norm layers; all other weights and biases are frozen. What else a mask learns moves when it says so.

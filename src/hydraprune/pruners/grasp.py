@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from hydraprune.core.plain import plain_copy
 from hydraprune.core.spec import Number
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, lifted
+from hydraprune.pruners.base import OneShot
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import lifted
 
 
 class _Cooled(nn.Module):
@@ -26,7 +27,7 @@ class _Cooled(nn.Module):
         return self.net(x) / self.temperature
 
 
-class GraSP(Pruner):
+class GraSP(OneShot):
     """`-w * (H g)` with gradient g and Hessian H of the loss; the connections where it is highest are removed (eq. 8).
 
     The loss is the stage's own objective at logits divided by `temperature`; adversarial examples stay what they are

@@ -14,8 +14,9 @@ from torch.nn.utils import parametrize
 
 from hydraprune.core.plain import plain_copy
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, lifted, masked_weights
+from hydraprune.pruners.base import OneShot
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import lifted, masked_weights
 
 OPEN, SHUT = math.log(math.e - 1), math.log(math.expm1(1e-4))
 """Where softplus is 1, and where it is 0.0001."""
@@ -32,7 +33,7 @@ class _Gate(nn.Module):
         return weight * F.softplus(self.theta)
 
 
-class MAD(Pruner):
+class MAD(OneShot):
     """Adversarial saliency `|1/2 * d * (F d)|` of each weight, d being what is removed from it; the mean over batches.
 
     F is the Fisher matrix of the objective in the authors' approximation: layers are independent, and the block of a

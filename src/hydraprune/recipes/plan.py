@@ -71,7 +71,7 @@ def _branches(stages: list[Stage], compare: Compare) -> list[tuple[list[Stage], 
                         spare, changes = spare + stage.epochs, changes | {"epochs": 0}
                     elif stage.over == "scores" and pruner.over == "weights":
                         changes |= {"over": "weights", "optim": _optim_of_weights(stages[position:])}
-                    if pruner.dynamic:
+                    if pruner.paced:
                         changes |= {"select": "last"}
                     stage = stage.model_copy(update=changes)
                 elif isinstance(stage, Fit) and stage.over == "weights" and compare.equal_epochs:

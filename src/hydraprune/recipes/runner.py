@@ -26,8 +26,8 @@ from hydraprune.core.plain import evaluating, plain_copy
 from hydraprune.core.results import WORST, Record
 from hydraprune.data import Dataset
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import prune
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import prune
 from hydraprune.recipes.certify import certify
 from hydraprune.recipes.library import dump_recipe, load_recipe, read_recipe
 from hydraprune.recipes.measure import measure, subject_of
@@ -185,9 +185,9 @@ class _Run:
         model, before = self._start(job)
         view = MaskView(fabric.to_device(model), stage.exempt)
         teacher = self._teacher(job)
-        process = None
+        pruning = None
         if stage.pruner is not None:
-            process = prune(view, stage.pruner, stage.budget, stage.structure, self._probe(stage, teacher))
+            pruning = prune(view, stage.pruner, stage.budget, stage.structure, self._probe(stage, teacher))
         validate = Validate(recipe, stage, self.data.validation, fabric, model)
         seed = _seed(recipe.seed, stage.name)
         batches = self.data.train.batches(
@@ -201,14 +201,14 @@ class _Run:
             world=fabric.world_size,
         )
         hooks: list[Hook] = [validate, _Note(self)]
-        if process is not None:
-            hooks.insert(0, process)
+        if pruning is not None:
+            hooks.insert(0, pruning)
         if fabric.is_global_zero:
             bar = ProgressBar(job.path, self.console)
             hooks += [Log(job.path, self.out / "metrics.jsonl", self.out / "tensorboard", bar.on_note), bar]
         history = fit(
             model,
-            view.parameters(stage.over, train_norm=stage.train_norm) if stage.epochs else [],
+            view.train(stage.over, train_norm=stage.train_norm) if stage.epochs else [],
             batches,
             stage.objective or recipe.objective,
             epochs=stage.epochs,
@@ -223,8 +223,8 @@ class _Run:
             key=_key(recipe, job, stage),
             hooks=hooks,
         )
-        if process is not None:
-            process.finish()
+        if pruning is not None:
+            pruning.finish()
         if fabric.is_global_zero:
             if validate.best:
                 model.load_state_dict(validate.best)

@@ -111,7 +111,7 @@ class Fit(Stage):
                 f"pruner {self.pruner.kind!r} learns its scores, and over weights none would move; use `over: scores`, "
                 "or pruner magnitude"
             )
-        if self.select == "best" and self.pruner is not None and (self.pruner.over == "weights" or self.pruner.dynamic):
+        if self.select == "best" and self.pruner is not None and self.pruner.paced:
             raise ValueError(f"masks of pruner {self.pruner.kind!r} are found by the last epoch; use `select: last`")
         if self.select == "best" and not self.validation.samples:
             raise ValueError("select: best needs validation images; set validation.samples")
