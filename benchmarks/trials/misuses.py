@@ -36,7 +36,7 @@ CALLS: dict[str, tuple[str, dict[str, str]]] = {
          "objective": "hp.TRADES(steps=1)", "optim": "hp.Optim(lr=0.01)", "threat": "threat", "seed": "0"},
     ),
     "prune": (
-        "hp.prune(view, pruner, budget), digest(hp.MaskView(net).masks())",
+        "hp.prune(view, pruner, budget).view.count(), digest(hp.MaskView(net).masks())",
         {"view": "view", "pruner": "hp.Hydra()", "budget": "hp.Uniform(sparsity=0.9)"},
     ),
     "save": ("hp.save(folder, model).kept", {"folder": "'saved'", "model": "net"}),
