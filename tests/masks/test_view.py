@@ -59,7 +59,7 @@ def test_prunable_are_the_weights_of_convolutions_and_linear_layers():
 
 
 def test_a_model_without_such_layers_is_refused():
-    with pytest.raises(PruningError, match="BatchNorm2d has no convolution or linear layer"):
+    with pytest.raises(PruningError, match="BatchNorm2d has no convolution, linear layer or attention"):
         MaskView(nn.BatchNorm2d(3))
 
 
