@@ -14,7 +14,7 @@ PRUNERS: Registry[Pruner] = Registry(
         "grasp": "hydraprune.pruners.grasp:GraSP",
         "synflow": "hydraprune.pruners.synflow:SynFlow",
         "taylor": "hydraprune.pruners.taylor:Taylor",
-        "lamp": "hydraprune.pruners.lamp:LAMP",
+        "lamp": "hydraprune.pruners.lamp:LAMPScores",
         "mad": "hydraprune.pruners.mad:MAD",
         "harp": "hydraprune.pruners.harp:HARP",
         "edge-popup": "hydraprune.pruners.edge_popup:EdgePopup",
