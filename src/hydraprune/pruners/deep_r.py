@@ -61,11 +61,8 @@ class DeepR(Sparse):
         yield
         rng, keep = None, pruning.keep
         for name, weight in pruning.weights.items():
-            mask, positive, structure = (
-                masks[name],
-                pruning.memory[f"positive/{name}"],
-                pruning.selection.structures[name],
-            )
+            mask, structure = masks[name], pruning.selection.structures[name]
+            positive = pruning.memory[f"positive/{name}"]
             dead = dying(weight, positive, mask, self.there(pruning, name, mask), structure)
             if not len(dead):
                 continue
@@ -75,15 +72,13 @@ class DeepR(Sparse):
             mask.put_(new, torch.ones_like(new, dtype=torch.bool))
             positive.put_(new, torch.rand(len(new), generator=rng, device=weight.device) < 0.5)
             del pruning.cache[name]
-            for tensor in [weight, *memories(pruning.optimizer, weight)]:
-                for changed in (dead, new):
-                    tensor.put_(changed, tensor.new_zeros(len(changed)))
+            for tensor in (weight, *memories(pruning.optimizer, weight)):
+                tensor.put_(changed := torch.cat([dead, new]), tensor.new_zeros(len(changed)))
 
     def there(self, pruning: Pruning, name: str, mask: Tensor) -> Tensor:
-        """Places of the connections of a weight."""
-        if name not in pruning.cache:
-            pruning.cache[name] = places(mask)
-        found: Tensor = pruning.cache[name]
+        """Places of the connections of a weight, found once until they change."""
+        found: Tensor = pruning.cache[name] if name in pruning.cache else places(mask)
+        pruning.cache[name] = found
         return found
 
 
