@@ -38,7 +38,7 @@ def main() -> None:
     net, watch = Net(kind="vgg4").build(10), Stopwatch()
     fit(
         net,
-        MaskView(net).parameters("weights"),
+        MaskView(net).train("weights"),
         Repeated(batch, 5),
         TRADES(),
         epochs=1,

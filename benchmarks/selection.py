@@ -28,7 +28,6 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from hydraprune.core.hook import Hook
 from hydraprune.core.objective import Batch, Clock
 from hydraprune.core.plain import once
 from hydraprune.masks.budgets import Budget, Global, Uniform
@@ -37,12 +36,13 @@ from hydraprune.nets import Net
 from hydraprune.objectives.natural import Natural
 from hydraprune.pruners import PRUNERS
 from hydraprune.pruners.admm import ADMM
-from hydraprune.pruners.base import Process, Pruner, prune
+from hydraprune.pruners.base import Pruner
 from hydraprune.pruners.dns import DNS
+from hydraprune.pruners.growing import GrowingSparsity
 from hydraprune.pruners.magnitude import Magnitude
 from hydraprune.pruners.moving import moments
 from hydraprune.pruners.probe import Probe
-from hydraprune.pruners.ramp import Ramp
+from hydraprune.pruners.pruning import Pruning, prune
 from hydraprune.pruners.regrow import Regrow
 from hydraprune.pruners.synflow import SynFlow
 from hydraprune.train import Optim
@@ -87,7 +87,7 @@ def done(pruner: Pruner, step: int) -> float:
             return moments(clock(step - 1), pruner.updates, pruner.until)
         case ADMM():
             return moments(clock(step), pruner.updates)
-        case Ramp():
+        case GrowingSparsity():
             return pruner.level(clock(step), SPARSITY)
         case DNS():
             return pruner.done(clock(step))
@@ -104,9 +104,10 @@ def stage(pruner: Pruner, budget: Budget, net: str, steps: int) -> tuple[Parts, 
     torch.manual_seed(0)
     view, parts = MaskView(Net(kind=net).build(10).to(DEVICE)), Parts()
     with timed() as spent:
-        process = prune(view, pruner, budget) or Process()
+        pruning = prune(view, pruner, budget)
     parts.once += spent[0]
-    ends = type(process).on_epoch is not Hook.on_epoch
+    kind = type(pruner)
+    ends = kind.after_epoch is not Pruner.after_epoch or kind.measured is not Pruner.measured
     kinds = [
         (done(pruner, step + 1) != done(pruner, step), ends and (step + 1) % PER_EPOCH == 0)
         for step in range(EPOCHS * PER_EPOCH)
@@ -118,23 +119,23 @@ def stage(pruner: Pruner, budget: Budget, net: str, steps: int) -> tuple[Parts, 
     rng = torch.Generator(DEVICE).manual_seed(0)
     size = sum(weight.numel() for weight in view.weights().values())
     slopes = SLOPE * torch.randn(2 * size, generator=rng, device=DEVICE)
-    moved = [tensor for _, tensor in view.parameters(pruner.over or "weights")]
+    moved = [tensor for _, tensor in view.train(pruner.over or "weights")]
     optim = Optim()
     optimizer = optim.build(moved)
-    process.on_start(EPOCHS, PER_EPOCH, 0)
+    pruning.on_start(EPOCHS, PER_EPOCH, 0)
     for number, step in enumerate([0] * WARM + sorted(chosen)):
         first = int(torch.randint(size, (), generator=rng, device=DEVICE))
-        seconds = one(view, process, optimizer, optim.rate(clock(step)), slopes[first : first + size], step)
+        seconds = one(view, pruning, optimizer, optim.rate(clock(step)), slopes[first : first + size], step)
         if number >= WARM:
             for part, value in seconds.items():
                 parts.seconds[part][kinds[step]].append(value)
     with timed() as spent:
-        process.finish()
+        pruning.finish()
     parts.once += spent[0]
     return parts, Counter(kinds)
 
 
-def one(view: MaskView, process: Process, optimizer: Any, rate: float, slopes: Tensor, step: int) -> dict[str, float]:
+def one(view: MaskView, pruning: Pruning, optimizer: Any, rate: float, slopes: Tensor, step: int) -> dict[str, float]:
     """One step as `fit` takes it, and the seconds of its parts."""
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -149,15 +150,15 @@ def one(view: MaskView, process: Process, optimizer: Any, rate: float, slopes: T
     del weights
     loss.backward()
     with timed() as gradient:
-        process.on_gradient(clock(step), optimizer)
+        pruning.on_gradient(clock(step), optimizer)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     with timed() as after:
-        process.on_step(clock(step + 1), 1, 0.0)
+        pruning.on_step(clock(step + 1), 1, 0.0)
         if (step + 1) % PER_EPOCH == 0:
             epoch = (step + 1) // PER_EPOCH
             # A network that overfits, for those who look at that.
-            process.on_epoch(epoch, view.model, {"accuracy": epoch / EPOCHS, "validation_accuracy": 1 / epoch})
+            pruning.on_epoch(epoch, view.model, {"accuracy": epoch / EPOCHS, "validation_accuracy": 1 / epoch})
     return {"refresh": refresh, "hooks": gradient[0] + after[0], "step": time.perf_counter() - began}
 
 

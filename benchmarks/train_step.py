@@ -29,9 +29,9 @@ from hydraprune.masks.topk import top_mask
 from hydraprune.masks.view import MaskView
 from hydraprune.nets import Net
 from hydraprune.objectives.trades import TRADES
-from hydraprune.pruners.base import prune
 from hydraprune.pruners.hydra import Hydra
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import prune
 from hydraprune.train import Hook, OneProcess, Optim, fit
 from machine import publish, synchronize
 
@@ -175,7 +175,7 @@ def ours(net: nn.Module, batch: Batch, keep: float, steps: int, compile: bool) -
     cuda = torch.cuda.is_available()
     fit(
         net,
-        view.parameters("scores"),
+        view.train("scores"),
         Repeated(batch, steps),
         objective,
         epochs=1,

@@ -32,11 +32,11 @@ CALLS: dict[str, tuple[str, dict[str, str]]] = {
     "fit": (
         "untimed(hp.fit(model, params, batches, objective, epochs=epochs, optim=optim, threat=threat, seed=seed)), "
         "digest(model)",
-        {"model": "net", "params": "view.parameters('weights')", "batches": "batches", "epochs": "1",
+        {"model": "net", "params": "view.train('weights')", "batches": "batches", "epochs": "1",
          "objective": "hp.TRADES(steps=1)", "optim": "hp.Optim(lr=0.01)", "threat": "threat", "seed": "0"},
     ),
     "prune": (
-        "hp.prune(view, pruner, budget), digest(hp.MaskView(net).masks())",
+        "hp.prune(view, pruner, budget).view.count(), digest(hp.MaskView(net).masks())",
         {"view": "view", "pruner": "hp.Hydra()", "budget": "hp.Uniform(sparsity=0.9)"},
     ),
     "save": ("hp.save(folder, model).kept", {"folder": "'saved'", "model": "net"}),
@@ -65,7 +65,7 @@ CALLS: dict[str, tuple[str, dict[str, str]]] = {
     "batches": ("len(list(data.train.batches(size, seed=seed).epoch(0)))", {"size": "45", "seed": "0"}),
     "take": ("len(data.test.take(count))", {"count": "20"}),
     "MaskView": ("hp.MaskView(model, exempt).counts()", {"model": "net", "exempt": "[]"}),
-    "view.parameters": ("[name for name, _ in view.parameters(over)]", {"over": "'weights'"}),
+    "view.train": ("[name for name, _ in view.train(over)]", {"over": "'weights'"}),
     "run": ("len(hp.run(recipe, out))", {"recipe": "hp.load_recipe('trades.yaml')", "out": "'run'"}),
     "load_recipe": ("hp.load_recipe(name, overrides).name", {"name": "'trades.yaml'", "overrides": "[]"}),
 }  # fmt: skip
@@ -78,7 +78,7 @@ SPECIAL = {
     "evaluate model": "other.half() | other.to('meta') | Pair() | nn.Flatten() | wide | nn.Linear",
     "evaluate threat": "{'norm': 'linf', 'eps': 0.05} | 0.05",
     "evaluate attacks": "['pgd'] | [hp.PGDAttack] | hp.PGDAttack() | [hp.TRADES()]",
-    "fit params": "hp.MaskView(other).parameters('weights') | net.parameters()",
+    "fit params": "hp.MaskView(other).train('weights') | net.parameters()",
     "fit batches": "data.train | [(x, y + 10)] | batch | [((255 * x).byte(), y)]",
     "fit objective": "'trades' | hp.TRADES | hp.PGDAttack()",
     "fit optim": "{'lr': 0.01} | torch.optim.SGD(net.parameters(), lr=0.01)",

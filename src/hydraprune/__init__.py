@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from hydraprune.objectives.natural import Natural
     from hydraprune.objectives.pgd import PGD
     from hydraprune.objectives.trades import TRADES
-    from hydraprune.pruners.base import Pruner, prune
+    from hydraprune.pruners.base import Pruner
     from hydraprune.pruners.hydra import Hydra
     from hydraprune.pruners.magnitude import Magnitude
     from hydraprune.pruners.probe import Probe
+    from hydraprune.pruners.pruning import Pruning, prune
     from hydraprune.pruners.random import Random
     from hydraprune.recipes.library import load_recipe
     from hydraprune.recipes.runner import run
@@ -99,6 +100,7 @@ __all__ = [
     "PGDAttack",
     "Probe",
     "Pruner",
+    "Pruning",
     "Random",
     "Record",
     "Smoothing",

@@ -293,7 +293,7 @@ def test_a_network_without_prunable_layers(fails, tmp_path, monkeypatch):
         "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.AdaptiveAvgPool1d(num_classes))\n"
     )
     complaint = fails("prune", "--net", "hollow:pooled", "--data", "digits", "--out", "run")
-    assert complaint == "Sequential has no convolution or linear layer, so there is nothing to prune"
+    assert complaint == "Sequential has no convolution, linear layer or attention, so there is nothing to prune"
     sys.modules.pop("hollow")
 
 

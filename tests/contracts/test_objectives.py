@@ -16,8 +16,8 @@ from hydraprune.masks.budgets import Uniform
 from hydraprune.masks.source import LearnedMask
 from hydraprune.masks.view import MaskView
 from hydraprune.objectives import OBJECTIVES
-from hydraprune.pruners.base import prune
 from hydraprune.pruners.hydra import Hydra
+from hydraprune.pruners.pruning import prune
 from hydraprune.train import Optim, fit
 
 THREATS = {"linf": ThreatModel(eps="8/255"), "l2": ThreatModel(norm="l2", eps=0.5)}
@@ -58,7 +58,7 @@ def pruned(over):
     """A pruned net whose tensors are about to be moved, and those tensors."""
     model = net()
     prune(MaskView(model), Hydra(), Uniform(sparsity=0.5))
-    return model.train(), [tensor for _, tensor in MaskView(model).parameters(over)]
+    return model.train(), [tensor for _, tensor in MaskView(model).train(over)]
 
 
 def step(name, over, ctx):
@@ -180,7 +180,7 @@ def test_it_trains(name, over):
     prune(MaskView(model), Hydra(), Uniform(sparsity=0.5))
     history = fit(
         model,
-        MaskView(model).parameters(over),
+        MaskView(model).train(over),
         Again(),
         quick(OBJECTIVES.get(name)),
         epochs=40,

@@ -17,8 +17,9 @@ from hydraprune.masks.source import LearnedMask
 from hydraprune.masks.view import MaskView
 from hydraprune.objectives.pgd import PGD
 from hydraprune.pruners import PRUNERS
-from hydraprune.pruners.base import Pruner, prune
+from hydraprune.pruners.base import Learned, Moving, OneShot
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import prune
 from hydraprune.train import Optim, fit
 
 THREAT = ThreatModel(eps=0.1)
@@ -63,7 +64,7 @@ def probe(seed=0):
 
 
 def pruned(model, pruner, budget, structure, sparsity, seed=0, exempt=()):
-    """A view of `model` with the masks of a finished pruning stage, and its process."""
+    """A view of `model` with the masks of a finished pruning stage, and its handle."""
     view = MaskView(model, exempt)
     chosen, shared = PRUNERS.get(pruner)(), budget and BUDGETS.get(budget)(sparsity=sparsity)
     return view, prune(view, chosen, shared, STRUCTURES.get(structure)(), probe(seed))
@@ -71,14 +72,12 @@ def pruned(model, pruner, budget, structure, sparsity, seed=0, exempt=()):
 
 def trained(model, pruner, budget, structure, sparsity, seed=0, epochs=5, exempt=()):
     """The same after the stage's training."""
-    view, process = pruned(model, pruner, budget, structure, sparsity, seed, exempt)
+    view, pruning = pruned(model, pruner, budget, structure, sparsity, seed, exempt)
     over = PRUNERS.get(pruner).over
     if over is not None:
-        hooks = [] if process is None else [process]
-        moving, optim = view.parameters(over), Optim(lr=0.05)
-        fit(model, moving, Batches(), ROBUST, epochs=epochs, optim=optim, threat=THREAT, seed=seed, hooks=hooks)
-    if process is not None:
-        process.finish()
+        with pruning:
+            moving, optim = pruning.parameters(), Optim(lr=0.05)
+            fit(model, moving, Batches(), ROBUST, epochs=epochs, optim=optim, threat=THREAT, seed=seed, hooks=[pruning])
     view.freeze()
     return view
 
@@ -126,10 +125,13 @@ def model_is_finite(model):
 
 @combinations
 def test_what_is_kept_is_what_is_important(pruner, budget, structure):
-    if PRUNERS.get(pruner).sources is not Pruner.sources:
+    method = PRUNERS.get(pruner)
+    if not issubclass(method, OneShot | Learned) or method.begin not in (OneShot.begin, Learned.begin):
         pytest.skip("its masks begin by a rule of its own")
+    if issubclass(method, OneShot) and method.select is not OneShot.select:
+        pytest.skip("it selects in rounds, or draws new weights")
     view, _ = pruned(net(), pruner, budget, structure, 0.5)
-    scores = PRUNERS.get(pruner)().score(MaskView(net()), probe())
+    scores = method().score(MaskView(net()), probe())
     kinds = bound(view, structure)
     for name, mask in view.masks().items():
         importance, kept = kinds[name].pool(scores[name]), kinds[name].pool(mask.float()) >= 1
@@ -152,16 +154,13 @@ def test_a_stage_that_was_cut_goes_on_to_the_same_network(pruner, tmp_path):
     states = []
     for cuts in ([4], [1, 2, 4]):
         for epochs in cuts:
-            view, process = pruned(net(), pruner, "uniform", "weight", 0.5)
-            hooks = [] if process is None else [process]
-            moving, optim = view.parameters(over), Optim(lr=0.05, schedule="constant")
+            view, pruning = pruned(net(), pruner, "uniform", "weight", 0.5)
+            moving, optim = view.train(over), Optim(lr=0.05, schedule="constant")
             path = tmp_path / f"{len(cuts)}.safetensors"
-            settings = {"optim": optim, "threat": THREAT, "state": path, "hooks": hooks}
+            settings = {"optim": optim, "threat": THREAT, "state": path, "hooks": [pruning]}
             with nullcontext() if epochs == 4 else pytest.raises(Killed):
                 fit(view.model, moving, Cut(epochs), ROBUST, epochs=4, **settings)
-        if process is not None:
-            process.finish()
-        view.freeze()
+        pruning.freeze()
         states.append(view.model.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
@@ -248,7 +247,7 @@ def test_what_trains_scores_or_fixes_the_mask_leaves_the_weights(pruner, budget,
     view = trained(Unseen(), pruner, budget, structure, 0.5, epochs=2)
     for name, weight in view.weights().items():
         assert torch.equal(weight, prepared[name])
-        if not PRUNERS.get(pruner).anew:
+        if not PRUNERS.get(pruner)().redraws:
             assert torch.equal(weight, before[name])
 
 
@@ -290,13 +289,14 @@ def test_a_budget_that_does_not_fit_the_structure_is_refused(pruner, structure):
 
 @pruners
 def test_scores_are_there_to_train_when_the_pruner_says_so(pruner):
-    view, process = pruned(net(), pruner, "uniform", "weight", 0.5)
+    view, _ = pruned(net(), pruner, "uniform", "weight", 0.5)
     learned = [isinstance(source, LearnedMask) for source in view.sources.values()]
     over = PRUNERS.get(pruner).over
+    kinds = {"scores": Learned, "weights": Moving, None: OneShot}
+    assert issubclass(PRUNERS.get(pruner), kinds[over])
     assert learned == [over == "scores"] * 3
-    assert over is not None or process is None
     if over == "scores":
-        scores = [tensor for name, tensor in view.parameters("scores") if name.startswith("score:")]
+        scores = [tensor for name, tensor in view.train("scores") if name.startswith("score:")]
         assert [tuple(score.shape) for score in scores] == [tuple(weight.shape) for weight in view.weights().values()]
         assert all(score.requires_grad for score in scores)
 

@@ -10,7 +10,7 @@ from hydraprune.attacks.fgsm import FGSM
 from hydraprune.core.plain import plain_copy
 from hydraprune.evaluation import evaluate
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import prune
+from hydraprune.pruners.pruning import prune
 from hydraprune.recipes.certify import Certify
 from hydraprune.recipes.evaluate import Evaluate
 from hydraprune.recipes.library import load_recipe, names
@@ -109,9 +109,9 @@ def two_batches(recipe, size, least):
             continue
         if stage.pruner is not None:
             prune(view, stage.pruner, stage.budget, stage.structure)
-        before = [tensor.detach().clone() for _, tensor in view.parameters(stage.over)]
+        before = [tensor.detach().clone() for _, tensor in view.train(stage.over)]
         objective = stage.objective or recipe.objective
-        moving = view.parameters(stage.over)
+        moving = view.train(stage.over)
         networks = {"teacher": done[stage.teacher]} if stage.teacher else {}
         how = {"optim": stage.optim, "threat": recipe.threat, "networks": networks}
         (line,) = fit(model, moving, Two(data.train), objective, epochs=1, **how)

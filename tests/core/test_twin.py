@@ -10,8 +10,8 @@ from hydraprune.core.plain import evaluating, once
 from hydraprune.core.twin import AFFINE, NORMS, Twin
 from hydraprune.masks.budgets import Uniform
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import prune
 from hydraprune.pruners.hydra import Hydra
+from hydraprune.pruners.pruning import prune
 
 
 class Residual(nn.Module):

@@ -8,9 +8,9 @@ from hydraprune.masks.budgets import FLOPs
 from hydraprune.masks.macs import macs_per_weight
 from hydraprune.masks.structures import Channel, Filter
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import prune
 from hydraprune.pruners.magnitude import Magnitude
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import prune
 
 
 class Net(nn.Module):

@@ -59,7 +59,7 @@ def test_prunable_are_the_weights_of_convolutions_and_linear_layers():
 
 
 def test_a_model_without_such_layers_is_refused():
-    with pytest.raises(PruningError, match="BatchNorm2d has no convolution or linear layer"):
+    with pytest.raises(PruningError, match="BatchNorm2d has no convolution, linear layer or attention"):
         MaskView(nn.BatchNorm2d(3))
 
 
@@ -86,8 +86,8 @@ def test_everyone_sees_the_masked_weight(make):
 def test_a_stage_moves_its_tensors_and_no_others(over, train_norm, moving):
     view = masked()
     for earlier in ("scores", "weights"):  # whatever an earlier stage has set
-        view.parameters(earlier)
-        chosen = view.parameters(over, train_norm=train_norm)
+        view.train(earlier)
+        chosen = view.train(over, train_norm=train_norm)
         assert sorted(name for name, _ in chosen) == sorted(moving)
         ids = {id(parameter) for _, parameter in chosen}
         assert len(ids) == len(chosen)
@@ -99,13 +99,13 @@ def test_a_stage_moves_its_tensors_and_no_others(over, train_norm, moving):
 
 def test_the_parameters_of_a_dense_model_are_all_of_them():
     net = Net()
-    assert [n for n, _ in MaskView(net).parameters("weights")] == [n for n, _ in net.named_parameters()]
+    assert [n for n, _ in MaskView(net).train("weights")] == [n for n, _ in net.named_parameters()]
 
 
 @pytest.mark.parametrize("make", [fixed, lambda view: {}])
 def test_without_scores_there_is_nothing_to_train_over(make):
     with pytest.raises(PruningError, match=r"no scores to train.*epochs: 0"):
-        masked(make).parameters("scores")
+        masked(make).train("scores")
 
 
 def test_freezing_fixes_the_masks_and_drops_the_scores():
@@ -189,9 +189,9 @@ def test_shared_and_tied_weights_are_one():
     assert view.count() == MaskView(view.model).count() == LayerCount(8, 32)
     assert torch.equal(view.model.d.weight, view.model.c.weight)
     assert int((view.model.d.weight != 0).sum()) == 4
-    names = [name for name, _ in view.parameters("weights")]
+    names = [name for name, _ in view.train("weights")]
     assert sorted(names) == ["a.bias", "a.weight", "c.bias", "c.weight", "d.bias"]
-    assert [name for name, _ in view.parameters("scores")] == ["score:a.weight", "score:c.weight"]
+    assert [name for name, _ in view.train("scores")] == ["score:a.weight", "score:c.weight"]
     view.freeze()
     assert torch.equal(view.model.d.weight, view.model.c.weight)
     x = torch.rand(3, 4)
@@ -207,7 +207,7 @@ def test_deep_copies_are_pruned_and_frozen_apart():
     twin.bake()
     assert all(torch.equal(view.masks()[name], mask) for name, mask in before.items())
     assert view.model(X).shape == twin.model(X).shape
-    assert len(view.parameters("scores")) == len(WEIGHTS) + len(AFFINE)
+    assert len(view.train("scores")) == len(WEIGHTS) + len(AFFINE)
 
 
 def test_exempt_layers_are_never_masked_and_are_counted():
@@ -224,7 +224,7 @@ def test_exempt_layers_are_never_masked_and_are_counted():
         assert {name for name, count in view.counts().items() if count.kept} == exempt
         assert view.count().total == 443
         assert MaskView(view.model).count() == view.count()
-        moving = [name for name, _ in view.parameters("weights")]
+        moving = [name for name, _ in view.train("weights")]
         assert {*moving} >= {*WEIGHTS}
     with pytest.raises(PruningError, match=r"no prunable layer is called 'haed'; did you mean 'head'\?"):
         MaskView(Net(), exempt=["haed"])

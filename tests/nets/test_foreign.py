@@ -164,3 +164,28 @@ def test_a_dense_checkpoint_has_no_masks(state, tmp_path):
     for source, where in [(state, "the state dict"), (path, re.escape(str(path)))]:
         with pytest.raises(CheckpointError, match=f"{where} holds no 'popup_scores': it is dense; load it as weights"):
             hydra_masks(source, 0.1)
+
+
+@pytest.mark.parametrize("model", [digits, normalized])
+def test_a_checkpoint_of_the_authors_says_that_it_is_masked_and_is_loaded_so(state, tmp_path, model):
+    """Their files hold dense weights and scores, and no word on how many count."""
+    layers = [name.removesuffix(".weight") for name, tensor in state.items() if tensor.dim() > 1]
+    scores = {f"module.{layer}.popup_scores": torch.randn_like(state[f"{layer}.weight"]) for layer in layers}
+    path = tmp_path / "authors.pth.tar"
+    torch.save({"state_dict": prefixed(state, "module.") | scores}, path)
+    unsaid = model()
+    before = {name: tensor.clone() for name, tensor in unsaid.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"holds scores of the HYDRA authors' code.*`net\.keep=0\.1` .*or 1 for"):
+        load_weights(unsaid, path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in unsaid.state_dict().items())
+    for keep in (0.25, 1):
+        load_weights(loaded := model(), path, keep)
+        bare = loaded.net if model is normalized else loaded
+        for layer in layers:
+            weight, size = bare.get_parameter(f"{layer}.weight"), scores[f"module.{layer}.popup_scores"].abs()
+            kept = weight != 0
+            assert int(kept.sum()) == weight.numel() - int((1 - keep) * weight.numel())
+            assert keep == 1 or size[kept].min() > size[~kept].max()
+            assert torch.equal(weight[kept], state[f"{layer}.weight"][kept])
+    with pytest.raises(SpecError, match="k is 2; give the kept fraction"):
+        load_weights(unsaid, path, 2)

@@ -52,14 +52,6 @@ def images(entry):
     return (0.5 + 0.5 * wave(math.prod(entry["input"]), entry["phase"])).view(entry["input"]).float()
 
 
-def masked(model, masks):
-    weights = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, mask in masks.items():
-            weights[name].mul_(mask)
-    return model.eval()
-
-
 @pytest.mark.parametrize("arch", NETS)
 def test_masked_logits_are_those_of_the_published_code(arch, tmp_path):
     entry = entries()[arch]
@@ -71,10 +63,9 @@ def test_masked_logits_are_those_of_the_published_code(arch, tmp_path):
     model = model.to_empty(device="cpu")
     assert set(model.state_dict()) == {name for name in state if not name.endswith("popup_scores")}
 
-    load_weights(model, path)
-    masks = hydra_masks(path, entry["k"])
+    load_weights(model, path, entry["k"])
     path.unlink()
-    masked(model, masks)
+    model.eval()
     assert sum(int(p.count_nonzero()) for p in model.parameters() if p.dim() > 1) == entry["nonzero_weights"]
     with torch.no_grad():
         logits = model(x)[:, :10]
@@ -86,10 +77,10 @@ def test_the_dead_block_of_wide_nets_changes_nothing_but_the_counts(tmp_path):
     state = checkpoint(entry)
     save_file(state, tmp_path / "wrn.safetensors")
     model = Net(kind="wrn_28_4").build(10)
-    load_weights(model, tmp_path / "wrn.safetensors")
+    load_weights(model, tmp_path / "wrn.safetensors", entry["k"])
+    model.eval()
     masks = hydra_masks(state, entry["k"])
     live = {name: mask for name, mask in masks.items() if not name.startswith("sub_block1.")}
-    masked(model, live)
     kept = sum(int(mask.sum()) for mask in live.values())
     assert sum(int(p.count_nonzero()) for p in model.parameters() if p.dim() > 1) == kept < entry["nonzero_weights"]
     with torch.no_grad():

@@ -11,8 +11,8 @@ from hydraprune.core.objective import Batch, Clock, Context
 from hydraprune.core.threat import ThreatModel
 from hydraprune.masks.budgets import Uniform
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import prune
 from hydraprune.pruners.hydra import Hydra
+from hydraprune.pruners.pruning import prune
 
 BATCH = Batch(torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(5)), torch.arange(6) % 3)
 
@@ -30,7 +30,7 @@ def small(*, norm: bool = False, dropout: bool = False, over: str = "weights") -
     view = MaskView(net)
     if over == "scores":
         prune(view, Hydra(), Uniform(sparsity=0.5))
-    view.parameters(over)
+    view.train(over)
     return net.train()
 
 

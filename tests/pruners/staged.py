@@ -6,8 +6,8 @@ from contracts.material import batch, net
 from hydraprune.masks.budgets import Uniform
 from hydraprune.masks.view import MaskView
 from hydraprune.objectives.natural import Natural
-from hydraprune.pruners.base import prune
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import prune
 from hydraprune.train import Hook, Optim, fit
 
 SGD = Optim(lr=0.1, schedule="constant")
@@ -25,7 +25,7 @@ class Batches:
 
 
 def started(pruner, budget=HALF, structure=None, model=None, seed=0):
-    """A view with the masks of the stage's start, and the process."""
+    """A view with the masks of the stage's start, and the pruning."""
     view = MaskView(model or net())
     probe = Probe(torch.Generator().manual_seed(seed))
     return view, prune(view, pruner, budget, structure, probe)
@@ -35,7 +35,7 @@ def staged(pruner, epochs=4, hooks=None, optim=SGD, **start):
     """The same after the stage. `hooks(view, process)` gives those before and those after the process."""
     view, process = started(pruner, **start)
     earlier, later = hooks(view, process) if hooks else ([], [])
-    moving = view.parameters("weights")
+    moving = view.train("weights")
     history = fit(
         view.model, moving, Batches(), Natural(), epochs=epochs, optim=optim, hooks=[*earlier, process, *later]
     )
@@ -51,12 +51,12 @@ class Seen(Hook):
         self.gradients, self.steps = [], []
 
     def on_gradient(self, clock, optimizer):
-        moments = {name: optimizer.state.get(p, {}) for name, p in self.process.parameters.items()}
+        moments = {name: optimizer.state.get(p, {}) for name, p in self.process.weights.items()}
         self.gradients.append(
             {
                 "masks": copies(self.view.masks()),
                 "weights": copies(self.view.weights()),
-                "gradients": copies({name: p.grad for name, p in self.process.parameters.items()}),
+                "gradients": copies({name: p.grad for name, p in self.process.weights.items()}),
                 "moments": [copies({k: v for k, v in each.items() if v is not None}) for each in moments.values()],
             }
         )

@@ -34,8 +34,8 @@ def test_the_penalty_is_the_gradient_of_its_formula_and_the_updates_are_those_of
             u = {name: rho * (u[name] + w - z[name]) / (1.5 * rho) for name, w in weights.items()}
             rho *= 1.5
     for name in z:
-        torch.testing.assert_close(process.z[name], z[name])
-        torch.testing.assert_close(process.u[name], u[name])
+        torch.testing.assert_close(process.memory[f"z/{name}"], z[name])
+        torch.testing.assert_close(process.memory[f"u/{name}"], u[name])
 
 
 def projected(weights):

@@ -8,12 +8,12 @@ from hydraprune.core.objective import Clock
 from hydraprune.masks.budgets import Global, Uniform
 from hydraprune.masks.structures import Filter
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import prune
 from hydraprune.pruners.deep_r import DeepR, fill, totals
 from hydraprune.pruners.dns import DNS
 from hydraprune.pruners.early_bird import EarlyBird, distance
 from hydraprune.pruners.magnitude import Magnitude
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import prune
 from hydraprune.pruners.scratch import Scratch
 from hydraprune.pruners.ste_magnitude import STEMagnitude
 from hydraprune.train import Optim
@@ -101,7 +101,7 @@ def test_deep_rewiring_kills_what_changes_sign_and_bears_as_many_at_random():
     assert deaths > 50
     for name, weight in view.weights().items():
         lives = weight != 0
-        assert torch.equal(weight[lives] > 0, process.positive[name][lives])
+        assert torch.equal(weight[lives] > 0, process.memory[f"positive/{name}"][lives])
 
 
 def test_the_pull_goes_to_connections_alone_and_what_comes_or_goes_has_no_momentum():
@@ -126,7 +126,7 @@ def test_the_pull_goes_to_connections_alone_and_what_comes_or_goes_has_no_moment
             changed += int(moved.sum())
     assert changed > 50
     for name, mask in process.view.masks().items():
-        assert process.there[name].tolist() == sorted(places(mask))
+        assert process.pruner.there(process, name, mask).tolist() == sorted(places(mask))
 
 
 def test_a_group_dies_when_it_has_crossed_its_signs_on_average():
@@ -135,10 +135,11 @@ def test_a_group_dies_when_it_has_crossed_its_signs_on_average():
     view, process = started(DeepR(), structure=Filter(), budget=Uniform(sparsity=0.5))
     weight, mask = view.weights()["0.weight"], view.masks()["0.weight"]
     kept = mask.flatten(1).all(1).nonzero().flatten().tolist()
-    process.positive["0.weight"][:] = True
+    process.memory["positive/0.weight"][:] = True
     weight[mask] = 1.0
     weight[kept[0]] = -1.0  # this one dies
     weight[kept[1], 0, 0, 0] = -2.0  # and this one lives
+    process.on_gradient(Clock(0, 2, 4), None)
     process.on_step(Clock(1, 2, 4), 16, 1.0)
     assert weight[kept[0]].abs().sum() == 0
     assert weight[kept[1], 0, 0, 0] == -2.0
@@ -154,7 +155,9 @@ def settle(process, weights, epochs, drift):
             weight += drift(epoch) * torch.randn(weight.shape, generator=rng)
         metrics: dict[str, float] = {}
         process.on_epoch(epoch, process.view.model, metrics)
-        found.append((copies(process.selection.masks(weights)), metrics.get("mask_distance"), process.caught))
+        found.append(
+            (copies(process.selection.masks(weights)), metrics.get("mask_distance"), int(process.memory["caught"]))
+        )
     return found
 
 
@@ -185,8 +188,8 @@ def test_an_early_bird_is_caught_when_five_masks_in_a_row_agree():
 def test_an_early_bird_that_does_not_settle_is_taken_in_the_middle_and_the_optimizer_forgets():
     view, process = started(EarlyBird(distance=0), budget=Global(sparsity=0.7))
     settle(process, view.weights(), 8, lambda epoch: 1.0)
-    assert process.caught == 6
-    parameter = process.parameters["0.weight"]
+    assert process.memory["caught"] == 6
+    parameter = process.weights["0.weight"]
     optimizer = torch.optim.SGD([parameter], 0.1, 0.9)
     optimizer.state[parameter]["momentum_buffer"] = torch.ones_like(parameter)
     process.on_gradient(Clock(13, 2, 12), optimizer)
@@ -204,9 +207,10 @@ def test_an_early_bird_remembers_its_masks():
     settle(process, view.weights(), 3, lambda epoch: 1.0)
     _, resumed = started(EarlyBird(distance=0, until=1))
     resumed.restore(process.state())
-    assert resumed.caught == 0
-    assert [distance(a, b) for a, b in zip(process.recent, resumed.recent, strict=True)] == [0, 0, 0]
-    assert distance(process.recent[0], process.recent[1]) > 0
+    assert resumed.memory["caught"] == 0
+    recent = [[{n: m.memory[f"masks/{n}"][age] for n in view.masks()} for age in range(3)] for m in (process, resumed)]
+    assert [distance(a, b) for a, b in zip(*recent, strict=True)] == [0, 0, 0]
+    assert distance(recent[0][0], recent[0][1]) > 0
 
 
 def test_scratch_keeps_the_masks_and_draws_every_parameter_anew():

@@ -13,11 +13,11 @@ from hydraprune.masks.budgets import ERK, FLOPs, Uniform
 from hydraprune.masks.structures import Filter, NOfM
 from hydraprune.masks.view import MaskView
 from hydraprune.objectives.natural import Natural
-from hydraprune.pruners.base import prune
 from hydraprune.pruners.edge_popup import EdgePopup
 from hydraprune.pruners.harp import HARP
 from hydraprune.pruners.hydra import Hydra
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import prune
 from hydraprune.train import Hook, Optim, fit
 
 
@@ -34,9 +34,9 @@ class Same:
 def trained(pruner, budget, epochs=6, structure=None, lr=0.1, hooks=(), model=None):
     view = MaskView(model or net())
     process = prune(view, pruner, budget, structure)
-    every = [*([] if process is None else [process]), *hooks]
+    every = [process, *hooks]
     optim = Optim(lr=lr, schedule="constant")
-    fit(view.model, view.parameters("scores"), Same(), Natural(), epochs=epochs, optim=optim, hooks=every)
+    fit(view.model, view.train("scores"), Same(), Natural(), epochs=epochs, optim=optim, hooks=every)
     return view, process
 
 
@@ -44,8 +44,8 @@ def test_the_gradient_of_a_rate_is_that_of_its_layers_mask_and_of_the_penalty():
     model, target, gamma = net(), 0.2, 3.0
     view = MaskView(model)
     process = prune(view, HARP(start=0.5, gamma=gamma), Uniform(sparsity=1 - target))
-    view.parameters("scores")
-    total, kept = view.count().total, process.total
+    view.train("scores")
+    total, kept = view.count().total, process.memory["total"].item()
     images = batch()
     effective = {name: module.weight for name, (module,) in view.modules.items()}
     for tensor in effective.values():
@@ -63,7 +63,8 @@ def test_the_gradient_of_a_rate_is_that_of_its_layers_mask_and_of_the_penalty():
         assert float(source.rate.grad) == pytest.approx(chain * float((slope * weight).sum()), rel=1e-4)
         torch.testing.assert_close(source.score.grad, slope * weight * source.score.sign())
         source.rate.grad = None
-    process.growth = 2
+    process.on_start(6, 2, 0)
+    process.memory["growth"].fill_(2)
     process.on_gradient(Clock(0, 2, 6), None)
     share = sum(source.groups * float(source.share().detach()) for source in view.sources.values()) / total
     assert share > 2 * target
@@ -82,7 +83,7 @@ def test_harp_meets_its_target_by_itself_and_then_exactly(budget):
     rates = {name: float(source.share().detach()) for name, source in view.sources.items()}
     process.finish()
     counts = view.counts()
-    assert view.count().kept == process.total
+    assert view.count().kept == process.memory["total"]
     assert all(count.kept >= 1 for count in counts.values())
     # One factor takes every share to what the layer keeps.
     factors = [(c.kept / c.total) / rates[n] for n, c in counts.items() if 5 < c.kept < c.total]
@@ -106,13 +107,14 @@ def sparing(sparsity, structure=None, **settings):
 
 def test_the_penalty_counts_what_the_budget_counts():
     view, process = sparing(0.8, start=0.5, gamma=2.0)
-    view.parameters("scores")
+    view.train("scores")
     macs = {name: USES[name] * weight.numel() for name, weight in view.weights().items()}
     allowed = 0.2 * sum(macs.values())
     shares = {name: float(source.share().detach()) for name, source in view.sources.items()}
     spent = sum(macs[name] * share for name, share in shares.items())
     assert spent == pytest.approx(0.5 * sum(macs.values()), rel=0.03), "it starts at the share asked for"
-    assert float(process.excess().detach()) == pytest.approx(spent / allowed - 1, rel=1e-2)
+    process.on_start(6, 2, 0)
+    assert float(process.pruner.excess(process).detach()) == pytest.approx(spent / allowed - 1, rel=1e-2)
     process.on_gradient(Clock(0, 2, 6), None)
     for name, source in view.sources.items():
         inner = float(source.rate.detach().sigmoid())
@@ -126,7 +128,7 @@ def test_harp_meets_a_target_in_multiplications(structure):
     view, process = sparing(0.8, structure, start=0.6, gamma=0.5)
     macs = {name: USES[name] * weight.numel() for name, weight in view.weights().items()}
     optim = Optim(lr=0.3, schedule="constant")
-    fit(view.model, view.parameters("scores"), Same(), Natural(), epochs=40, optim=optim, hooks=[process])
+    fit(view.model, view.train("scores"), Same(), Natural(), epochs=40, optim=optim, hooks=[process])
     rates = {name: float(source.share().detach()) for name, source in view.sources.items()}
     assert sum(macs[name] * rate for name, rate in rates.items()) <= 1.05 * 0.2 * sum(macs.values())
     scores = {name: source.score.detach().abs() for name, source in view.sources.items()}
@@ -157,12 +159,12 @@ def test_shares_are_scaled_by_one_factor_where_they_can():
         source.rate.data.fill_(math.log(inner / (1 - inner)))
     shares = [(float(source.share().detach()), source.groups) for source in view.sources.values()]
     factor, kept = 0.0, []
-    while sum(kept) < process.total:
+    while sum(kept) < process.memory["total"]:
         factor += 1e-4
         kept = [max(1, min(groups, int(factor * share * groups))) for share, groups in shares]
     process.finish()
     found = [count.kept for count in view.counts().values()]
-    assert sum(found) == process.total
+    assert sum(found) == process.memory["total"]
     assert all(abs(a - b) <= 1 for a, b in zip(found, kept, strict=True))
     assert found[0] == shares[0][1]
 
@@ -172,13 +174,13 @@ def test_the_penalty_grows_with_every_epoch_until_the_target_is_met():
         seen = []
 
         def on_epoch(self, epoch, model, metrics):
-            self.seen.append((process.growth, metrics["excess"]))
+            self.seen.append((int(process.memory["growth"]), metrics["excess"]))
 
     view = MaskView(net())
     process = prune(view, HARP(start=0.4, gamma=0.05), Uniform(sparsity=0.8))
     growth = Growth()
     fit(
-        view.model, view.parameters("scores"), Same(), Natural(), epochs=40, hooks=[process, growth],
+        view.model, view.train("scores"), Same(), Natural(), epochs=40, hooks=[process, growth],
         optim=Optim(lr=0.5, schedule="constant"),
     )  # fmt: skip
     met = next(i for i, (_, excess) in enumerate(growth.seen) if round(excess, 4) == 0)
@@ -228,7 +230,7 @@ def test_gradual_hydra_follows_the_cubic(structure):
     process = prune(view, Hydra(gradual=2.5), ERK(sparsity=0.75), structure)
     final = [source.keep for source in view.sources.values()]
     sizes = [source.structure.groups(tuple(source.score.shape)) for source in view.sources.values()]
-    moving = view.parameters("scores")
+    moving = view.train("scores")
     fit(view.model, moving, Same(), Natural(), epochs=4, hooks=[process, Count()], optim=Optim(lr=0.1))
     for step, kept in enumerate(counts, start=1):
         t = min(1.0, step / 5)
@@ -243,4 +245,3 @@ def test_gradual_hydra_ends_at_the_budget_however_short_the_stage():
     assert view.count().kept > 0.8 * view.count().total
     process.finish()
     assert all(count.kept == count.total - int(0.9 * count.total) for count in view.counts().values())
-    assert prune(MaskView(net()), Hydra(), Uniform(sparsity=0.5)) is None

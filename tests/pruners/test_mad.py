@@ -11,9 +11,9 @@ from hydraprune.masks.budgets import Uniform
 from hydraprune.masks.view import MaskView
 from hydraprune.objectives.natural import Natural
 from hydraprune.objectives.trades import TRADES
-from hydraprune.pruners.base import prune
 from hydraprune.pruners.mad import MAD
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import prune
 from hydraprune.pruners.random import Random
 
 

@@ -66,7 +66,7 @@ def test_calls_that_are_refused(case):
     [
         (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), "layer '1' is lazy and has no weight yet; run"),
         (lambda: nn.LazyConv2d(4, 3), "layer '' is lazy and has no weight yet"),
-        (lambda: nn.ReLU(), "ReLU has no convolution or linear layer, so there is nothing to prune"),
+        (lambda: nn.ReLU(), "ReLU has no convolution, linear layer or attention, so there is nothing to prune"),
         (lambda: net().state_dict(), "there is nothing to prune in a OrderedDict of"),
         (lambda: nn.Linear, "there is nothing to prune in the class Linear; give a network"),
         (lambda: None, "there is nothing to prune in None"),
@@ -153,13 +153,13 @@ def test_a_view_refuses_another_word_before_it_freezes_anything(over):
     model = net()
     hp.prune(model, "hydra", 0.9)
     with refused(MASKS[over], model):
-        hp.MaskView(model).parameters(over)
+        hp.MaskView(model).train(over)
 
 
 def test_a_view_that_has_no_scores_freezes_nothing():
     model = net()
     with refused("there are no scores to train", model):
-        hp.MaskView(model).parameters("scores")
+        hp.MaskView(model).train("scores")
 
 
 def test_masks_are_attached_all_or_none():

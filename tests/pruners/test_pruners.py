@@ -16,10 +16,10 @@ from hydraprune.masks.view import MaskView
 from hydraprune.objectives.natural import Natural
 from hydraprune.objectives.pgd import PGD
 from hydraprune.pruners import PRUNERS
-from hydraprune.pruners.base import prune
 from hydraprune.pruners.hydra import Hydra
 from hydraprune.pruners.magnitude import Magnitude
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import prune
 from hydraprune.pruners.random import Random
 from hydraprune.train import Optim, fit
 
@@ -177,7 +177,7 @@ def test_fit_over_scores_moves_scores_and_norm_layers_alone(objective, train_nor
     view = MaskView(net)
     prune(view, Hydra(), Uniform(sparsity=0.5))
     before, masks = snapshot(net), view.masks()
-    params = view.parameters("scores", train_norm=train_norm)
+    params = view.train("scores", train_norm=train_norm)
     fit(net, params, Same(), objective, epochs=3, optim=Optim(lr=0.5), threat=ThreatModel(eps=0.1))
     moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
     scores = {f"{layer.removesuffix('.weight')}.parametrizations.weight.0.score" for layer in view.weights()}
@@ -192,7 +192,7 @@ def test_fit_over_weights_after_freezing_keeps_what_is_pruned_at_zero():
     view = MaskView(net)
     prune(view, Hydra(), Uniform(sparsity=0.5))
     view.freeze()
-    params, masks = view.parameters("weights"), view.masks()
+    params, masks = view.train("weights"), view.masks()
     Natural()(net, BATCH, None).value.backward()
     for name, (module,) in view.modules.items():
         gradient = module.parametrizations.weight.original.grad

@@ -96,7 +96,7 @@ def test_a_lottery_ticket_is_train_prune_rewind_and_again(rewind):
     plain, _ = started(Gradual(), model=model)  # masks that keep everything
 
     def train(epochs):
-        fit(model, plain.parameters("weights"), Batches(), Natural(), epochs=epochs, optim=SGD)
+        fit(model, plain.train("weights"), Batches(), Natural(), epochs=epochs, optim=SGD)
 
     train(int(2 * rewind))
     early = copies(model.state_dict())

@@ -13,8 +13,8 @@ from hydraprune.masks.budgets import Uniform
 from hydraprune.masks.view import MaskView
 from hydraprune.nets import Net
 from hydraprune.objectives.natural import Natural
-from hydraprune.pruners.base import prune
 from hydraprune.pruners.hydra import Hydra
+from hydraprune.pruners.pruning import prune
 from hydraprune.train import Hook, Optim, fit
 
 NAMES = {"cifar_model": "cnn_small", "vgg4_bn": "vgg4_bn"}
@@ -86,7 +86,7 @@ def test_pruning_follows_the_authors_trajectory(golden: Path, arch: str) -> None
 
     # One layer of vgg4_bn has a tie at its threshold in step 4, which the authors' unstable sort decides.
     prune(view, Hydra(sort_ties=True), Uniform(sparsity=1 - expected["k"]))
-    params = view.parameters("scores")
+    params = view.train("scores")
     first = params[0][1]
     torch.testing.assert_close(
         first.detach().flatten()[:10], torch.tensor(expected["initial_scores_first10"]), rtol=1e-5, atol=1e-7

@@ -48,7 +48,7 @@ def test_steps_are_those_of_noisy_weights_and_a_lasso():
     view, process = started(RSR(l1=0.02, alpha=0.5), model=linear())
     (source,), (weight,) = view.sources.values(), view.weights().values()
     w, alpha = weight.clone().double(), torch.full((10, 1), 0.5, dtype=torch.float64)
-    moving = view.parameters("weights")
+    moving = view.train("weights")
     assert [name for name, _ in moving] == ["1.weight", "alpha:1.weight"]
     look = Drawn(view)
     fit(view.model, moving, Batches(), Natural(), epochs=2, optim=PLAIN, hooks=[look, process])
@@ -133,7 +133,7 @@ def test_the_attack_of_a_step_sees_its_noise_and_an_evaluation_none():
             evaluated.append((model.eval()[0].weight.detach().clone(), view.weights()["0.weight"].clone()))
 
     hooks = [process, look, Evaluated()]
-    fit(model, view.parameters("weights"), Batches(), Noted(), epochs=2, optim=SGD, hooks=hooks)
+    fit(model, view.train("weights"), Batches(), Noted(), epochs=2, optim=SGD, hooks=hooks)
     assert len(noted) == 4
     for (used, seen), weights, noise in zip(noted, look.weights, look.noise, strict=True):
         assert torch.equal(used, seen)
@@ -149,7 +149,7 @@ def test_the_smallest_weights_go_at_the_end_and_the_noise_with_them():
             dense.append(view.count().kept == view.count().total)
 
     view, process = started(RSR(), budget=Global(sparsity=0.7, floor=0))
-    fit(view.model, view.parameters("weights"), Batches(), Natural(), epochs=4, optim=SGD, hooks=[process, Dense()])
+    fit(view.model, view.train("weights"), Batches(), Natural(), epochs=4, optim=SGD, hooks=[process, Dense()])
     assert dense == [True] * 4
     process.finish()
     stored, masks = copies(view.weights()), copies(view.masks())
@@ -160,7 +160,7 @@ def test_the_smallest_weights_go_at_the_end_and_the_noise_with_them():
         settle()
         for name, (module, *_) in view.modules.items():
             assert torch.equal(module.weight, stored[name] * masks[name])
-    assert {name for name, _ in view.parameters("weights")} == {name for name, _ in net().named_parameters()}
+    assert {name for name, _ in view.train("weights")} == {name for name, _ in net().named_parameters()}
 
 
 def test_a_strong_lasso_makes_most_weights_small():

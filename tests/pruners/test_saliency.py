@@ -14,10 +14,11 @@ from hydraprune.masks.view import MaskView
 from hydraprune.objectives.natural import Natural
 from hydraprune.objectives.pgd import PGD
 from hydraprune.pruners import PRUNERS
-from hydraprune.pruners.base import masked_weights, prune
 from hydraprune.pruners.grasp import GraSP
-from hydraprune.pruners.lamp import LAMP
+from hydraprune.pruners.lamp import LAMPScores
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import prune
+from hydraprune.pruners.selection import masked_weights
 from hydraprune.pruners.snip import SNIP
 from hydraprune.pruners.synflow import SynFlow
 from hydraprune.pruners.taylor import Taylor
@@ -157,12 +158,12 @@ def test_synflow_cuts_no_network_in_two_where_magnitudes_would():
 
 def test_lamp_is_the_share_of_all_that_are_not_smaller():
     net = small()
-    for name, score in LAMP().score(MaskView(net), probe()).items():
+    for name, score in LAMPScores().score(MaskView(net), probe()).items():
         weights = net.get_parameter(name).detach().flatten().double().tolist()
         for w, found in zip(weights, score.flatten().tolist(), strict=True):
             assert found == pytest.approx(w * w / sum(v * v for v in weights if abs(v) >= abs(w)))
     nn.init.zeros_(net[4].weight)
-    assert all(score.isfinite().all() for score in LAMP().score(MaskView(net), probe()).values())
+    assert all(score.isfinite().all() for score in LAMPScores().score(MaskView(net), probe()).values())
 
 
 @pytest.mark.parametrize("method", ["snip", "grasp", "taylor"])

@@ -10,8 +10,9 @@ from contracts.material import batch, net
 from hydraprune.masks.budgets import Global, Uniform
 from hydraprune.masks.view import MaskView
 from hydraprune.objectives.natural import Natural
-from hydraprune.pruners.base import masked_weights, prune
 from hydraprune.pruners.magnitude import Magnitude
+from hydraprune.pruners.pruning import prune
+from hydraprune.pruners.selection import masked_weights
 from hydraprune.pruners.twin_rep import TwinRep
 from hydraprune.train import Hook, Optim, fit
 
@@ -42,7 +43,7 @@ def test_a_step_is_that_of_both_factors():
     for _ in range(3):
         slope = ((x @ (w * a).T).softmax(1) - target).T @ x / len(x)
         w, a = w - 0.1 * (slope * a + 0.01 * w), a - 0.1 * (slope * w + 0.01 * a)
-    moving = view.parameters("weights")
+    moving = view.train("weights")
     assert [name for name, _ in moving] == ["1.weight", "twin:1.weight"]
     fit(model, moving, Same(), Natural(), epochs=1, optim=OPTIM.model_copy(update={"momentum": 0}))
     torch.testing.assert_close(weight.double(), w, atol=1e-6, rtol=1e-4)
@@ -61,7 +62,7 @@ def test_it_prunes_the_smallest_products_at_the_start_of_its_epoch(when):
     view = MaskView(net())
     process = prune(view, TwinRep(epoch=when), Global(sparsity=0.75, floor=0))
     first = {name: weight.clone() for name, weight in masked_weights(view).items()}
-    fit(view.model, view.parameters("weights"), Same(), Natural(), epochs=4, optim=OPTIM, hooks=[Look(), process])
+    fit(view.model, view.train("weights"), Same(), Natural(), epochs=4, optim=OPTIM, hooks=[Look(), process])
     dense = [all(bool(mask.all()) for mask in masks.values()) for _, masks in seen]
     assert dense == [number < when for number in range(1, 5)]
     products = {1: first, 3: seen[1][0], 9: masked_weights(view)}[when]
@@ -76,7 +77,7 @@ def test_it_prunes_the_smallest_products_at_the_start_of_its_epoch(when):
     view.freeze()
     assert torch.equal(view.model(x), outputs)
     assert torch.equal(baked.eval()(x), outputs)
-    assert {name for name, _ in view.parameters("weights")} == {name for name, _ in net().named_parameters()}
+    assert {name for name, _ in view.train("weights")} == {name for name, _ in net().named_parameters()}
 
 
 def test_balanced_goes_on_from_the_weights_that_are_there():

@@ -469,7 +469,7 @@ def test_a_network_without_anything_to_prune(tmp_path, monkeypatch):
         "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.AdaptiveAvgPool1d(num_classes))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(PruningError, match="Sequential has no convolution or linear layer, so there is nothing"):
+    with pytest.raises(PruningError, match="Sequential has no convolution, linear layer or attention"):
         run(tiny("net.kind=hollow:pooled"), tmp_path / "run")
 
 

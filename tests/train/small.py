@@ -14,8 +14,8 @@ from hydraprune.data import SOURCES, Batches
 from hydraprune.masks.budgets import Uniform
 from hydraprune.masks.view import MaskView
 from hydraprune.objectives.trades import TRADES
-from hydraprune.pruners.base import prune
 from hydraprune.pruners.hydra import Hydra
+from hydraprune.pruners.pruning import prune
 from hydraprune.train import Hook, Optim, fit
 
 THREAT = ThreatModel(eps=0.1)
@@ -91,7 +91,7 @@ def train(
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """A fresh net after `fit`, and its history without wall times."""
     model = masked(net())
-    params = MaskView(model).parameters(over)
+    params = MaskView(model).train(over)
     settings = {"epochs": EPOCHS, "threat": THREAT, "seed": 3, **settings}
     history = fit(model, params, batches(), objective, optim=optim, **settings)
     return model, [{name: value for name, value in line.items() if name != "seconds"} for line in history]

@@ -123,7 +123,7 @@ def test_every_mask_is_selected_once_in_each_step(monkeypatch):
         return original(source)
 
     model = masked(net())
-    params = MaskView(model).parameters("scores")
+    params = MaskView(model).train("scores")
     monkeypatch.setattr(LearnedMask, "current", counted)
     fit(model, params, batches(), ROBUST, epochs=2, threat=THREAT)
     assert len(calls) == 2 * (6 + 1)  # and when the first batch is tried
@@ -202,7 +202,7 @@ def test_random_numbers_of_the_caller_change_nothing():
             torch.rand(epoch)
 
     model = masked(net())
-    params = MaskView(model).parameters("weights")
+    params = MaskView(model).train("weights")
     torch.manual_seed(99)
     fit(model, params, batches(), ROBUST, optim=Optim(), epochs=3, threat=THREAT, seed=3, hooks=[Drawing()])
     assert same(first, model)
@@ -219,7 +219,7 @@ def test_training_learns():
     history = whole(model, batches=PLAIN, epochs=15, optim=LEARN)
     assert history[-1]["accuracy"] > 0.9 > 0.4 > history[0]["accuracy"]
     pruned = masked(model)
-    scores = fit(pruned, MaskView(pruned).parameters("scores"), PLAIN, Natural(), epochs=10, optim=LEARN)
+    scores = fit(pruned, MaskView(pruned).train("scores"), PLAIN, Natural(), epochs=10, optim=LEARN)
     assert scores[-1]["loss"] < 0.8 * scores[0]["loss"]
 
 

@@ -103,7 +103,7 @@ def test_batches_that_are_refused(case):
 
 
 def other():
-    return hp.MaskView(net()).parameters("weights")
+    return hp.MaskView(net()).train("weights")
 
 
 def frozen(model):
@@ -116,8 +116,8 @@ ARGUMENTS = {
     "another model's tensors": (lambda m: train(m, params=net().parameters()), "a Parameter is no parameter of this"),
     "a copy": (lambda m: train(m, params=[("0.weight", m[0].weight.clone())]), "'0.weight' is no parameter of this"),
     "names": (lambda m: train(m, params=["0.weight"]), "'0.weight' is no parameter of this Sequential"),
-    "the word": (lambda m: train(m, params="weights"), "params is 'weights'; give view.parameters('weights')"),
-    "the view": (lambda m: train(m, params=hp.MaskView(m)), "params is a MaskView; give view.parameters('weights')"),
+    "the word": (lambda m: train(m, params="weights"), "params is 'weights'; give view.train('weights')"),
+    "the view": (lambda m: train(m, params=hp.MaskView(m)), "params is a MaskView; give view.train('weights')"),
     "the model": (lambda m: train(m, params=m), "params is a Sequential; give view.parameters"),
     "no params": (lambda m: train(m, params=[]), "params holds no tensors, so there is nothing to train"),
     "params twice": (lambda m: train(m, params=[m[0].weight] * 2), "'0.weight' comes twice"),
@@ -166,8 +166,8 @@ def test_params_of_an_earlier_stage_are_refused():
     model = net()
     hp.prune(model, "hydra", 0.5)
     view = hp.MaskView(model)
-    weights = view.parameters("weights")
-    view.parameters("scores")
+    weights = view.train("weights")
+    view.train("scores")
     with refused("'0.weight' takes no gradient", model):
         train(model, params=weights)
 
@@ -259,7 +259,7 @@ def test_params_may_be_bare_tensors_and_generators():
     for make in (
         lambda m: m.parameters(),
         lambda m: m.named_parameters(),
-        lambda m: hp.MaskView(m).parameters("weights"),
+        lambda m: hp.MaskView(m).train("weights"),
     ):
         model = net()
         train(model, params=make(model))

@@ -276,7 +276,7 @@ def test_a_state_that_was_signed_anew_changes_nothing_unless_all_of_it_fits(tmp_
         content, said = odd
         model = masked(net())
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        params = MaskView(model).parameters("scores")
+        params = MaskView(model).train("scores")
         if not isinstance(said, dict):
             return
         save_tensors(state, content, said)

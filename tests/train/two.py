@@ -21,7 +21,7 @@ OPTIM = Optim(lr=0.05, clip_norm=1.0, ema=0.9)
 def trained(case: str, fabric: Machine, folder: Path | None = None):
     """A net and its history; with one process, on batches twice as large."""
     model = CASES[case]()
-    params = MaskView(model).parameters("scores" if case == "scores" else "weights")
+    params = MaskView(model).train("scores" if case == "scores" else "weights")
     images = batches(24 // fabric.world_size, rank=fabric.global_rank, world=fabric.world_size)
     state = None if folder is None else folder / f"{case}.state"
     history = fit(model, params, images, Natural(), epochs=2, optim=OPTIM, fabric=fabric, seed=5, state=state)

@@ -30,4 +30,6 @@ def prune_recipe(
         "sparsity": sparsity,
     }
     values = library.changed(library.whole("base-own"), settings)
-    return values if weights is None else values | {"stages": [s for s in values["stages"] if s.get("name") != "pretrain"]}
+    if weights is not None:
+        values["stages"] = [stage for stage in values["stages"] if stage.get("name") != "pretrain"]
+    return values

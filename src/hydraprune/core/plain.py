@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,7 +25,7 @@ def parametrized(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 def canonical(name: str) -> str:
     """The name that a tensor has in the plain network, for its name inside a parametrized or compiled one."""
-    return name.replace("parametrizations.weight.original", "weight").replace("_orig_mod.", "")
+    return re.sub(r"\bparametrizations\.(\w+)\.original\b", r"\1", name).replace("_orig_mod.", "")
 
 
 def plain_copy(model: nn.Module) -> nn.Module:

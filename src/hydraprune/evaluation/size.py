@@ -24,11 +24,13 @@ class Macs(NamedTuple):
 def macs(model: nn.Module, shape: tuple[int, ...]) -> tuple[Macs, dict[str, Macs]]:
     """Of the whole `model` for an image of `shape` (C, H, W), and of each prunable weight by canonical name.
 
-    What is not masked (attention, say) counts in full, as torch counts it; norms and activations are not counted.
+    What is not masked (the products of attention, say) counts in full, as torch counts it; norms and activations are
+    not counted.
     """
     x = torch.zeros(1, *shape, device=device_of(model), dtype=dtype_of(model))
     plain = plain_copy(model)
-    with evaluating(plain), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # With gradients, as torch does not count the fused attention that it takes without.
+    with evaluating(plain), torch.enable_grad(), FlopCounterMode(display=False) as counter:
         plain(x)
     whole = counter.get_total_flops() // 2
     view = MaskView(model)

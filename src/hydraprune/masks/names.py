@@ -11,7 +11,12 @@ from hydraprune.core.spec import nearest, said
 
 def fits(name: str, pattern: str) -> bool:
     """Whether `pattern`, such as `layer4.*`, is the canonical name of a weight or that of its layer."""
-    return fnmatchcase(name, pattern) or fnmatchcase(name.removesuffix(".weight"), pattern)
+    return fnmatchcase(name, pattern) or fnmatchcase(layer(name), pattern)
+
+
+def layer(name: str) -> str:
+    """The layer of a weight; of a network that is one layer, the weight."""
+    return name.rpartition(".")[0] or name
 
 
 def known(patterns: Iterable[str], names: Iterable[str]) -> None:
@@ -20,9 +25,10 @@ def known(patterns: Iterable[str], names: Iterable[str]) -> None:
     Raises:
         PruningError: naming the nearest.
     """
-    layers = [name.removesuffix(".weight") for name in names]
+    names = list(names)
     for pattern in patterns:
-        if not any(fits(f"{layer}.weight", pattern) for layer in layers):
+        if not any(fits(name, pattern) for name in names):
+            layers = dict.fromkeys(map(layer, names))
             raise PruningError(f"no prunable layer is called {pattern!r}; {nearest(pattern, layers)}")
 
 

@@ -30,8 +30,9 @@ class LayerCount:
 
 
 class MaskView:
-    """The prunable weights of `model`: those of every convolution and linear layer, by canonical name.
+    """The prunable weights of `model`, by canonical name: those of convolutions, linear layers and attention.
 
+    They are what multiplies activations. Embeddings, positions and the like stay out; `outside` lists them.
     A weight that several layers share goes by its first name, and its mask applies to all of them.
     The model itself is changed in place by `attach`; everyone who reads `module.weight` then sees the masked weight.
 
@@ -41,8 +42,8 @@ class MaskView:
             counts cover them.
 
     Raises:
-        PruningError: if the model has no such layer, or one without a weight yet (lazy layers), if something else
-            already computes the weight of one (spectral or weight normalisation), or if an exempt layer is unknown.
+        PruningError: if the model has no such weight, or a layer without one yet (lazy layers), if something else
+            already computes one (spectral or weight normalisation), or if an exempt layer is unknown.
     """
 
     def __init__(self, model: nn.Module, exempt: str | Iterable[str] = ()) -> None:
@@ -53,29 +54,34 @@ class MaskView:
         if not isinstance(model, nn.Module):
             raise PruningError(f"there is nothing to prune in {said(model)}; give a network (torch.nn.Module)")
         for path, module in model.named_modules():
-            if isinstance(module, PRUNABLE):
-                _own(path, module)
-                name = names.setdefault(id(_stored(module)), canonical(f"{path}.weight" if path else "weight"))
+            for tensor in _multiplying(module):
+                _own(path, module, tensor)
+                own = canonical(f"{path}.{tensor}" if path else tensor)
+                name = names.setdefault(id(_stored(module, tensor)), own)
                 self.modules.setdefault(name, []).append(module)
         if not self.modules:
             raise PruningError(
-                f"{type(model).__name__} has no convolution or linear layer, so there is nothing to prune"
+                f"{type(model).__name__} has no convolution, linear layer or attention, so there is nothing to prune"
             )
         for name in exempted(exempt, self.modules):
-            self._exempt[name] = _stored(self.modules.pop(name)[0])
+            self._exempt[name] = _stored(self.modules.pop(name)[0], _tensor(name))
 
     @property
     def sources(self) -> dict[str, MaskSource]:
         """The mask of every weight that has one."""
         return {
-            name: module.parametrizations.weight[0]
+            name: module.parametrizations[_tensor(name)][0]
             for name, (module, *_) in self.modules.items()
-            if parametrize.is_parametrized(module, "weight")
+            if parametrize.is_parametrized(module, _tensor(name))
         }
 
+    def stored(self) -> dict[str, nn.Parameter]:
+        """The weights as they are stored, without masks."""
+        return {name: _stored(module, _tensor(name)) for name, (module, *_) in self.modules.items()}
+
     def weights(self) -> dict[str, Tensor]:
-        """The stored weights, without masks, detached."""
-        return {name: _stored(module).detach() for name, (module, *_) in self.modules.items()}
+        """The same, detached."""
+        return {name: weight.detach() for name, weight in self.stored().items()}
 
     def masks(self) -> dict[str, Tensor]:
         """Canonical name -> mask (bool, the weight's shape), for the weights that have one."""
@@ -98,23 +104,23 @@ class MaskView:
                 raise PruningError(f"the mask of {name!r} has shape {here}, but the weight has {there}")
         for name, source in sources.items():
             for module in self.modules[name]:
-                if parametrize.is_parametrized(module, "weight"):
+                if parametrize.is_parametrized(module, _tensor(name)):
                     # Not `remove_parametrizations`: it deletes from the class, which a deep copy of the model shares.
-                    module.parametrizations.weight[0] = source
+                    module.parametrizations[_tensor(name)][0] = source
                 else:
                     # The shape was checked above; torch's own check would call the source once and keep its result.
-                    parametrize.register_parametrization(module, "weight", source, unsafe=True)
+                    parametrize.register_parametrization(module, _tensor(name), source, unsafe=True)
 
     @torch.no_grad()
     def freeze(self) -> None:
         """Fix every mask at what it selects now; learned scores are dropped."""
+        stored = self.weights()
         for name, source in self.sources.items():
-            stored = _stored(self.modules[name][0])
-            stored.copy_(source.settled(stored))
+            stored[name].copy_(source.settled(stored[name]))
         self.attach({name: frozen(source) for name, source in self.sources.items()})
 
-    def parameters(self, over: Over, *, train_norm: bool = True) -> list[tuple[str, nn.Parameter]]:
-        """Set `requires_grad` for a stage and return the (canonical name, parameter) pairs that it moves.
+    def train(self, over: Over, *, train_norm: bool = True) -> list[tuple[str, nn.Parameter]]:
+        """Set `requires_grad` for a stage, and return the (canonical name, parameter) pairs that it moves.
 
         `weights`: every parameter but the scores. `scores`: the scores and, with `train_norm`, the scale and shift of
         the norm layers; all other weights and biases are frozen. What else a mask learns moves when it says so.
@@ -159,22 +165,53 @@ class MaskView:
         layers = self.counts().values()
         return LayerCount(sum(layer.kept for layer in layers), sum(layer.total for layer in layers))
 
+    def outside(self) -> dict[str, int]:
+        """Canonical name -> numbers in it, of every parameter of at least two dimensions that is not prunable."""
+        prunable = {id(weight) for weight in (*self._exempt.values(), *self.stored().values())}
+        of_masks = {id(p) for source in self.sources.values() for p in source.parameters()}
+        return {
+            canonical(name): parameter.numel()
+            for name, parameter in self.model.named_parameters()
+            if parameter.dim() > 1 and id(parameter) not in prunable | of_masks
+        }
 
-def _own(path: str, module: Any) -> None:
-    """See that the weight of `module` is a parameter, or masked by us."""
-    masked = parametrize.is_parametrized(module, "weight")
-    sources = [*module.parametrizations.weight] if masked else []
-    if not all(isinstance(source, MaskSource) for source in sources) or not isinstance(_stored(module), nn.Parameter):
+    def count_all(self) -> LayerCount:
+        """The same of all parameters of the model, what is not prunable being kept."""
+        of_masks = sum(p.numel() for source in self.sources.values() for p in source.parameters())
+        total, prunable = sum(p.numel() for p in self.model.parameters()) - of_masks, self.count()
+        return LayerCount(total - prunable.total + prunable.kept, total)
+
+
+def _multiplying(module: nn.Module) -> tuple[str, ...]:
+    """The tensors of `module` itself that multiply activations, by name."""
+    if isinstance(module, nn.MultiheadAttention):
+        return (
+            ("in_proj_weight",) if module._qkv_same_embed_dim else ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+        )
+    return ("weight",) if isinstance(module, PRUNABLE) else ()
+
+
+def _tensor(name: str) -> str:
+    """What a layer calls the weight of that canonical name."""
+    return name.rpartition(".")[2]
+
+
+def _own(path: str, module: Any, tensor: str) -> None:
+    """See that this weight of `module` is a parameter, or masked by us."""
+    masked = parametrize.is_parametrized(module, tensor)
+    sources = [*module.parametrizations[tensor]] if masked else []
+    ours = all(isinstance(source, MaskSource) for source in sources)
+    if not ours or not isinstance(_stored(module, tensor), nn.Parameter):
         by = ", ".join(type(source).__name__ for source in sources) or "a hook"
         raise PruningError(
             f"the weight of layer {path!r} is computed by {by}, such as spectral or weight normalisation, so a mask on "
             "it would not hold; remove that first (torch.nn.utils.parametrize.remove_parametrizations)"
         )
-    if is_lazy(_stored(module)):
+    if is_lazy(_stored(module, tensor)):
         raise PruningError(f"layer {path!r} is lazy and has no weight yet; run the network once on some images")
 
 
-def _stored(module: Any) -> nn.Parameter:
-    """The weight of `module` before its mask."""
-    masked = parametrize.is_parametrized(module, "weight")
-    return module.parametrizations.weight.original if masked else module.weight
+def _stored(module: Any, tensor: str) -> nn.Parameter:
+    """A weight of `module` before its mask."""
+    masked = parametrize.is_parametrized(module, tensor)
+    return module.parametrizations[tensor].original if masked else getattr(module, tensor)

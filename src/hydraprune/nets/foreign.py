@@ -15,19 +15,23 @@ from hydraprune.core.errors import CheckpointError, SpecError
 _SCORES = ".popup_scores"
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, keep: float | None = None) -> None:
     """Load the tensors of a `.safetensors`, `.pth`, `.pt` or `.tar` file into `model`, in place.
 
     Takes a plain state dict or one under `state_dict` or `model`, with or without the prefixes `module.` (data
-    parallel) and `net.` (normalised net). Of the HYDRA authors' checkpoints it takes the dense weights: their scores
-    are dropped (see `hydra_masks`), and so is `sub_block1` where the model lacks it.
+    parallel) and `net.` (normalised net). The HYDRA authors' checkpoints hold dense weights and scores, and do not say
+    how many of them count: the masks that the scores give are multiplied in (see `hydra_masks`). `sub_block1` is left
+    out where the model lacks it. Pruning by magnitude to the same sparsity finds these masks again.
+
+    Args:
+        keep: share of each layer that an authors' checkpoint keeps, their `k`, in (0, 1]; 1 takes the dense weights.
 
     Raises:
+        SpecError: if `keep` is out of range.
         CheckpointError: if the file is missing, damaged, or made for another network; the model is then unchanged.
     """
     expected = model.state_dict()
-    state = {name: tensor for name, tensor in read_state(path).items() if not name.endswith(_SCORES)}
-    state = _renamed(state, expected)
+    state = _renamed(_masked(read_state(path), path, keep), expected)
     state = {name: tensor for name, tensor in state.items() if name in expected or "sub_block1." not in name}
     # Files of torch before 0.4.1 do not count batches.
     missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
@@ -44,6 +48,22 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             "Check the net's kind, its options, the number of classes and the image size"
         )
     model.load_state_dict(state, strict=False)
+
+
+def _masked(state: dict[str, Tensor], path: str | Path, keep: float | None) -> dict[str, Tensor]:
+    """`state` without the authors' scores, their masks applied."""
+    weights = {name: tensor for name, tensor in state.items() if not name.endswith(_SCORES)}
+    if len(weights) == len(state):
+        return weights
+    if keep is None:
+        raise CheckpointError(
+            f"{path} holds scores of the HYDRA authors' code, which mask its weights; say what share of each layer it "
+            "keeps, their k: `net.keep=0.1` (--set on the command line), or 1 for the dense weights"
+        )
+    for name, mask in hydra_masks(state, keep).items():
+        if name in weights and weights[name].shape == mask.shape:
+            weights[name] = weights[name] * mask
+    return weights
 
 
 def hydra_masks(source: str | Path | Mapping[str, Any], k: float) -> dict[str, Tensor]:

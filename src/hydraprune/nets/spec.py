@@ -20,7 +20,7 @@ from torch.nn.modules.module import (
 
 from hydraprune.core.errors import HydrapruneError, SpecError
 from hydraprune.core.extras import extra
-from hydraprune.core.spec import Spec, nearest, whole
+from hydraprune.core.spec import Number, Spec, nearest, whole
 from hydraprune.nets.built_in import NETS, WIDE, built_in
 from hydraprune.nets.foreign import load_weights
 from hydraprune.nets.init import fast_certified_init
@@ -39,6 +39,8 @@ class Net(Spec):
         init: how the weights start: `fast-certified` for certified training (see `fast_certified_init`); None leaves
             that to the factory.
         weights: checkpoint to start from; see `load_weights` for what it may hold. None starts at random.
+        keep: share of each layer that `weights` of the HYDRA authors keep, their `k`; 1 takes such weights dense. Such
+            files do not say it; None is for all others.
 
     Sample yaml: `net: {kind: timm:resnet50, normalize: imagenet, weights: resnet50.safetensors}`
     """
@@ -48,6 +50,7 @@ class Net(Spec):
     normalize: NamedNormalization | None = None
     init: Literal["fast-certified"] | None = None
     weights: str | None = None
+    keep: Number | None = Field(default=None, gt=0, le=1)
 
     @field_validator("kind")
     @classmethod
@@ -96,7 +99,7 @@ class Net(Spec):
                 raise SpecError(f"normalize has {len(mean)} means, the images {in_channels} channels; give one each")
             net = nn.Sequential(OrderedDict(normalize=Normalize(mean, std), net=net))
         if self.weights is not None:
-            load_weights(net, self.weights)
+            load_weights(net, self.weights, self.keep)
         return net
 
     def sketch(self, num_classes: int, in_channels: int, image_size: int, *, parts: int) -> nn.Module:

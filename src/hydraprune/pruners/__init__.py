@@ -8,9 +8,13 @@ from hydraprune.core.lazy import lazy
 from hydraprune.core.registry import Registry
 
 if TYPE_CHECKING:
+    from hydraprune.pruners.base import Learned as Learned
+    from hydraprune.pruners.base import Moving as Moving
+    from hydraprune.pruners.base import OneShot as OneShot
     from hydraprune.pruners.base import Pruner as Pruner
-    from hydraprune.pruners.base import prune as prune
     from hydraprune.pruners.probe import Probe as Probe
+    from hydraprune.pruners.pruning import Pruning as Pruning
+    from hydraprune.pruners.pruning import prune as prune
 
 PRUNERS: Registry[Pruner] = Registry(
     "pruner",
@@ -23,7 +27,7 @@ PRUNERS: Registry[Pruner] = Registry(
         "grasp": "hydraprune.pruners.grasp:GraSP",
         "synflow": "hydraprune.pruners.synflow:SynFlow",
         "taylor": "hydraprune.pruners.taylor:Taylor",
-        "lamp": "hydraprune.pruners.lamp:LAMP",
+        "lamp": "hydraprune.pruners.lamp:LAMPScores",
         "mad": "hydraprune.pruners.mad:MAD",
         "harp": "hydraprune.pruners.harp:HARP",
         "edge-popup": "hydraprune.pruners.edge_popup:EdgePopup",

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from hydraprune.core.objective import Clock
 from hydraprune.core.spec import Number
+from hydraprune.masks.source import MaskSource
 from hydraprune.masks.structures import Structure
 from hydraprune.masks.topk import top_mask
-from hydraprune.pruners.base import Selection
-from hydraprune.pruners.moving import Moving, Sparse, alive, drawn, memories, numbers
+from hydraprune.pruners.base import fixed
+from hydraprune.pruners.moving import Sparse, alive, drawn, memories, numbers
 from hydraprune.pruners.probe import Probe
+
+if TYPE_CHECKING:
+    from hydraprune.pruners.pruning import Pruning
 
 
 class DeepR(Sparse):
@@ -37,82 +40,67 @@ class DeepR(Sparse):
     l1: Number = Field(default=1e-4, ge=0)
     noise: Number = Field(default=1 / 3, ge=0)
 
-    def process(self, selection: Selection, probe: Probe) -> Walk:
-        return Walk(selection, self, drawn(probe.rng))
+    def begin(self, pruning: Pruning, probe: Probe) -> Mapping[str, MaskSource]:
+        masks = pruning.chosen(self.first(pruning.view, probe))
+        pruning.memory["seed"] = drawn(probe.rng)
+        for name, weight in pruning.view.weights().items():
+            pruning.memory[f"positive/{name}"] = weight >= 0
+            weight.mul_(masks[name])  # what has no connection is exactly 0, and without momentum
+        return fixed(masks)
 
-
-class Walk(Moving):
-    """Holds sign and place of every connection; what has none is exactly 0 and without momentum, as is a newborn."""
-
-    optimizer: torch.optim.Optimizer | None = None
-
-    def __init__(self, selection: Selection, deep: DeepR, seed: int) -> None:
-        super().__init__(selection)
-        self.deep, self.seed = deep, seed
-        self.keep, masks = self.groups(), self.view.masks()
-        self.positive = {name: weight >= 0 for name, weight in self.view.weights().items()}
-        for name, weight in self.view.weights().items():
-            weight.mul_(masks[name])
-        self.there = {name: places(mask) for name, mask in masks.items()}
-
-    @torch.no_grad()
-    def on_gradient(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        self.optimizer, rng = optimizer, None
-        for name, weight in self.parameters.items():
+    def step(self, pruning: Pruning) -> Iterator[None]:
+        seed, masks, rng = int(pruning.memory["seed"]), pruning.view.masks(), None
+        for name, weight in pruning.weights.items():
             if weight.grad is None:
                 continue
-            rng = rng or numbers(self.seed, clock.step, weight.device)
-            there = self.there[name]
-            walk = torch.randn(len(there), generator=rng, device=weight.device).mul_(self.deep.noise)
-            walk.add_(self.positive[name].take(there), alpha=2).sub_(1)
-            weight.grad.put_(there, walk.mul_(self.deep.l1).to(weight.dtype), accumulate=True)
-
-    @torch.no_grad()
-    def on_step(self, clock: Clock, images: int, loss: float) -> None:
-        masks, rng = self.view.masks(), None
-        for name, weight in self.parameters.items():
-            dead = self._dead(name, weight, masks[name])
+            rng = rng or numbers(seed, pruning.clock.step, weight.device)
+            there = self.there(pruning, name, masks[name])
+            walk = torch.randn(len(there), generator=rng, device=weight.device).mul_(self.noise)
+            walk.add_(pruning.memory[f"positive/{name}"].take(there), alpha=2).sub_(1)
+            weight.grad.put_(there, walk.mul_(self.l1).to(weight.dtype), accumulate=True)
+        yield
+        rng, keep = None, pruning.keep
+        for name, weight in pruning.weights.items():
+            mask, structure = masks[name], pruning.selection.structures[name]
+            positive = pruning.memory[f"positive/{name}"]
+            dead = dying(weight, positive, mask, self.there(pruning, name, mask), structure)
             if not len(dead):
                 continue
-            rng = rng or numbers(self.seed + 1, clock.step, weight.device)
-            masks[name].put_(dead, torch.zeros_like(dead, dtype=torch.bool))
-            born = self._born(name, masks[name], rng)
-            masks[name].put_(born, torch.ones_like(born, dtype=torch.bool))
-            self.positive[name].put_(born, torch.rand(len(born), generator=rng, device=weight.device) < 0.5)
-            self.there[name] = places(masks[name])
-            for tensor in [weight, *(memories(self.optimizer, weight) if self.optimizer else [])]:
-                for changed in (dead, born):
-                    tensor.put_(changed, tensor.new_zeros(len(changed)))
+            rng = rng or numbers(seed + 1, pruning.clock.step, weight.device)
+            mask.put_(dead, torch.zeros_like(dead, dtype=torch.bool))
+            new = born(mask, keep[name], structure, rng)
+            mask.put_(new, torch.ones_like(new, dtype=torch.bool))
+            positive.put_(new, torch.rand(len(new), generator=rng, device=weight.device) < 0.5)
+            del pruning.cache[name]
+            for tensor in (weight, *memories(pruning.optimizer, weight)):
+                tensor.put_(changed := torch.cat([dead, new]), tensor.new_zeros(len(changed)))
 
-    def state(self) -> dict[str, Tensor]:
-        return self.positive
+    def there(self, pruning: Pruning, name: str, mask: Tensor) -> Tensor:
+        """Places of the connections of a weight, found once until they change."""
+        found: Tensor = pruning.cache[name] if name in pruning.cache else places(mask)
+        pruning.cache[name] = found
+        return found
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        masks = self.view.masks()
-        self.positive = {name: state[name].to(mask.device) for name, mask in masks.items()}
-        self.there = {name: places(mask) for name, mask in masks.items()}
 
-    def _dead(self, name: str, weight: Tensor, mask: Tensor) -> Tensor:
-        """Places of the weights that die: those of groups that lie on the wrong side of 0."""
-        positive, structure = self.positive[name], self.selection.structures[name]
-        if structure.groups(tuple(mask.shape)) == mask.numel():
-            there = self.there[name]
-            values = weight.take(there)
-            return there[((values > 0) != positive.take(there)) & (values != 0)]
-        return places(mask & (totals(torch.where(positive, weight, -weight), structure) < 0))
+def dying(weight: Tensor, positive: Tensor, mask: Tensor, there: Tensor, structure: Structure) -> Tensor:
+    """Places of the weights that die, of those `there`: those of groups that lie on the wrong side of 0."""
+    if structure.groups(tuple(mask.shape)) == mask.numel():
+        values = weight.take(there)
+        return there[((values > 0) != positive.take(there)) & (values != 0)]
+    return places(mask & (totals(torch.where(positive, weight, -weight), structure) < 0))
 
-    def _born(self, name: str, mask: Tensor, rng: torch.Generator) -> Tensor:
-        """Places of the weights that are born, drawn among those without connection."""
-        structure, keep = self.selection.structures[name], self.keep[name]
-        if structure.sparsity is not None:
-            lots = torch.rand(mask.shape, generator=rng, device=mask.device).masked_fill_(mask, 2.0)
-            kept, _ = top_mask(structure.pool(lots), keep)
-        else:
-            kept = alive(mask, structure).clone()
-            born = fill(kept, keep, rng)
-            if len(kept) == mask.numel():
-                return born
-        return places(structure.expand(kept, tuple(mask.shape)) & ~mask)
+
+def born(mask: Tensor, keep: int, structure: Structure, rng: torch.Generator) -> Tensor:
+    """Places of the weights that are born, drawn among those without connection, until there are `keep` groups."""
+    if structure.sparsity is not None:
+        lots = torch.rand(mask.shape, generator=rng, device=mask.device).masked_fill_(mask, 2.0)
+        kept, _ = top_mask(structure.pool(lots), keep)
+    else:
+        kept = alive(mask, structure).clone()
+        filled = fill(kept, keep, rng)
+        if len(kept) == mask.numel():
+            return filled
+    return places(structure.expand(kept, tuple(mask.shape)) & ~mask)
 
 
 def places(mask: Tensor) -> Tensor:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from hydraprune.core.hook import alike
-from hydraprune.core.objective import Clock
 from hydraprune.core.spec import Number
-from hydraprune.masks.source import MaskSource, Over
-from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, Selection, masked_weights
-from hydraprune.pruners.moving import Moving, dense
+from hydraprune.masks.source import MaskSource
+from hydraprune.pruners.base import Moving, dense
 from hydraprune.pruners.probe import Probe
 
+if TYPE_CHECKING:
+    from hydraprune.pruners.pruning import Pruning
 
-class EarlyBird(Pruner):
+
+class EarlyBird(Moving):
     """Trains densely until the mask of the largest |weight| has settled, prunes by it and trains on (arXiv:2202.09844).
 
     After each epoch the mask that the budget would give is compared with those of the epochs before. The weights are
@@ -35,74 +34,47 @@ class EarlyBird(Pruner):
     """
 
     kind: Literal["early-bird"] = "early-bird"
-    over: ClassVar[Over] = "weights"
     distance: Number = Field(default=0.08, ge=0, le=1)
     window: int = Field(default=5, ge=2)
     until: Number = Field(default=0.5, gt=0, le=1)
 
-    def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
-        return masked_weights(view)
+    def begin(self, pruning: Pruning, probe: Probe) -> Mapping[str, MaskSource]:
+        masks = dense(pruning.view)
+        pruning.memory |= {"seen": torch.tensor(0), "caught": torch.tensor(0)}
+        for name, source in masks.items():
+            pruning.memory[f"masks/{name}"] = torch.stack([source.current()] * (self.window - 1))
+        return masks
 
-    def sources(self, selection: Selection, probe: Probe) -> dict[str, MaskSource]:
-        return dense(selection.view)
+    def step(self, pruning: Pruning) -> Iterator[None]:
+        clock, caught = pruning.clock, pruning.memory["caught"]
+        # Looked at once an epoch only, as every look waits for the device.
+        just = clock.step % clock.steps_per_epoch == 0 and clock.step and caught * clock.steps_per_epoch == clock.step
+        if just and pruning.optimizer is not None:
+            pruning.optimizer.state.clear()
+        yield
 
-    def process(self, selection: Selection, probe: Probe) -> Waiting:
-        return Waiting(selection, self)
-
-
-class Waiting(Moving):
-    """Looks out for the mask."""
-
-    def __init__(self, selection: Selection, bird: EarlyBird) -> None:
-        super().__init__(selection)
-        self.bird = bird
-        self.recent: list[dict[str, Tensor]] = []
-        self.caught = 0
-
-    def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
-        self.epochs = epochs
-
-    def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
-        if self.caught:
+    def after_epoch(self, pruning: Pruning, metrics: dict[str, float]) -> None:
+        clock, memory = pruning.clock, pruning.memory
+        if memory["caught"]:
             return
-        newest = self.selection.masks(self.view.weights())
-        apart = [distance(newest, masks) for masks in self.recent]
+        newest = pruning.selection.masks(pruning.view.weights())
+        seen, ages = int(memory["seen"]), self.window - 1
+        apart = [
+            distance(newest, {name: memory[f"masks/{name}"][age] for name in newest}) for age in range(min(seen, ages))
+        ]
         if apart:
             metrics["mask_distance"] = max(apart)
-        settled = len(apart) == self.bird.window - 1 and max(apart) <= self.bird.distance
-        if settled or epoch >= self.bird.until * self.epochs:
-            self.caught = epoch
-            self.move(newest)
-        self.recent = [*self.recent, newest][1 - self.bird.window :]
+        settled = len(apart) == ages and max(apart) <= self.distance
+        if settled or clock.epoch >= self.until * clock.epochs:
+            memory["caught"].fill_(clock.step // clock.steps_per_epoch)
+            pruning.move(newest)
+        for name, mask in newest.items():
+            memory[f"masks/{name}"][seen % ages] = mask
+        memory["seen"] += 1
 
-    def on_gradient(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        if self.caught and clock.step == self.caught * clock.steps_per_epoch:
-            optimizer.state.clear()
-
-    def finish(self) -> None:
-        if not self.caught:
-            self.move(self.selection.masks(self.view.weights()))
-
-    def state(self) -> dict[str, Tensor]:
-        masks = {f"{age}/{name}": mask for age, each in enumerate(self.recent) for name, mask in each.items()}
-        return {"caught": torch.tensor(self.caught), **masks}
-
-    def fits(self, state: Mapping[str, Tensor]) -> bool:
-        masks = {f"{age}/{n}": mask for age in range(_ages(state)) for n, mask in self.view.masks().items()}
-        return alike(state, {"caught": torch.tensor(0), **masks})
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.caught = int(state["caught"])
-        present = self.view.masks()
-        self.recent = [
-            {name: state[f"{age}/{name}"].to(mask.device) for name, mask in present.items()}
-            for age in range(_ages(state))
-        ]
-
-
-def _ages(state: Mapping[str, Tensor]) -> int:
-    """Of how many epochs it has the masks."""
-    return len({name.split("/")[0] for name in state} - {"caught"})
+    def finish(self, pruning: Pruning) -> None:
+        if not pruning.memory["caught"]:
+            pruning.move(pruning.selection.masks(pruning.view.weights()))
 
 
 def distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from hydraprune.masks.source import LearnedMask, MaskSource, Over
-from hydraprune.masks.structures import Structure
+from hydraprune.masks.source import MaskSource
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, Selection
+from hydraprune.pruners.base import Learned
 from hydraprune.pruners.probe import Probe
 
+if TYPE_CHECKING:
+    from hydraprune.pruners.pruning import Pruning
 
-class EdgePopup(Pruner):
+
+class EdgePopup(Learned):
     """Learned scores over fresh random weights; with a robust objective, robust scratch tickets (arXiv:2110.14068).
 
     The weights of the prunable layers are drawn anew and stay as they are; scores start as `U(-1, 1) / sqrt(fan_in)`
@@ -29,9 +32,11 @@ class EdgePopup(Pruner):
     """
 
     kind: Literal["edge-popup"] = "edge-popup"
-    over: ClassVar[Over] = "scores"
-    anew: ClassVar[bool] = True
     weights: Literal["signed_constant", "kaiming_normal"] = "signed_constant"
+
+    @property
+    def redraws(self) -> bool:
+        return True
 
     def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
         return {
@@ -39,12 +44,9 @@ class EdgePopup(Pruner):
             for name, weight in view.weights().items()
         }
 
-    def source(self, score: Tensor, keep: int, structure: Structure) -> LearnedMask:
-        return LearnedMask(score, keep, structure)
-
-    def sources(self, selection: Selection, probe: Probe) -> dict[str, MaskSource]:
-        for weight in selection.view.weights().values():
+    def begin(self, pruning: Pruning, probe: Probe) -> Mapping[str, MaskSource]:
+        for weight in pruning.view.weights().values():
             deviation = math.sqrt(2 / weight[0].numel())
             weight.normal_(generator=probe.rng)
             weight.copy_(deviation * (weight.sign() if self.weights == "signed_constant" else weight))
-        return super().sources(selection, probe)
+        return super().begin(pruning, probe)

@@ -8,11 +8,11 @@ from pydantic import Field
 
 from hydraprune.core.objective import Clock
 from hydraprune.core.spec import Number
+from hydraprune.pruners.growing import GrowingSparsity
 from hydraprune.pruners.moving import moments
-from hydraprune.pruners.ramp import Ramp
 
 
-class Gradual(Ramp):
+class Gradual(GrowingSparsity):
     """Sparsity grows as `s * (1 - (1 - t)^3)`, fast at first, while the weights train (arXiv:1710.01878, equation 1).
 
     Unlike there, what is pruned never comes back.

@@ -7,12 +7,14 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hydraprune.core.plain import plain_copy
 from hydraprune.core.spec import Number
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, lifted
+from hydraprune.pruners.base import OneShot
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import lifted
 
 
 class _Cooled(nn.Module):
@@ -26,7 +28,7 @@ class _Cooled(nn.Module):
         return self.net(x) / self.temperature
 
 
-class GraSP(Pruner):
+class GraSP(OneShot):
     """`-w * (H g)` with gradient g and Hessian H of the loss; the connections where it is highest are removed (eq. 8).
 
     The loss is the stage's own objective at logits divided by `temperature`; adversarial examples stay what they are
@@ -48,10 +50,11 @@ class GraSP(Pruner):
     def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
         plain = plain_copy(view.model)
         weights = [plain.get_parameter(name).requires_grad_() for name in view.modules]
-        slopes = [
-            torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-            for loss in probe.losses(_Cooled(plain, self.temperature), self.batches)
-        ]
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention are differentiated once only
+            slopes = [
+                torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
+                for loss in probe.losses(_Cooled(plain, self.temperature), self.batches)
+            ]
         means = [torch.stack(parts).mean(0) for parts in zip(*slopes, strict=True)]
         flow = torch.stack([(mean * mean.detach()).sum() for mean in means]).sum()
         products = torch.autograd.grad(flow, weights, materialize_grads=True)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from hydraprune.core.objective import Clock
 from hydraprune.core.spec import Number
 from hydraprune.masks.budgets import Budget
-from hydraprune.masks.source import FixedMask, LearnedRate, MaskSource, Over
+from hydraprune.masks.source import LearnedRate, MaskSource
 from hydraprune.masks.structures import Structure
 from hydraprune.masks.topk import affordable
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Process, Pruner, Selection, masked_weights
+from hydraprune.pruners.base import Learned, fixed
 from hydraprune.pruners.hydra import scaled
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import Selection, masked_weights
+
+if TYPE_CHECKING:
+    from hydraprune.pruners.pruning import Pruning
 
 
-class HARP(Pruner):
+class HARP(Learned):
     """Scores as in HYDRA, and a rate for each layer, under `L + gamma * max(share / target - 1, 0)`.
 
     `share` is what all layers together keep, `target` what the budget says: of the groups, or, with budgets
@@ -38,7 +41,6 @@ class HARP(Pruner):
     """
 
     kind: Literal["harp"] = "harp"
-    over: ClassVar[Over] = "scores"
     start: Number = Field(default=0.1, gt=0, le=1)
     least: Number = Field(default=0.1, gt=0, le=1)
     gamma: Number = Field(default=1.0, gt=0)
@@ -54,9 +56,11 @@ class HARP(Pruner):
             "itself, so there is nothing to learn; use budget uniform and structure weight"
         )
 
-    def sources(self, selection: Selection, probe: Probe) -> dict[str, MaskSource]:
-        scores, structures = self.score(selection.view, probe), selection.structures
+    def begin(self, pruning: Pruning, probe: Probe) -> Mapping[str, MaskSource]:
+        selection = pruning.selection
+        scores, structures = self.score(pruning.view, probe), selection.structures
         total, whole = affords(selection, scores)
+        pruning.memory |= {"total": torch.tensor(total), "growth": torch.tensor(1), "met": torch.tensor(False)}
         first = selection.keep(scores, min(selection.budget.sparsity, 1 - self.start))
         sources: dict[str, MaskSource] = {}
         for name, score in scores.items():
@@ -64,8 +68,49 @@ class HARP(Pruner):
             sources[name] = LearnedRate(score, first[name] / groups, self.least * total / whole, structures[name])
         return sources
 
-    def process(self, selection: Selection, probe: Probe) -> Process:
-        return Rates(selection, self.gamma)
+    def ready(self, pruning: Pruning) -> None:
+        pruning.cache["sizes"] = {name: int(price.sum()) for name, price in prices(pruning.selection).items()}
+
+    def excess(self, pruning: Pruning) -> Tensor:
+        """By which fraction more is kept than the target, at least 0, with gradient."""
+        sizes = pruning.cache["sizes"]
+        kept = torch.stack([sizes[name] * source.share() for name, source in rates(pruning).items()]).sum()
+        return (kept / int(pruning.memory["total"]) - 1).relu()
+
+    def step(self, pruning: Pruning) -> Iterator[None]:
+        with torch.enable_grad():
+            (self.gamma * int(pruning.memory["growth"]) * self.excess(pruning)).backward()
+        yield
+
+    def after_epoch(self, pruning: Pruning, metrics: dict[str, float]) -> None:
+        memory = pruning.memory
+        metrics["excess"] = excess = float(self.excess(pruning))
+        if round(excess, 4) == 0:
+            memory["met"].fill_(True)
+        memory["growth"] += ~memory["met"]
+
+    def finish(self, pruning: Pruning) -> None:
+        # The best group of a layer that should keep q of them is worth q, the next q / 2, then q / 3: one threshold
+        # over all layers scales the shares, as far as layers go.
+        selection, sources, worths = pruning.selection, rates(pruning), []
+        for source in sources.values():
+            worth = float(source.share()) * source.groups / torch.arange(1, source.groups + 1, dtype=torch.float64)
+            worth[: max(1, selection.budget.floor)] = torch.inf
+            order = source.structure.pool(source.score).argsort(stable=True).flip(0).cpu()
+            worths.append(torch.empty_like(worth).index_copy(0, order, worth))
+        total = int(pruning.memory["total"])
+        kept = affordable(torch.cat(worths), torch.cat(list(prices(selection).values())), total)
+        parts = kept.to(source.score.device).split([len(worth) for worth in worths])
+        masks = {
+            name: source.structure.expand(part, tuple(source.score.shape)).clone(memory_format=torch.contiguous_format)
+            for (name, source), part in zip(sources.items(), parts, strict=True)
+        }
+        pruning.view.attach(fixed(masks))
+
+
+def rates(pruning: Pruning) -> dict[str, LearnedRate]:
+    """The masks, whose shares are learned."""
+    return {name: source for name, source in pruning.view.sources.items() if isinstance(source, LearnedRate)}
 
 
 def prices(selection: Selection) -> dict[str, Tensor]:
@@ -81,52 +126,3 @@ def affords(selection: Selection, scores: dict[str, Tensor]) -> tuple[int, int]:
     if selection.budget.counts == "groups":
         return sum(selection.keep(scores).values()), whole
     return whole - int(selection.budget.sparsity * whole), whole
-
-
-class Rates(Process):
-    """Presses the rates to the target, and meets it in the end."""
-
-    def __init__(self, selection: Selection, gamma: float) -> None:
-        self.selection, self.gamma = selection, gamma
-        self.sources = {n: s for n, s in selection.view.sources.items() if isinstance(s, LearnedRate)}
-        self.sizes = {name: int(price.sum()) for name, price in prices(selection).items()}
-        self.total, _ = affords(selection, {name: source.score.detach() for name, source in self.sources.items()})
-        self.growth, self.met = 1, False
-
-    def excess(self) -> Tensor:
-        """By which fraction more is kept than the target, at least 0, with gradient."""
-        kept = torch.stack([self.sizes[name] * source.share() for name, source in self.sources.items()]).sum()
-        return (kept / self.total - 1).relu()
-
-    def on_gradient(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        (self.gamma * self.growth * self.excess()).backward()
-
-    @torch.no_grad()
-    def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
-        metrics["excess"] = excess = float(self.excess())
-        self.met = self.met or round(excess, 4) == 0
-        self.growth += not self.met
-
-    @torch.no_grad()
-    def finish(self) -> None:
-        # The best group of a layer that should keep q of them is worth q, the next q / 2, then q / 3: one threshold
-        # over all layers scales the shares, as far as layers go.
-        worths = []
-        for source in self.sources.values():
-            worth = float(source.share()) * source.groups / torch.arange(1, source.groups + 1, dtype=torch.float64)
-            worth[: max(1, self.selection.budget.floor)] = torch.inf
-            order = source.structure.pool(source.score).argsort(stable=True).flip(0).cpu()
-            worths.append(torch.empty_like(worth).index_copy(0, order, worth))
-        kept = affordable(torch.cat(worths), torch.cat(list(prices(self.selection).values())), self.total)
-        parts = kept.to(source.score.device).split([len(worth) for worth in worths])
-        masks = {
-            name: source.structure.expand(part, tuple(source.score.shape)).clone(memory_format=torch.contiguous_format)
-            for (name, source), part in zip(self.sources.items(), parts, strict=True)
-        }
-        self.selection.view.attach({name: FixedMask(mask) for name, mask in masks.items()})
-
-    def state(self) -> dict[str, Tensor]:
-        return {"growth": torch.tensor(self.growth), "met": torch.tensor(self.met)}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.growth, self.met = int(state["growth"]), bool(state["met"])

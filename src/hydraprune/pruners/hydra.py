@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from hydraprune.core.objective import Clock
 from hydraprune.core.spec import Number
-from hydraprune.masks.source import LearnedMask, Over
+from hydraprune.masks.source import LearnedMask
 from hydraprune.masks.structures import Structure
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Process, Pruner, Selection, masked_weights
+from hydraprune.pruners.base import Learned
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import masked_weights
+
+if TYPE_CHECKING:
+    from hydraprune.pruners.pruning import Pruning
 
 
 def scaled(weight: Tensor) -> Tensor:
@@ -24,7 +28,7 @@ def scaled(weight: Tensor) -> Tensor:
     return math.sqrt(6 / weight[0].numel()) * weight / largest
 
 
-class Hydra(Pruner):
+class Hydra(Learned):
     """Learned scores; the mask keeps the largest |score| of each layer.
 
     Args:
@@ -39,23 +43,39 @@ class Hydra(Pruner):
     """
 
     kind: Literal["hydra"] = "hydra"
-    over: ClassVar[Over] = "scores"
     init: Literal["scaled", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal"] = "scaled"
     sort_ties: bool = False
     gradual: Number = Field(default=0.0, ge=0)
 
     @property
-    def dynamic(self) -> bool:
+    def paced(self) -> bool:
         return self.gradual > 0
 
     def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
         return {name: self._initial(weight, probe.rng) for name, weight in masked_weights(view).items()}
 
-    def source(self, score: Tensor, keep: int, structure: Structure) -> LearnedMask:
+    def mask(self, score: Tensor, keep: int, structure: Structure) -> LearnedMask:
         return LearnedMask(score, keep, structure, sort_ties=self.sort_ties)
 
-    def process(self, selection: Selection, probe: Probe) -> Process | None:
-        return Shrinking(selection.view, self.gradual) if self.dynamic else None
+    def ready(self, pruning: Pruning) -> None:
+        self._shrink(pruning, pruning.clock.epoch)
+
+    def step(self, pruning: Pruning) -> Iterator[None]:
+        yield
+        if self.gradual:
+            self._shrink(pruning, pruning.clock.epoch)
+
+    def finish(self, pruning: Pruning) -> None:
+        self._shrink(pruning, self.gradual)
+
+    def _shrink(self, pruning: Pruning, epoch: float) -> None:
+        """Let the masks keep everything at first, and after `gradual` epochs what the budget gives."""
+        rest = (1 - min(1.0, epoch / self.gradual)) ** 3 if self.gradual else 0
+        keep = pruning.keep
+        for name, source in pruning.view.sources.items():
+            if isinstance(source, LearnedMask):
+                most = source.structure.groups(tuple(source.score.shape))
+                source.keep = keep[name] + int(rest * (most - keep[name]))
 
     def _initial(self, weight: Tensor, rng: torch.Generator) -> Tensor:
         score, gain = torch.empty_like(weight), math.sqrt(2)
@@ -70,27 +90,3 @@ class Hydra(Pruner):
                 return torch.nn.init.xavier_uniform_(score, gain, generator=rng)
             case "xavier_normal":
                 return torch.nn.init.xavier_normal_(score, gain, generator=rng)
-
-
-class Shrinking(Process):
-    """Lets learned masks keep everything at first, and after `epochs` what they were made to keep."""
-
-    def __init__(self, view: MaskView, epochs: float) -> None:
-        self.epochs = epochs
-        self.sources = [source for source in view.sources.values() if isinstance(source, LearnedMask)]
-        self.least = [source.keep for source in self.sources]
-        self.most = [source.structure.groups(tuple(source.score.shape)) for source in self.sources]
-
-    def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
-        self._shrink(done)
-
-    def on_step(self, clock: Clock, images: int, loss: float) -> None:
-        self._shrink(clock.epoch)
-
-    def finish(self) -> None:
-        self._shrink(self.epochs)
-
-    def _shrink(self, epoch: float) -> None:
-        rest = (1 - min(1.0, epoch / self.epochs)) ** 3
-        for source, least, most in zip(self.sources, self.least, self.most, strict=True):
-            source.keep = least + int(rest * (most - least))

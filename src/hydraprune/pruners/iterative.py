@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from hydraprune.core.objective import Clock
+from hydraprune.pruners.growing import GrowingSparsity
 from hydraprune.pruners.moving import moments
-from hydraprune.pruners.ramp import Ramp
 
 
-class Iterative(Ramp):
+class Iterative(GrowingSparsity):
     """Rounds of pruning and fine-tuning; each removes the same share of what remains (arXiv:1506.02626, section 3).
 
     The first round prunes at once, so the stage should start from a trained network.

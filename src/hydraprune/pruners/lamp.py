@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, masked_weights
+from hydraprune.pruners.base import OneShot
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import masked_weights
 
 
 def _lamp(weight: Tensor) -> Tensor:
@@ -19,7 +20,7 @@ def _lamp(weight: Tensor) -> Tensor:
     return torch.zeros_like(squares).index_copy(0, order, squares / rest.clamp_min(1e-300)).view(weight.shape)
 
 
-class LAMP(Pruner):
+class LAMPScores(OneShot):
     """`w^2` over the sum of `v^2` of the weights v of the layer that are at least as large (equation 4).
 
     The order within a layer is that of magnitude, so it differs from magnitude pruning where the layers share one

@@ -12,10 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from hydraprune.core.plain import plain_copy
+from hydraprune.core.errors import PruningError
+from hydraprune.core.plain import canonical, plain_copy
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, lifted, masked_weights
+from hydraprune.pruners.base import OneShot
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import lifted, masked_weights
 
 OPEN, SHUT = math.log(math.e - 1), math.log(math.expm1(1e-4))
 """Where softplus is 1, and where it is 0.0001."""
@@ -32,7 +34,7 @@ class _Gate(nn.Module):
         return weight * F.softplus(self.theta)
 
 
-class MAD(Pruner):
+class MAD(OneShot):
     """Adversarial saliency `|1/2 * d * (F d)|` of each weight, d being what is removed from it; the mean over batches.
 
     F is the Fisher matrix of the objective in the authors' approximation: layers are independent, and the block of a
@@ -57,6 +59,11 @@ class MAD(Pruner):
     mask_steps: int = Field(default=0, ge=0)
 
     def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
+        if within := sorted(view.modules.keys() & inside_attention(view.model)):
+            raise PruningError(
+                f"pruner 'mad' looks at what goes through a layer, and attention does not show that of {within[0]!r}; "
+                "exempt attention, or use another pruner, such as taylor"
+            )
         weights, bare = masked_weights(view), plain_copy(view.model)
         soft = plain_copy(view.model).requires_grad_(False)
         gates = {name: _Gate(weight) for name, weight in weights.items()}
@@ -81,6 +88,13 @@ class MAD(Pruner):
             adam.step()
             for theta in thetas:
                 theta.data.clamp_(SHUT, OPEN)
+
+
+def inside_attention(model: nn.Module) -> set[str]:
+    """Canonical names of weights with which attention multiplies by itself, so that no layer is called."""
+    paths = [path for path, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    parts = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight")
+    return {canonical(f"{path}.{part}" if path else part) for path in paths for part in parts}
 
 
 def _layer(model: nn.Module, name: str) -> nn.Module:

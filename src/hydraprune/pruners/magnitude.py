@@ -7,11 +7,12 @@ from typing import Literal
 from torch import Tensor
 
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, masked_weights
+from hydraprune.pruners.base import OneShot
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import masked_weights
 
 
-class Magnitude(Pruner):
+class Magnitude(OneShot):
     """The largest |weight| stay (Han et al., arXiv:1506.02626; least weight magnitude, LWM, in arXiv:2002.10509).
 
     Sample: `pruner: {kind: magnitude}` in a stage with `epochs: 0`

@@ -1,51 +1,23 @@
-"""What the dynamic methods share: when masks move, and how."""
+"""What the methods share whose masks move: when they do, and with which random numbers."""
 
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hydraprune.core.objective import Clock
-from hydraprune.core.plain import canonical
 from hydraprune.core.seeds import generator
-from hydraprune.masks.source import FixedMask, MaskSource, Over
 from hydraprune.masks.structures import Structure
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Process, Pruner, Selection, masked_weights
+from hydraprune.pruners.base import Moving
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import masked_weights
 
 
-class Moving(Process):
-    """A process that moves fixed or passing masks in place."""
-
-    def __init__(self, selection: Selection) -> None:
-        self.selection = selection
-        self.view = selection.view
-
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The stored weights that have masks, in the order of the view."""
-        every = {canonical(name): p for name, p in self.view.model.named_parameters(remove_duplicate=False)}
-        return {name: every[name] for name in self.view.modules}
-
-    @torch.no_grad()
-    def move(self, masks: Mapping[str, Tensor]) -> None:
-        """Put these masks in place of those that are there."""
-        present = self.view.masks()
-        for name, mask in masks.items():
-            present[name].copy_(mask)
-
-    def groups(self) -> dict[str, int]:
-        """How many groups of each weight are kept now."""
-        structures = self.selection.structures
-        return {name: int(alive(mask, structures[name]).count_nonzero()) for name, mask in self.view.masks().items()}
-
-
-class Sparse(Pruner, ABC):
+class Sparse(Moving, ABC):
     """Sparse from the first step on.
 
     Args:
@@ -53,19 +25,14 @@ class Sparse(Pruner, ABC):
             stage that goes on from a trained network.
     """
 
-    over: ClassVar[Over] = "weights"
     start: Literal["random", "magnitude"] = "random"
 
-    def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
+    def first(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
+        """How important each connection is at the start."""
         weights = masked_weights(view)
         if self.start == "magnitude":
             return weights
         return {n: torch.rand(w.shape, generator=probe.rng, device=w.device) for n, w in weights.items()}
-
-
-def dense(view: MaskView) -> dict[str, MaskSource]:
-    """Masks that keep everything."""
-    return {name: FixedMask(torch.ones_like(w, dtype=torch.bool)) for name, w in view.weights().items()}
 
 
 def moments(clock: Clock, times: int, until: float = 1.0) -> int:
@@ -78,9 +45,9 @@ def before(clock: Clock) -> Clock:
     return Clock(clock.step - 1, clock.steps_per_epoch, clock.epochs)
 
 
-def drawn(rng: torch.Generator) -> int:
+def drawn(rng: torch.Generator) -> Tensor:
     """A seed, to be handed to `numbers`."""
-    return int(torch.randint(2**31, (), generator=rng, device=rng.device))
+    return torch.randint(2**31, (), generator=rng, device=rng.device)
 
 
 def numbers(seed: int, step: int, device: torch.device) -> torch.Generator:
@@ -88,13 +55,13 @@ def numbers(seed: int, step: int, device: torch.device) -> torch.Generator:
     return generator(seed, step, device=device)
 
 
-def memories(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[Tensor]:
+def memories(optimizer: torch.optim.Optimizer | None, parameter: nn.Parameter) -> list[Tensor]:
     """Momentum and other moments of `parameter`, each of its shape."""
-    state = optimizer.state.get(parameter, {}).values()
-    return [moment for moment in state if isinstance(moment, Tensor) and moment.shape == parameter.shape]
+    state = {} if optimizer is None else optimizer.state.get(parameter, {})
+    return [moment for moment in state.values() if isinstance(moment, Tensor) and moment.shape == parameter.shape]
 
 
-def forget(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, stays: Tensor) -> None:
+def forget(optimizer: torch.optim.Optimizer | None, parameter: nn.Parameter, stays: Tensor) -> None:
     """Set momentum and other moments of `parameter` to 0 where `stays` (bool, its shape) is False."""
     for moment in memories(optimizer, parameter):
         moment.mul_(stays)

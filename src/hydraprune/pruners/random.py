@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner
+from hydraprune.pruners.base import OneShot
 from hydraprune.pruners.probe import Probe
 
 
-class Random(Pruner):
+class Random(OneShot):
     """Connections drawn at random, each with the same chance.
 
     Sample: `pruner: {kind: random}` in a stage with `epochs: 0`

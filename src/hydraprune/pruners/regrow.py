@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -12,11 +13,14 @@ from torch import Tensor
 
 from hydraprune.core.objective import Clock
 from hydraprune.core.spec import Number
-from hydraprune.masks.source import PassingMask, selected
+from hydraprune.masks.source import MaskSource, selected
 from hydraprune.masks.structures import Structure
-from hydraprune.pruners.base import Selection
-from hydraprune.pruners.moving import Moving, Sparse, before, drawn, forget, moments, numbers
+from hydraprune.pruners.base import passing
+from hydraprune.pruners.moving import Sparse, before, drawn, forget, moments, numbers
 from hydraprune.pruners.probe import Probe
+
+if TYPE_CHECKING:
+    from hydraprune.pruners.pruning import Pruning
 
 
 class Regrow(Sparse, ABC):
@@ -42,53 +46,46 @@ class Regrow(Sparse, ABC):
     def replaced(self, time: float) -> float:
         """Share of the connections that an update replaces, `time` going from 0 to 1 at `until`."""
 
-    def source(self, score: Tensor, keep: int, structure: Structure) -> PassingMask:
-        return PassingMask(selected(score, keep, structure))
+    def begin(self, pruning: Pruning, probe: Probe) -> Mapping[str, MaskSource]:
+        masks = pruning.chosen(self.first(pruning.view, probe))
+        pruning.memory["seed"] = drawn(probe.rng)
+        return passing(masks)
 
-    def process(self, selection: Selection, probe: Probe) -> Rewiring:
-        return Rewiring(selection, self, drawn(probe.rng))
-
-
-class Rewiring(Moving):
-    """Moves connections with the dense gradient of a step, of which the optimizer then sees what has a connection."""
-
-    def __init__(self, selection: Selection, regrow: Regrow, seed: int) -> None:
-        super().__init__(selection)
-        self.regrow, self.seed = regrow, seed
-        self.budget = self.groups()
-
-    @torch.no_grad()
-    def on_gradient(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        updates, until = self.regrow.updates, self.regrow.until
-        if moments(clock, updates, until) != moments(before(clock), updates, until):
-            self.rewire(clock, optimizer)
-        masks = self.view.masks()
-        for name, weight in self.parameters.items():
+    def step(self, pruning: Pruning) -> Iterator[None]:
+        clock, masks = pruning.clock, pruning.view.masks()
+        if moments(clock, self.updates, self.until) != moments(before(clock), self.updates, self.until):
+            self.rewire(pruning)
+        # The dense gradient has been looked at; the optimizer sees that of what has a connection.
+        for name, weight in pruning.weights.items():
             if weight.grad is not None:
                 weight.grad.mul_(masks[name])
+        yield
 
-    def wanted(self, clock: Clock) -> dict[str, int]:
+    def time(self, clock: Clock) -> float:
+        """From 0 to 1 at `until`."""
+        return clock.step / (self.until * clock.epochs * clock.steps_per_epoch)
+
+    def wanted(self, pruning: Pruning) -> dict[str, int]:
         """Groups that each weight keeps from now on."""
-        return self.budget
+        return pruning.keep
 
-    def rewire(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+    def rewire(self, pruning: Pruning) -> None:
         """Drop and grow once, in every layer."""
-        masks, kept, wanted = self.view.masks(), self.groups(), self.wanted(clock)
-        share = self.regrow.replaced(clock.step / (self.regrow.until * clock.epochs * clock.steps_per_epoch))
-        rng = None
-        for name, weight in self.parameters.items():
+        masks, kept, wanted = pruning.view.masks(), pruning.groups(), self.wanted(pruning)
+        share, rng = self.replaced(self.time(pruning.clock)), None
+        for name, weight in pruning.weights.items():
             if weight.grad is None:
                 continue
-            if self.regrow.growth == "gradient":
+            if self.growth == "gradient":
                 growth = weight.grad
             else:
-                rng = rng or numbers(self.seed, clock.step, weight.device)
+                rng = rng or numbers(int(pruning.memory["seed"]), pruning.clock.step, weight.device)
                 growth = torch.rand(weight.shape, generator=rng, device=weight.device)
             stay = min(kept[name] - math.ceil(share * kept[name]), wanted[name])
-            mask = regrown(weight, masks[name], growth, stay, wanted[name], self.selection.structures[name])
+            mask = regrown(weight, masks[name], growth, stay, wanted[name], pruning.selection.structures[name])
             old = masks[name] & mask
             weight.mul_(old)
-            forget(optimizer, weight, old)
+            forget(pruning.optimizer, weight, old)
             masks[name].copy_(mask)
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hydraprune.core.objective import Clock
 from hydraprune.core.spec import Number
 from hydraprune.masks.source import FixedMask, MaskSource, Over
 from hydraprune.masks.structures import Filter
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, Selection, masked_weights
-from hydraprune.pruners.moving import Moving, drawn, numbers
+from hydraprune.pruners.base import Moving
+from hydraprune.pruners.moving import drawn, numbers
 from hydraprune.pruners.probe import Probe
+
+if TYPE_CHECKING:
+    from hydraprune.pruners.pruning import Pruning
 
 
 class Noisy(FixedMask):
@@ -39,7 +42,7 @@ class Noisy(FixedMask):
         return super().forward(weight)
 
 
-class RSR(Pruner):
+class RSR(Moving):
     """Trains dense weights w as `w + alpha * eta` under the lasso `l1 * sum|w|`, then prunes (arXiv:1905.13074).
 
     eta is normal with the standard deviation of the layer's weights, which is a constant of the gradient. alpha is
@@ -58,54 +61,36 @@ class RSR(Pruner):
     """
 
     kind: Literal["rsr"] = "rsr"
-    over: ClassVar[Over] = "weights"
     l1: Number = Field(default=1e-4, ge=0)
     alpha: Number = Field(default=0.25, ge=0)
 
-    def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
-        return masked_weights(view)
+    def begin(self, pruning: Pruning, probe: Probe) -> Mapping[str, MaskSource]:
+        pruning.memory["seed"] = drawn(probe.rng)
+        channels = {name: Filter().on(module) for name, (module, *_) in pruning.view.modules.items()}
+        return {n: Noisy(weight, channels[n], self.alpha) for n, weight in pruning.view.weights().items()}
 
-    def sources(self, selection: Selection, probe: Probe) -> dict[str, MaskSource]:
-        view = selection.view
-        channels = {name: Filter().on(module) for name, (module, *_) in view.modules.items()}
-        return {name: Noisy(weight, channels[name], self.alpha) for name, weight in view.weights().items()}
-
-    def process(self, selection: Selection, probe: Probe) -> Injection:
-        return Injection(selection, self.l1, drawn(probe.rng))
-
-
-class Injection(Moving):
-    """Draws the noise of each step, and pulls weights to 0."""
-
-    def __init__(self, selection: Selection, l1: float, seed: int) -> None:
-        super().__init__(selection)
-        self.l1, self.seed = l1, seed
-
-    def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
-        self._draw(done * steps_per_epoch)
-
-    @torch.no_grad()
-    def on_gradient(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        for weight in self.parameters.values():
-            if weight.grad is not None:
-                weight.grad.add_(weight.sign(), alpha=self.l1)
-
-    def on_step(self, clock: Clock, images: int, loss: float) -> None:
-        self._draw(clock.step)
-
-    def finish(self) -> None:
-        for source in self._noisy().values():
-            source.noise = None
-        self.move(self.selection.masks(self.view.weights()))
-
-    def _draw(self, step: int) -> None:
-        weights, rng = self.view.weights(), None
-        for name, source in self._noisy().items():
+    def ready(self, pruning: Pruning) -> None:
+        weights, rng = pruning.view.weights(), None
+        for name, source in noisy(pruning.view).items():
             weight = weights[name]
-            rng = rng or numbers(self.seed, step, weight.device)
+            rng = rng or numbers(int(pruning.memory["seed"]), pruning.clock.step, weight.device)
             noise = torch.randn(weight.shape, generator=rng, device=weight.device, dtype=weight.dtype)
             # Not the unbiased one, which a layer of a single weight does not have.
             source.noise = noise.mul_(weight.std(correction=0))
 
-    def _noisy(self) -> dict[str, Noisy]:
-        return {name: source for name, source in self.view.sources.items() if isinstance(source, Noisy)}
+    def step(self, pruning: Pruning) -> Iterator[None]:
+        for weight in pruning.weights.values():
+            if weight.grad is not None:
+                weight.grad.add_(weight.sign(), alpha=self.l1)
+        yield
+        self.ready(pruning)
+
+    def finish(self, pruning: Pruning) -> None:
+        for source in noisy(pruning.view).values():
+            source.noise = None
+        pruning.move(pruning.selection.masks(pruning.view.weights()))
+
+
+def noisy(view: MaskView) -> dict[str, Noisy]:
+    """The masks that draw noise."""
+    return {name: source for name, source in view.sources.items() if isinstance(source, Noisy)}

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hydraprune.core.plain import canonical, plain_copy
-from hydraprune.masks.source import MaskSource
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, Selection, masked_weights
+from hydraprune.pruners.base import OneShot
 from hydraprune.pruners.moving import drawn
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import Selection, masked_weights
 
 
-class Scratch(Pruner):
+class Scratch(OneShot):
     """Keeps the masks that are there and draws every parameter anew (arXiv:1810.05270, section 3).
 
     With the budget and structure of the stage that found the masks they stay the same; under a smaller budget the
@@ -25,14 +25,17 @@ class Scratch(Pruner):
     """
 
     kind: Literal["scratch"] = "scratch"
-    anew: ClassVar[bool] = True
+
+    @property
+    def redraws(self) -> bool:
+        return True
 
     def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
         return masked_weights(view)
 
-    def sources(self, selection: Selection, probe: Probe) -> dict[str, MaskSource]:
-        found = super().sources(selection, probe)
-        redraw(selection.view.model, drawn(probe.rng))
+    def select(self, selection: Selection, probe: Probe) -> dict[str, Tensor]:
+        found = super().select(selection, probe)
+        redraw(selection.view.model, int(drawn(probe.rng)))
         return found
 
 

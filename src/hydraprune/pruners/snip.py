@@ -8,11 +8,12 @@ from pydantic import Field
 from torch import Tensor
 
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, masked_weights
+from hydraprune.pruners.base import OneShot
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import masked_weights
 
 
-class SNIP(Pruner):
+class SNIP(OneShot):
     """Connection sensitivity `|w * dL/dw|` (equation 6; its division by the sum changes no order and is left out).
 
     The paper takes the natural loss of one batch at initialisation, under one threshold over all layers (budget

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hydraprune.core.plain import plain_copy
-from hydraprune.masks.source import FixedMask, MaskSource
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, Selection
+from hydraprune.pruners.base import OneShot
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import Selection
 
 
 def _positive(model: nn.Module) -> nn.Module:
@@ -31,7 +31,7 @@ def _positive(model: nn.Module) -> nn.Module:
     return plain
 
 
-class SynFlow(Pruner):
+class SynFlow(OneShot):
     """Synaptic flow `w * dR/dw`, where R is the summed output for an image of ones under |weights| (equation 3).
 
     The network is pruned in rounds, to density `density^(i / rounds)` in round i, and scored anew in each (algorithm
@@ -49,14 +49,14 @@ class SynFlow(Pruner):
     def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
         return self._flow(_positive(view.model), list(view.modules), probe)
 
-    def sources(self, selection: Selection, probe: Probe) -> dict[str, MaskSource]:
+    def select(self, selection: Selection, probe: Probe) -> dict[str, Tensor]:
         names, net = list(selection.view.modules), _positive(selection.view.model)
         for number in range(1, self.rounds + 1):
             share = 1 - (1 - selection.budget.sparsity) ** (number / self.rounds)
             masks = selection.masks(self._flow(net, names, probe), share if number < self.rounds else None)
             for name, mask in masks.items():
                 net.get_parameter(name).detach().mul_(mask)
-        return {name: FixedMask(mask) for name, mask in masks.items()}
+        return masks
 
     def _flow(self, net: nn.Module, names: list[str], probe: Probe) -> dict[str, Tensor]:
         weights = [net.get_parameter(name).requires_grad_() for name in names]

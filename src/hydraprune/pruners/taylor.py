@@ -9,11 +9,12 @@ from pydantic import Field
 from torch import Tensor
 
 from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Pruner, masked_weights
+from hydraprune.pruners.base import OneShot
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import masked_weights
 
 
-class Taylor(Pruner):
+class Taylor(OneShot):
     """First-order saliency `(w * dL/dw)^2`, or `|w * dL/dw|`, the mean over batches (equations 6 and 8).
 
     The absolute value or square is taken in each batch, so that gradients of a trained network, which cancel over

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from hydraprune.masks.source import FixedMask, MaskSource, Over
-from hydraprune.masks.view import MaskView
-from hydraprune.pruners.base import Process, Pruner, Selection, masked_weights
+from hydraprune.pruners.base import Moving
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.selection import masked_weights
+
+if TYPE_CHECKING:
+    from hydraprune.pruners.pruning import Pruning
 
 
-class Twin(FixedMask):
+class Factored(FixedMask):
     """`weight * twin * mask`, the twin (the weight's shape) being trained with the weight."""
 
     over: ClassVar[Over] = "weights"
@@ -31,7 +35,7 @@ class Twin(FixedMask):
         return weight * self.twin
 
 
-class TwinRep(Pruner):
+class TwinRep(Moving):
     """Trains `W * A`; under weight decay d on both factors the product pays the lasso `d * |W * A|`.
 
     At the start of one epoch the smallest |W * A| are removed, the paper's under one threshold over all layers (budget
@@ -47,50 +51,35 @@ class TwinRep(Pruner):
     """
 
     kind: Literal["twin-rep"] = "twin-rep"
-    over: ClassVar[Over] = "weights"
-    anew: ClassVar[bool] = True
     epoch: int = Field(default=10, ge=1)
     init: Literal["random", "balanced"] = "random"
 
-    def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
-        return masked_weights(view)
+    @property
+    def redraws(self) -> bool:
+        return self.init == "random"
 
-    def sources(self, selection: Selection, probe: Probe) -> dict[str, MaskSource]:
+    def begin(self, pruning: Pruning, probe: Probe) -> Mapping[str, MaskSource]:
         sources: dict[str, MaskSource] = {}
-        for name, acting in masked_weights(selection.view).items():
+        weights = pruning.view.weights()
+        for name, acting in masked_weights(pruning.view).items():
             if self.init == "balanced":
                 twin = acting.abs().sqrt()
-                selection.view.weights()[name].copy_(acting.sign() * twin)
+                weights[name].copy_(acting.sign() * twin)
             else:
                 twin = nn.init.kaiming_uniform_(torch.empty_like(acting), math.sqrt(5), generator=probe.rng)
-            sources[name] = Twin(twin)
+            sources[name] = Factored(twin)
         return sources
 
-    def process(self, selection: Selection, probe: Probe) -> Process:
-        return Cut(selection, self.epoch)
+    def ready(self, pruning: Pruning) -> None:
+        if pruning.clock.step == (self.epoch - 1) * pruning.clock.steps_per_epoch:
+            self.finish(pruning)
 
+    def step(self, pruning: Pruning) -> Iterator[None]:
+        yield  # it prunes between two epochs
 
-class Cut(Process):
-    """Prunes the products at the start of one epoch."""
+    def after_epoch(self, pruning: Pruning, metrics: dict[str, float]) -> None:
+        self.ready(pruning)
 
-    def __init__(self, selection: Selection, epoch: int) -> None:
-        self.selection, self.epoch = selection, epoch
-
-    def on_start(self, epochs: int, steps_per_epoch: int, done: int) -> None:
-        if self.epoch == done + 1:
-            self.cut()
-
-    def on_epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float]) -> None:
-        if self.epoch == epoch + 1:
-            self.cut()
-
-    def finish(self) -> None:
+    def finish(self, pruning: Pruning) -> None:
         # Products that are pruned are zero, so once pruned this changes nothing.
-        self.cut()
-
-    @torch.no_grad()
-    def cut(self) -> None:
-        """Keep the largest products."""
-        masks = self.selection.masks(masked_weights(self.selection.view))
-        for name, mask in self.selection.view.masks().items():
-            mask.copy_(masks[name])
+        pruning.move(pruning.selection.masks(masked_weights(pruning.view)))

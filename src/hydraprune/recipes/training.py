@@ -24,8 +24,9 @@ from hydraprune.masks.source import Over
 from hydraprune.masks.structures import Structure, Weight
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners import PRUNERS
-from hydraprune.pruners.base import Pruner, prune
+from hydraprune.pruners.base import Pruner
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import prune
 from hydraprune.recipes.forecast import Forecast
 from hydraprune.recipes.stages import AnyObjective, Stage
 from hydraprune.recipes.validation import Validate, Validation
@@ -101,7 +102,7 @@ class Fit(Stage):
                 f"pruner {self.pruner.kind!r} learns its scores, and over weights none would move; use `over: scores`, "
                 "or pruner magnitude"
             )
-        if self.select == "best" and self.pruner is not None and (self.pruner.over == "weights" or self.pruner.dynamic):
+        if self.select == "best" and self.pruner is not None and self.pruner.paced:
             raise ValueError(f"masks of pruner {self.pruner.kind!r} are found by the last epoch; use `select: last`")
         if self.select == "best" and not self.validation.samples:
             raise ValueError("select: best needs validation images; set validation.samples")
@@ -143,9 +144,9 @@ class Fit(Stage):
         model, before = self._start(run)
         view = MaskView(fabric.to_device(model), self.exempt)
         networks = {name: self._other(run, stage) for name, stage in self.networks.items()}
-        process = None
+        pruning = None
         if self.pruner is not None:
-            process = prune(view, self.pruner, self.budget, self.structure, self._probe(run, networks))
+            pruning = prune(view, self.pruner, self.budget, self.structure, self._probe(run, networks))
         validate = Validate(recipe, self, data.validation, fabric, model)
         seed = run.seed(self.name)
         batches = data.train.batches(
@@ -159,8 +160,8 @@ class Fit(Stage):
             world=fabric.world_size,
         )
         hooks: list[Hook] = [validate, run.noting()]
-        if process is not None:
-            hooks.insert(0, process)
+        if pruning is not None:
+            hooks.insert(0, pruning)
         if fabric.is_global_zero:
             bar = ProgressBar(self.name, run.console)
             later = [s for s in recipe.stages[recipe.stages.index(self) + 1 :] if isinstance(s, Fit)]
@@ -168,7 +169,7 @@ class Fit(Stage):
             hooks += [Log(self.name, run.metrics, run.curves, bar.on_note), bar, forecast]
         history = fit(
             model,
-            view.parameters(self.over, train_norm=self.train_norm) if self.epochs else [],
+            view.train(self.over, train_norm=self.train_norm) if self.epochs else [],
             batches,
             self.objective or recipe.objective,
             epochs=self.epochs,
@@ -183,8 +184,8 @@ class Fit(Stage):
             key=fingerprint(recipe=recipe.training(), stage=self.plain()),
             hooks=hooks,
         )
-        if process is not None:
-            process.finish()
+        if pruning is not None:
+            pruning.finish()
         if fabric.is_global_zero:
             if validate.best:
                 model.load_state_dict(validate.best)

@@ -11,6 +11,9 @@ from pydantic import Field, model_validator
 from hydraprune.core.spec import Spec
 from hydraprune.pruners import PRUNERS
 
+FAMILY = {None: "one-shot", "scores": "learned", "weights": "moving"}
+"""What cases call a pruner, by what it trains."""
+
 
 class Variable(Spec):
     """A word for a setting, such as `sparsity` for `stages.prune.budget.sparsity`; written as that path, or with cases.
@@ -44,7 +47,7 @@ class Variable(Spec):
         names = [short_name(value)]
         if self.path.rpartition(".")[2] == "pruner":
             kind = value.get("kind") if isinstance(value, Mapping) else value
-            names += [str(kind), PRUNERS.get(str(kind)).family]
+            names += [str(kind), FAMILY[PRUNERS.get(str(kind)).over]]
         found = {self.path: value}
         for name in names:
             found |= self.cases.get(name, {})

@@ -19,7 +19,7 @@ def named(model: nn.Module, params: Any) -> list[tuple[str, nn.Parameter]]:
             twice: training would not move it as asked, and say nothing.
     """
     if not isinstance(params, Iterable) or isinstance(params, str | Mapping | Tensor | nn.Module):
-        raise SpecError(f"params is {said(params)}; give view.parameters('weights') or model.parameters()")
+        raise SpecError(f"params is {said(params)}; give view.train('weights') or model.parameters()")
     own = {id(tensor): name for name, tensor in model.named_parameters()}
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for item in params:
@@ -29,12 +29,12 @@ def named(model: nn.Module, params: Any) -> list[tuple[str, nn.Parameter]]:
         if id(tensor) not in own:
             raise SpecError(
                 f"params: {shown} is no parameter of this {type(model).__name__}, so training would not move it; "
-                "give parameters of the model itself, such as MaskView(model).parameters('weights')"
+                "give parameters of the model itself, such as MaskView(model).train('weights')"
             )
         if not tensor.requires_grad:
             raise SpecError(
                 f"params: {shown} takes no gradient, so training would not move it; leave it out, or call "
-                "view.parameters(...) for this stage"
+                "view.train(...) for this stage"
             )
         if id(tensor) in found:
             raise SpecError(f"params: {shown} comes twice; give each tensor once")
