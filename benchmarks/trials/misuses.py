@@ -98,7 +98,7 @@ SPECIAL = {
     "run out": "'trades.yaml' | 'x' * 300",
     "load_recipe name": "'run'",
     "load_recipe overrides": "['seed'] | ['stages.nope.epochs=1'] | 'seed=1'",
-    "view.parameters over": "'mask'",
+    "view.train over": "'mask'",
 }
 """Function and argument -> what users have given."""
 VALID = {

@@ -1,5 +1,7 @@
 """One handle from the first masks to the frozen ones: in `fit`, and in loops that know nothing of pruning."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from hydraprune.core.errors import PruningError
 from hydraprune.core.objective import Batch
 from hydraprune.pruners import PRUNERS
 from hydraprune.pruners.hydra import Hydra
+from hydraprune.pruners.probe import Probe
 
 EPOCHS = 4
 X, Y = batch(24)
@@ -20,6 +23,7 @@ OPTIMIZERS = {
     "adamw": (hp.Optim(kind="adamw", lr=0.01, schedule="constant", weight_decay=0.01), torch.optim.AdamW, {}),
 }
 TRAINED = [name for name in PRUNERS.names() if PRUNERS.get(name).over]
+UNTRAINED = set(PRUNERS.names()) - set(TRAINED)
 
 
 def loader(size=8):
@@ -268,3 +272,19 @@ def test_scores_need_no_follower_but_training():
     assert hp.MaskView(pruning.view.model).sources["0.weight"].current().dtype == torch.bool
     with pytest.raises(PruningError, match="'hydra' has seen no optimizer step"), hp.prune(net(), Hydra(), 0.6):
         pass
+
+
+@pytest.mark.parametrize("pruner", [*PRUNERS.names(), {"kind": "hydra", "gradual": 1}])
+def test_who_acts_by_time_asks_how_long_training_is(pruner):
+    """Whoever trains weights, or learns what a layer keeps, or lets the sparsity grow."""
+    probe = Probe(torch.Generator(), hp.Natural(), None, lambda: [batch()])
+    model, paced = net(), pruner not in ("hydra", "edge-popup") and pruner not in [*UNTRAINED]
+    with hp.prune(model, pruner, 0.5, None, probe) as pruning:
+        assert pruning.pruner.paced == paced
+        optimizer = sgd(pruning)
+        with pytest.raises(PruningError, match="say how long it is") if paced else nullcontext():
+            pruning.follow(optimizer)
+        if paced:
+            pruning.follow(optimizer, epochs=1, steps_per_epoch=1)
+        cross_entropy(model(X), Y).backward()
+        optimizer.step()

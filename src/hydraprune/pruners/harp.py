@@ -45,6 +45,10 @@ class HARP(Learned):
     least: Number = Field(default=0.1, gt=0, le=1)
     gamma: Number = Field(default=1.0, gt=0)
 
+    @property
+    def paced(self) -> bool:
+        return True
+
     def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:
         return {name: scaled(weight) for name, weight in masked_weights(view).items()}
 
