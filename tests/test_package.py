@@ -59,7 +59,10 @@ def test_what_is_imported_when_it_is_used_never_stands_before_a_module():
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("digits-cnn_digts-trades", "unknown recipe 'digits-dmo'; did you mean 'digits-cnn_digits-trades'?"),
+        (
+            "digits-cnn_digts-trades",
+            "unknown recipe 'digits-cnn_digts-trades'; did you mean 'digits-cnn_digits-trades'?",
+        ),
         (3, "recipe is 3; give Recipe(...) or its settings by name"),
         (None, "recipe is None; give Recipe(...)"),
         ({"name": "mine"}, "recipe.data: Field required"),
@@ -73,9 +76,12 @@ def test_what_is_no_recipe_is_not_run(tmp_path, recipe, message):
 
 def test_a_recipe_is_run_by_its_name(tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr("hydraprune.recipes.runner.plan", lambda recipe: ran.append(recipe) or [])
+    for stage in ("training.Fit", "evaluate.Evaluate"):
+        monkeypatch.setattr(f"hydraprune.recipes.{stage}.run", lambda stage, run: ran.append((stage, run.recipe)))
+    monkeypatch.setattr("hydraprune.recipes.runner.Run.note", lambda run: None)
     assert hp.run("digits-cnn_digits-trades", tmp_path) == []
-    assert ran == [hp.load_recipe("digits-cnn_digits-trades")]
+    recipe = hp.load_recipe("digits-cnn_digits-trades")
+    assert ran == [(stage, recipe) for stage in recipe.stages]
 
 
 @pytest.mark.parametrize(

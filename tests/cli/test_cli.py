@@ -345,4 +345,4 @@ def test_the_installed_command(tmp_path):
     assert good.stdout.endswith("written to run\n")
     bad = subprocess.run([script, "run", "tiny.yaml", "--out", "run", "--set", "sead=1"], **settings)
     assert (bad.returncode, bad.stdout) == (2, "")
-    assert bad.stderr == "error: tiny: unknown key 'sead'; did you mean 'seed'?\n"
+    assert bad.stderr == "error: no setting or variable 'sead'; did you mean 'seed'?\n"

@@ -112,7 +112,7 @@ def two_batches(recipe, size, least):
         before = [tensor.detach().clone() for _, tensor in view.train(stage.over)]
         objective = stage.objective or recipe.objective
         moving = view.train(stage.over)
-        networks = {"teacher": done[stage.teacher]} if stage.teacher else {}
+        networks = {name: done[other] for name, other in stage.networks.items()}
         how = {"optim": stage.optim, "threat": recipe.threat, "networks": networks}
         (line,) = fit(model, moving, Two(data.train), objective, epochs=1, **how)
         done[stage.name] = plain_copy(model)

@@ -17,7 +17,6 @@ from hydraprune.cli.console import console, first, printable
 from hydraprune.cli.options import Out, Runs, Settings, Vary
 from hydraprune.cli.picture import draw
 from hydraprune.core.errors import HydrapruneError, SpecError
-from hydraprune.core.extras import extra
 from hydraprune.core.files import output_file
 from hydraprune.runs.files import PICTURE, RESULTS
 
@@ -127,8 +126,8 @@ def report(
     ),
 ) -> None:
     """One page about runs that opens from disk: figures, curves, checks, masks, examples, recipes."""
-    with extra("report", "the page"):
-        from hydraprune.report import write_page
+    from hydraprune.report import write_page
+
     write_page(runs, out)
     console.print(f"written to {out}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -15,8 +15,10 @@ from hydraprune.core.errors import PruningError
 from hydraprune.core.lazy import lazy
 from hydraprune.core.spec import Number, Spec
 from hydraprune.masks import BUDGETS
+from hydraprune.masks.macs import macs_per_weight
 from hydraprune.masks.names import fits, known
 from hydraprune.masks.topk import affordable, ascending, top_mask
+from hydraprune.masks.view import MaskView
 
 Sparsity = Annotated[Number, Field(ge=0, lt=1)]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,14 +32,22 @@ class Budget(Spec, ABC):
         floor: groups that a layer keeps at the least, if it has as many; 0 lets layers die.
 
     Attributes:
-        counts: what `sparsity` is a fraction of, where groups differ: `groups`, their `weights`, or the `macs`
-            (multiply-accumulate operations for one image) of these.
+        counts: what `sparsity` is a fraction of, in a word.
     """
 
     kind: str
     sparsity: Sparsity
     floor: int = Field(default=1, ge=0)
-    counts: ClassVar[Literal["groups", "weights", "macs"]] = "groups"
+    counts: ClassVar[str] = "groups"
+
+    def costs(self, view: MaskView, images: Callable[[], Tensor]) -> Mapping[str, float] | None:
+        """Layer -> what each of its weights has of what the budget counts; None counts groups, whatever their size.
+
+        Args:
+            view: the prunable weights.
+            images: gives some (B, C, H, W), or a PruningError where there are none.
+        """
+        return None
 
     @abstractmethod
     def allocate(
@@ -169,7 +179,10 @@ class Parameters(Threshold):
     """One threshold over all layers, where `sparsity` is the fraction of weights removed, however large groups are."""
 
     kind: Literal["parameters"] = "parameters"
-    counts: ClassVar[Literal["groups", "weights", "macs"]] = "weights"
+    counts: ClassVar[str] = "weights"
+
+    def costs(self, view: MaskView, images: Callable[[], Tensor]) -> Mapping[str, float]:
+        return dict.fromkeys(view.modules, 1)
 
 
 class FLOPs(Threshold):
@@ -180,7 +193,10 @@ class FLOPs(Threshold):
     """
 
     kind: Literal["flops"] = "flops"
-    counts: ClassVar[Literal["groups", "weights", "macs"]] = "macs"
+    counts: ClassVar[str] = "macs"
+
+    def costs(self, view: MaskView, images: Callable[[], Tensor]) -> Mapping[str, float]:
+        return macs_per_weight(view, images())
 
 
 class Balanced(Budget, ABC):

@@ -127,6 +127,6 @@ def prices(selection: Selection) -> dict[str, Tensor]:
 def affords(selection: Selection, scores: dict[str, Tensor]) -> tuple[int, int]:
     """What all layers together may keep of what the budget counts, and what they have of it."""
     whole = sum(int(price.sum()) for price in prices(selection).values())
-    if selection.budget.counts == "groups":
+    if selection.each is None:
         return sum(selection.keep(scores).values()), whole
     return whole - int(selection.budget.sparsity * whole), whole

@@ -19,7 +19,6 @@ from hydraprune.core.plain import values_on_failure
 from hydraprune.core.spec import whole
 from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.masks.budgets import Budget, Uniform
-from hydraprune.masks.macs import macs_per_weight
 from hydraprune.masks.source import selected
 from hydraprune.masks.structures import Structure, Weight
 from hydraprune.masks.view import MaskView
@@ -72,8 +71,8 @@ def prune(
     budget = budget or Uniform(sparsity=structure.sparsity)
     probe = probe or Probe(torch.Generator(device).manual_seed(0))
     probe.try_on(view.model)
-    macs = macs_per_weight(view, probe.images()) if budget.counts == "macs" else None
-    return Pruning(pruner, Selection(view, budget, structure, macs), probe)
+    costs = budget.costs(view, probe.images)
+    return Pruning(pruner, Selection(view, budget, structure, costs), probe)
 
 
 class Pruning(Hook):

@@ -24,13 +24,13 @@ class Selection:
         view: the model's prunable weights.
         budget: how many groups each layer keeps.
         structure: what a group is; `structures` has it for each layer.
-        macs: name -> multiplications of each weight for one image, for a budget that counts them.
+        each: name -> what each weight has of what the budget counts; None counts groups.
     """
 
     view: MaskView
     budget: Budget
     structure: Structure
-    macs: Mapping[str, int] | None = None
+    each: Mapping[str, float] | None = None
 
     @cached_property
     def structures(self) -> dict[str, Structure]:
@@ -55,10 +55,9 @@ class Selection:
 
     def costs(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
         """Name -> (groups,) what each group has of what the budget counts; None if it counts groups."""
-        if self.budget.counts == "groups":
+        if self.each is None:
             return None
-        each = self.macs or dict.fromkeys(shapes, 1)
-        return {name: each[name] * self.structures[name].sizes(shape) for name, shape in shapes.items()}
+        return {name: self.each[name] * self.structures[name].sizes(shape) for name, shape in shapes.items()}
 
 
 def masked_weights(view: MaskView) -> dict[str, Tensor]:

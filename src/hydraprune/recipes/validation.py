@@ -35,13 +35,6 @@ class Validation(Spec):
     every: int = Field(default=1, ge=1)
 
 
-class Stage(Spec):
-    """One step of a recipe."""
-
-    kind: str
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w-]*$")
-
-
 class Validate(Hook):
     """Measures held-out images after an epoch, and keeps the best network if the stage asks for it.
 

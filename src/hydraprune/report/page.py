@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydraprune.core.extras import extra
 from hydraprune.core.files import write_atomically
 from hydraprune.report import checks
 from hydraprune.report.chart import STYLES
@@ -30,16 +31,18 @@ def write_page(paths: Sequence[Path], out: Path) -> None:
     What is missing, half-written or damaged is listed on the page and does not stop it.
 
     Raises:
+        MissingError: without jinja2.
         SpecError: if there is no run at all.
         TrainingError: if the disk refuses.
     """
+    _template()  # what is missing is told before the folders are read
     write_atomically(out, render(find_runs(paths)).encode(errors="replace"))  # names of folders
 
 
 @cache
 def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
+    with extra("report", "the page"):
+        from jinja2 import Environment, PackageLoader, StrictUndefined
     environment = Environment(
         loader=PackageLoader("hydraprune.report"),
         autoescape=True,
