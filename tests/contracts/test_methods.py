@@ -12,7 +12,7 @@ from hydraprune.data import SOURCES
 from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.objectives import OBJECTIVES
 from hydraprune.pruners import PRUNERS
-from hydraprune.recipes.stages import STAGES
+from hydraprune.recipes import STAGES
 
 REGISTRIES = (ATTACKS, BOUNDS, BUDGETS, OBJECTIVES, PRUNERS, SOURCES, STAGES, STRUCTURES)
 NEEDED = {

@@ -42,13 +42,13 @@ def list_() -> None:
     from hydraprune.nets.built_in import names as net_names
     from hydraprune.objectives import OBJECTIVES
     from hydraprune.pruners import PRUNERS
-    from hydraprune.recipes import library
+    from hydraprune.recipes import STAGES, library
     from hydraprune.study import schema
 
     _section("recipes", ((name, library.about(name)) for name in library.names()))
     _section("studies", ((name, schema.about(name)) for name in schema.names()))
     _section("nets", ((name, "") for name in [*net_names(), "wrn_DEPTH_WIDTH", "timm:NAME", "package.module:factory"]))
-    for registry in (SOURCES, OBJECTIVES, PRUNERS, BUDGETS, STRUCTURES, ATTACKS, BOUNDS):
+    for registry in (SOURCES, STAGES, OBJECTIVES, PRUNERS, BUDGETS, STRUCTURES, ATTACKS, BOUNDS):
         _section(f"{registry.noun}s", ((name, registry.about(name)) for name in registry.names()))
 
 

@@ -11,7 +11,8 @@ from hydraprune.core.spec import Spec, nearest
 from hydraprune.core.threat import ThreatModel
 from hydraprune.data import SOURCES, Source
 from hydraprune.nets import Net
-from hydraprune.recipes.stages import STAGES, AnyObjective, Stage
+from hydraprune.recipes import STAGES
+from hydraprune.recipes.stages import AnyObjective, Stage
 from hydraprune.recipes.variables import Variable, short_name
 from hydraprune.train.machine import Trainer
 

@@ -11,7 +11,6 @@ from pydantic import Field
 from rich.console import Console
 
 from hydraprune.core.objective import Objective
-from hydraprune.core.registry import Registry
 from hydraprune.core.results import Record, Subject
 from hydraprune.core.spec import Spec, nearest
 from hydraprune.data import Dataset
@@ -157,14 +156,3 @@ class Measure(Stage, ABC):
                 if self.apart(record):  # of one that is on file the parts are gone
                     record = record.joined(self.measured(checkpoint, bench, others, made))
             run.keep(record.model_copy(update={"stage": name}))
-
-
-STAGES: Registry[Stage] = Registry(
-    "stage",
-    "hydraprune.recipes.stages:Stage",
-    {
-        "fit": "hydraprune.recipes.training:Fit",
-        "evaluate": "hydraprune.recipes.evaluate:Evaluate",
-        "certify": "hydraprune.recipes.certify:Certify",
-    },
-)
