@@ -34,7 +34,7 @@ def run(tmp_path_factory):
     """A run with every file that the page reads."""
     folder = write_run(
         tmp_path_factory.mktemp("runs") / "run",
-        recipe(source={"paper": "p", "reported": {"clean": 85.0}, "checked": False}),
+        recipe(source={"paper": "p", "reported": {"dense": {"clean": 85.0}}, "checked": False}),
     )
     accuracy = {"samples": 80, "accuracy": {"fog": LEVELS}, "mean_accuracy": 0.7}
     for stage in ("pretrain", STAGE):

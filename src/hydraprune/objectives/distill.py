@@ -31,7 +31,7 @@ class Distill(Objective):
         steps: steps of the attack; 0 distils on the images themselves.
         step_size: length of each, in pixels of [0, 1]; None takes `2.5 * eps / steps`.
 
-    Sample: `objective: {kind: distill, base: {kind: trades}}` in a stage with `teacher: pretrain`
+    Sample: `objective: {kind: distill, base: {kind: trades}}` in a stage with `networks: {teacher: pretrain}`
     """
 
     kind: Literal["distill"] = "distill"

@@ -63,7 +63,7 @@ class PwoA(Objective):
         to_label: reward of what they know of the label, at least 0.
         sigma: width of the Gaussian kernel, in units of the square root of the number of features.
 
-    Sample: `objective: {kind: pwoa}` in a stage with `teacher: pretrain`
+    Sample: `objective: {kind: pwoa}` in a stage with `networks: {teacher: pretrain}`
     """
 
     kind: Literal["pwoa"] = "pwoa"

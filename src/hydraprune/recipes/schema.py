@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from hydraprune.core.objective import Objective
 from hydraprune.core.spec import Spec, nearest
@@ -13,7 +13,7 @@ from hydraprune.data import SOURCES, Source
 from hydraprune.nets import Net
 from hydraprune.recipes import STAGES
 from hydraprune.recipes.stages import AnyObjective, Stage
-from hydraprune.recipes.variables import Variable, short_name
+from hydraprune.recipes.variables import Variable
 from hydraprune.train.machine import Trainer
 
 AnySource = Annotated[Source, SOURCES]
@@ -25,17 +25,13 @@ class Provenance(Spec):
     Args:
         paper: such as `arXiv:2002.10509`.
         place: table or section.
-        reported: the numbers that were read there, in percent: sparsity, or `dense` -> name of the figure -> it.
+        reported: the numbers that were read there, in percent: network -> figure -> number. A network is `dense`, or
+            a pruner and the sparsity, such as `hydra 0.9`.
     """
 
     paper: str
     place: str = ""
     reported: dict[str, dict[str, float]] = {}
-
-    @field_validator("reported", mode="before")
-    @classmethod
-    def _named(cls, values: Any) -> Any:
-        return {short_name(key): value for key, value in values.items()} if isinstance(values, dict) else values
 
 
 class Recipe(Spec):

@@ -6,7 +6,7 @@ import json
 from importlib.resources import files
 from typing import Any, cast
 
-from hydraprune.report.experiment import Experiment, Setting
+from hydraprune.report.experiment import Setting
 from hydraprune.report.matrix import Matrix, TableCell
 from hydraprune.report.spread import Accuracy
 
@@ -15,45 +15,37 @@ NETS = {"ResNet-18": "R18", "VGG-16": "V16"}
 
 def compared(setting: Setting) -> Matrix | None:
     """The figures that the recipes report (`source.reported`), ours, and the differences."""
-    rows = [row for experiment in setting.experiments for row in _compared(setting, experiment)]
+    rows: dict[tuple[str, ...], list[TableCell]] = {}
+    for experiment in setting.experiments:
+        source = experiment.runs[0].recipe.get("source") or {}
+        place = ", ".join(str(source[part]) for part in ("paper", "place") if source.get(part))
+        for network, figures in (source.get("reported") or {}).items():
+            for name, value in figures.items():
+                rows.setdefault((network, name, place), _row(setting, network, name, value, place))
     columns = ["figure", "reported %", "ours %", "difference", "our attack", "source"]
-    caption = "Ours minus reported, in points."
-    return Matrix(setting.heading, "experiment", columns, rows, caption) if rows else None
+    lines = [(network, cells) for (network, _, _), cells in rows.items()]
+    return Matrix(setting.heading, "network", columns, lines, "Ours minus reported, in points.") if rows else None
 
 
-def _compared(setting: Setting, experiment: Experiment) -> list[tuple[str, list[TableCell]]]:
-    """Reported are `clean` and attacks by name, for the dense network with `dense ` before them."""
-    source = experiment.runs[0].recipe.get("source") or {}
-    place = ", ".join(str(source[part]) for part in ("paper", "place") if source.get(part))
-    rows = []
-    for name, value in (source.get("reported") or {}).items():
-        if not isinstance(value, int | float):
-            continue
-        key, ours = _ours(setting, experiment, str(name))
-        measured = [TableCell("not measured"), TableCell("–")]
-        if ours is not None:
-            difference = 100 * ours.mean - value
-            measured = [
-                TableCell(ours.percent, 100 * ours.mean),
-                TableCell(f"{difference:+.1f}".replace("-", "−"), difference),
-            ]
-        reported = TableCell(f"{value:.1f}", float(value))
-        rows.append(
-            (
-                experiment.name,
-                [TableCell(str(name)), reported, *measured, TableCell(key), TableCell(place, look="words")],
-            )
-        )
-    return rows
+def _row(setting: Setting, network: str, name: str, value: float, place: str) -> list[TableCell]:
+    key, ours = _ours(setting, network, name)
+    measured = [TableCell("not measured"), TableCell("–")]
+    if ours is not None:
+        difference = 100 * ours.mean - value
+        measured = [
+            TableCell(ours.percent, 100 * ours.mean),
+            TableCell(f"{difference:+.1f}".replace("-", "−"), difference),
+        ]
+    reported = TableCell(f"{value:.1f}", value)
+    return [TableCell(name), reported, *measured, TableCell(key), TableCell(place, look="words")]
 
 
-def _ours(setting: Setting, experiment: Experiment, name: str) -> tuple[str, Accuracy | None]:
-    """The figure that answers to a reported one; `pgd-50` of a paper is our `pgd-50x10`."""
-    dense, attack = name.startswith("dense "), name.removeprefix("dense ")
-    mine = [v for v in setting.variants if v.dense == dense and any(run in experiment.runs for run in v.runs)]
+def _ours(setting: Setting, network: str, name: str) -> tuple[str, Accuracy | None]:
+    """Our figure of `dense`, or of a network such as `hydra 0.9`; `pgd-50` of a paper is our `pgd-50x10`."""
+    mine = [v for v in setting.variants if network == ("dense" if v.dense else f"{v.seeds[0].pruner} {v.sparsity:.2g}")]
     if len(mine) == 1:
         for key, figure in mine[0].row.figures.items():
-            if key == attack or key.startswith(f"{attack}x"):
+            if key == name or key.startswith(f"{name}x"):
                 return key, figure
     return "", None
 

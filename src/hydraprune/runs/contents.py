@@ -175,7 +175,7 @@ class RecipeStage(Entry):
 class RecipeSource(Entry):
     """Where a recipe comes from."""
 
-    reported: dict[str, Any] | None = None
+    reported: dict[str, dict[str, float]] | None = None
 
 
 RECIPE: dict[str, TypeAdapter[Any]] = {
