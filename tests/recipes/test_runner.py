@@ -1,11 +1,13 @@
 """A recipe from end to end, and again after every kind of interruption."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -516,3 +518,28 @@ def test_the_folder_of_a_study_takes_no_run(tmp_path):
     with pytest.raises(SpecError, match="holds a study; choose another --out"):
         run(tiny(), tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["study.yaml"]
+
+
+class Embedded(torch.nn.Module):
+    """A network with positions, which no mask reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = torch.nn.Parameter(torch.zeros(1, 8, 8))
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    def forward(self, x):
+        return self.layers(x + self.positions)
+
+
+def test_both_sparsities_are_told_and_what_is_out_of_reach(tmp_path, monkeypatch):
+    module = ModuleType("embedded")
+    module.made = Embedded
+    monkeypatch.setitem(sys.modules, "embedded", module)
+    shown = io.StringIO()
+    values = tiny("net.kind=embedded:made").plain()
+    values["stages"] = values["stages"][:2]
+    run(type(tiny()).parse(values, "embedded"), tmp_path, Console(file=shown, width=200))
+    # 576 of 640 weights are gone, of 714 numbers with 10 biases and 64 positions.
+    line = "prune: removed 90.0 % of 640 prunable weights, 80.7 % of 714 parameters; out of reach: positions (64)"
+    assert line in shown.getvalue().splitlines()

@@ -190,6 +190,8 @@ class Fit(Stage):
             if validate.best:
                 model.load_state_dict(validate.best)
             view.freeze()
+            if pruning is not None:
+                run.tell(f"{self.name}: {_removed(view)}")
             channels, side, _ = data.shape
             meta = Meta(
                 net=recipe.net,
@@ -232,6 +234,14 @@ class Fit(Stage):
 
         objective = self.objective or run.recipe.objective
         return Probe(torch.Generator(device).manual_seed(seed), objective, run.recipe.threat, batches, networks)
+
+
+def _removed(view: MaskView) -> str:
+    """How sparse the network is, of what can be pruned and of all, and which matrices cannot be."""
+    prunable, every, outside = view.count(), view.count_all(), view.outside()
+    shares = [f"{100 * (1 - count.kept / count.total):.1f} % of {count.total:,}" for count in (prunable, every)]
+    beyond = ", ".join(f"{name} ({size:,})" for name, size in outside.items())
+    return f"removed {shares[0]} prunable weights, {shares[1]} parameters{f'; out of reach: {beyond}' * bool(beyond)}"
 
 
 def _clear(folder: Path) -> None:
