@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import hydraprune as hp
 from hydraprune.core.files import read_json, write_json
 from hydraprune.core.sealed import seal
 from hydraprune.recipes.runner import run
@@ -271,3 +272,13 @@ def test_python_m_does_the_same_as_the_command(stranger, tmp_path):
     assert REMEDY in found.stderr
     assert found.stderr.count("\n") == 1
     assert not (tmp_path / "sung").exists()
+
+
+def test_a_checkpoint_of_an_earlier_version_says_what_to_do(refused, stranger):
+    """Its network is loaded, but its recipe has settings that are gone."""
+    recipe = json.loads((stranger / "pretrain" / META).read_text())["recipe"]
+    sign(stranger / "pretrain", recipe={**recipe, "compare": None})
+    complaint = refused("evaluate", stranger / "pretrain")
+    assert "recipe: unknown key 'compare'" in complaint
+    assert "run the experiment again into a new folder, or load its networks in Python (hydraprune.load)" in complaint
+    assert hp.load(stranger / "pretrain", trust_code=True)[1].kept > 0

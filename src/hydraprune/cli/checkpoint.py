@@ -177,7 +177,9 @@ def _recipe_of(checkpoint: Checkpoint, overrides: list[str] | None) -> Recipe:
     if checkpoint.meta.recipe is None:
         folder = checkpoint.folder
         raise SpecError(f"{folder} was not made by a recipe, so its data is unknown; use hydraprune from Python")
-    return library.resolve(checkpoint.meta.recipe, overrides or [], f"{checkpoint.folder / META}: recipe")
+    where = f"{checkpoint.folder / META}: recipe"
+    library.written(checkpoint.meta.recipe, where)
+    return library.resolve(checkpoint.meta.recipe, overrides or [], where)
 
 
 def _bench(checkpoint: Checkpoint, recipe: Recipe) -> Bench:

@@ -57,7 +57,22 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         SpecError: if it is none.
     """
-    return resolve(read_settings(path, "recipe"), (), str(path))
+    return written(read_settings(path, "recipe"), str(path))
+
+
+def written(values: dict[str, Any], where: str) -> Recipe:
+    """The recipe of settings that a run wrote down.
+
+    Raises:
+        SpecError: if it is none, such as one of an earlier version, which knew other settings.
+    """
+    try:
+        return resolve(values, (), where)
+    except SpecError as error:
+        raise SpecError(
+            f"{error}; if an earlier hydraprune wrote it, run the experiment again into a new folder, or load its "
+            "networks in Python (hydraprune.load)"
+        ) from None
 
 
 def read_settings(path: Path, noun: str) -> dict[str, Any]:
