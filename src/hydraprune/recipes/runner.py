@@ -103,9 +103,9 @@ class Run:
         """What it takes to measure a checkpoint."""
         return Bench(self.recipe, self.data, self.fabric, self.console)
 
-    def seed(self, purpose: str) -> int:
+    def seed(self, *purpose: str) -> int:
         """A seed of its own for every purpose, such as the name of a stage."""
-        return derived(self.recipe.seed, purpose)
+        return derived(self.recipe.seed, *purpose)
 
     def folder(self, name: str) -> Path:
         """Where the network of a stage lies."""

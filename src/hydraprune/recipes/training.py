@@ -111,10 +111,10 @@ class Fit(Stage):
     def check(self, recipe: Recipe, before: Sequence[Stage]) -> None:
         trained = [stage.name for stage in before if stage.trains]
         objective = self.objective or recipe.objective
-        for name in sorted(objective.networks() - self.networks.keys()):
+        if lacking := sorted(objective.networks() - self.networks.keys()):
             raise ValueError(
-                f"objective {objective.kind!r} of stage {self.name!r} asks for the network {name!r}; add "
-                f"`networks: {{{name}: NAME}}` of an earlier stage"
+                f"objective {objective.kind!r} of stage {self.name!r} asks for the network {lacking[0]!r}; add "
+                f"`networks: {{{lacking[0]}: NAME}}` of an earlier stage"
             )
         for name, stage in self.networks.items():
             if name not in objective.networks():
@@ -227,7 +227,7 @@ class Fit(Stage):
 
     def _probe(self, run: Run, networks: dict[str, nn.Module]) -> Probe:
         """What the pruner may look at; the same on every process."""
-        seed, device = run.seed(f"{self.name}/scores"), run.fabric.device
+        seed, device = run.seed(self.name, "scores"), run.fabric.device
 
         def batches() -> Iterator[Batch]:
             return run.data.train.batches(self.batch_size, seed=seed, shuffle=True, device=device).epoch(0)
