@@ -14,12 +14,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.core.files import inside, read_json, write_json
+from hydraprune.core.files import inside, output_file, read_json, write_atomically, write_json
 from hydraprune.core.network import device_of
+from hydraprune.core.packing import Values, pack, unpack
 from hydraprune.core.plain import tensors
 from hydraprune.core.spec import Spec
 from hydraprune.core.tensors import load_tensors, pack_mask, save_tensors, unpack_mask
@@ -190,7 +192,7 @@ def open_checkpoint(folder: Path | str, trust_code: bool | Net = False) -> Check
     """Read and check the checkpoint in `folder`.
 
     Args:
-        folder: of a finished stage, or of `save`.
+        folder: of a finished stage, or of `save`; or a packed file.
         trust_code: whether a factory that it names, `package.module:factory`, may be imported and called to make its
             network; a `Net` trusts that one alone. What is built in or comes from timm needs no trust.
 
@@ -198,6 +200,8 @@ def open_checkpoint(folder: Path | str, trust_code: bool | Net = False) -> Check
         CheckpointError: if a file is missing, truncated, altered, or lies elsewhere.
     """
     folder = _folder(folder, "load(folder, model)")
+    if folder.is_file():
+        return _open_packed(folder, trust_code)
     if folder.name in ("", ".."):
         folder = folder.resolve()  # which has a name
     refuse_unfinished(folder)
@@ -211,9 +215,49 @@ def open_checkpoint(folder: Path | str, trust_code: bool | Net = False) -> Check
     values, _ = load_tensors(folder / MODEL)
     packed, header = load_tensors(folder / MASKS)
     masks = unpacked(packed, header)
-    _agree(folder, meta, values, masks)
+    return _checked(folder, meta, values, masks, trust_code)
+
+
+def save_packed(file: Path | str, checkpoint: Checkpoint, values: Values = "float32") -> None:
+    """Write a checkpoint into one small file, which `load` takes as it takes a folder.
+
+    Args:
+        file: where to.
+        checkpoint: float32 throughout.
+        values: how the weights that stay are written. `float32` changes none; the others round, so measure again.
+
+    Raises:
+        SpecError: for other values, or a network of another type.
+        MissingError: without zstandard.
+        TrainingError: if the file cannot be written.
+    """
+    arrays, masks = (
+        {name: value.numpy() for name, value in each.items()} for each in (checkpoint.values, checkpoint.masks)
+    )
+    write_atomically(output_file(Path(file)), pack(arrays, masks, checkpoint.meta.plain(), values))
+
+
+def _open_packed(file: Path, trust_code: bool | Net) -> Checkpoint:
+    content = file.read_bytes()
+    found = unpack(content, str(file))
+    try:
+        meta = Meta.parse(found.meta, str(file))
+    except SpecError as error:
+        raise _altered(file, str(error)) from None
+    # Of the file: rounded weights are other ones than those of the folder that they come from.
+    meta = meta.model_copy(update={"sha256": dict.fromkeys((MODEL, MASKS), hashlib.sha256(content).hexdigest())})
+    values, masks = (
+        {name: torch.from_numpy(array) for name, array in each.items()} for each in (found.arrays, found.masks)
+    )
+    return _checked(file, meta, values, masks, trust_code)
+
+
+def _checked(
+    where: Path, meta: Meta, values: dict[str, Tensor], masks: dict[str, Tensor], trust_code: bool | Net
+) -> Checkpoint:
+    _agree(where, meta, values, masks)
     trusted = trust_code == meta.net if isinstance(trust_code, Net) else trust_code
-    return Checkpoint(folder, meta, values, masks, trusted)
+    return Checkpoint(where, meta, values, masks, trusted)
 
 
 def load(folder: Path | str, model: nn.Module | None = None, *, trust_code: bool = False) -> tuple[nn.Module, Meta]:

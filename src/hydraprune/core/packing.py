@@ -1,0 +1,235 @@
+"""Sparse tensors in few bytes, and back with numpy alone: gaps between what is kept, values in little room, zstd.
+
+A packed file is: 8 bytes `MAGIC`; the length of the header, 4 bytes, little-endian; the header, JSON with its version
+and digest (`core.sealed`); and the blobs that the header counts, one after the other. Each blob is a zstd frame.
+A tensor with a mask has one of gaps: for each weight that stays, in the order of the flat tensor, the number of those
+before it that are gone, as bytes, where 255 says that 255 are gone and more follow. Its values are those that stay.
+Floats are laid out by significance: all first bytes, then all second ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.core.extras import extra
+from hydraprune.core.sealed import DIGEST, unsealed, with_digest
+
+MAGIC = b"\x89HPK\r\n\x1a\n"
+Values = Literal["float32", "float16", "bfloat16", "int8"]
+"""How the values of weights are written; int8 has a scale for each first index of the tensor, an output channel."""
+LEVEL = 1
+"""Gaps and values have no repetitions to look for, so higher levels take longer and are no smaller."""
+LARGEST = 65_536
+"""A file may claim at most so many bytes of dense tensors for each of its own."""
+STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "i1", "int64": "<i8"}
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a packed file holds.
+
+    Attributes:
+        arrays: name -> tensor, float32 (int64 for counters), what is removed being 0.
+        masks: name -> mask (bool, the tensor's shape).
+        meta: what was said of them, JSON-ready.
+    """
+
+    arrays: dict[str, Array]
+    masks: dict[str, Array]
+    meta: dict[str, Any]
+
+
+def pack(
+    arrays: Mapping[str, Array], masks: Mapping[str, Array], meta: Mapping[str, Any], values: Values = "float32"
+) -> bytes:
+    """A packed file.
+
+    Args:
+        arrays: name -> tensor, float32, or int64.
+        masks: name -> mask (bool, the tensor's shape); what a mask removes is 0 in its tensor.
+        meta: JSON-ready, what is said of them.
+        values: how tensors with two dimensions or more are written; all others stay as they are.
+
+    Raises:
+        SpecError: for another type of values, or of a tensor.
+        MissingError: without zstandard.
+    """
+    if values not in get_args(Values):
+        raise SpecError(f"values {values!r} is no way to write weights; choose one of {', '.join(get_args(Values))}")
+    press = _zstd().ZstdCompressor(level=LEVEL).compress
+    tensors, blobs = [], []
+    for name, array in arrays.items():
+        if array.dtype not in (np.float32, np.int64):
+            raise SpecError(f"{name!r} is {array.dtype}; give float32, or int64 for counters")
+        kind = "int64" if array.dtype == np.int64 else values if array.ndim > 1 else "float32"
+        mask = masks.get(name)
+        parts = [] if mask is None else [_gaps(mask)]
+        parts += _written(array, mask, kind)
+        frames = [press(part) for part in parts]
+        entry = {"name": name, "shape": list(array.shape), "values": kind, "blobs": [len(frame) for frame in frames]}
+        tensors.append(entry | ({} if mask is None else {"kept": int(mask.sum())}))
+        blobs += frames
+    body = b"".join(blobs)
+    entries = {"meta": dict(meta), "tensors": tensors, "sha256": hashlib.sha256(body).hexdigest()}
+    header = json.dumps(with_digest(entries)).encode()
+    return MAGIC + struct.pack("<I", len(header)) + header + body
+
+
+def unpack(content: bytes, where: str) -> Packed:
+    """What `pack` wrote. Nothing is unpickled, and no more memory is taken than a file of this length may claim.
+
+    Raises:
+        CheckpointError: if `content` is no packed file, or truncated, or altered; it starts with `where`.
+        MissingError: without zstandard.
+    """
+    try:
+        return _unpacked(content)
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError, struct.error) as error:
+        raise CheckpointError(f"{where} is no whole packed file ({error}); restore it or export it again") from None
+
+
+def _unpacked(content: bytes) -> Packed:
+    if content[: len(MAGIC)] != MAGIC:
+        raise ValueError("it does not begin as one")
+    (length,) = struct.unpack_from("<I", content, len(MAGIC))
+    start = len(MAGIC) + 4
+    header = _mapping(json.loads(content[start : start + length]))
+    if DIGEST not in header:
+        raise ValueError("its header has no digest")
+    header = unsealed(header)
+    body = memoryview(content)[start + length :]
+    if hashlib.sha256(body).hexdigest() != header["sha256"]:
+        raise ValueError("its checksum is not that of its content")
+    left, arrays, masks = LARGEST * len(content), {}, {}
+    for entry in header["tensors"]:
+        name, shape, kind = str(entry["name"]), _shape(entry["shape"]), str(entry["values"])
+        size = math.prod(shape)
+        left -= 4 * size
+        if left < 0:
+            raise ValueError(f"{name!r} claims more memory than a file of {len(content)} bytes may")
+        frames = []
+        for count in entry["blobs"]:
+            frames.append(bytes(body[: _whole(count)]))
+            body = body[count:]
+        kept = size
+        if "kept" in entry:
+            kept = _whole(entry["kept"])
+            masks[name] = _mask(frames.pop(0), kept, shape)
+        values = _read(frames, kind, kept, shape, masks.get(name))
+        if name in arrays:
+            raise ValueError(f"{name!r} is there twice")
+        arrays[name] = values
+    if len(body):
+        raise ValueError(f"{len(body)} bytes are left over")
+    return Packed(arrays, masks, _mapping(header["meta"]))
+
+
+def _gaps(mask: Array) -> bytes:
+    gaps = np.diff(np.flatnonzero(mask), prepend=-1) - 1
+    more, rest = np.divmod(gaps, 255)
+    ends = np.cumsum(more + 1) - 1
+    out = np.full(int(ends[-1]) + 1 if len(ends) else 0, 255, np.uint8)
+    out[ends] = rest
+    return out.tobytes()
+
+
+def _mask(frame: bytes, kept: int, shape: tuple[int, ...]) -> Array:
+    size = math.prod(shape)
+    gaps = np.frombuffer(_expanded(frame, kept + size // 255), np.uint8)
+    ends = np.flatnonzero(gaps != 255)
+    places = np.cumsum(gaps, dtype=np.int64)[ends] + np.arange(len(ends))
+    if len(places) != kept or (kept and (places[-1] >= size or ends[-1] != len(gaps) - 1)):
+        raise ValueError(f"its gaps do not place {kept} of {size} weights")
+    mask = np.zeros(size, bool)
+    mask[places] = True
+    return mask.reshape(shape)
+
+
+def _written(array: Array, mask: Array | None, kind: str) -> list[bytes]:
+    if kind == "int8":
+        channels = array.reshape(len(array), -1)
+        scale = (np.abs(channels).max(1, initial=0) / 127).astype(np.float32)
+        steps = np.rint(channels / np.where(scale > 0, scale, 1)[:, None]).astype(np.int8).reshape(array.shape)
+        return [(steps if mask is None else steps[mask]).tobytes(), _planes(scale)]
+    left = array if mask is None else array[mask]
+    if kind == "bfloat16":
+        bits = np.ascontiguousarray(left).view(np.uint32)
+        left = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # to the nearest, ties to even
+    return [_planes(left.astype(STORED[kind]))]
+
+
+def _read(frames: list[bytes], kind: str, kept: int, shape: tuple[int, ...], mask: Array | None) -> Array:
+    if kind not in STORED or len(frames) != (2 if kind == "int8" else 1):
+        raise ValueError(f"it has values {kind!r} in {len(frames)} parts")
+    left = _flat(frames[0], STORED[kind], kept)
+    if kind == "bfloat16":
+        left = (left.astype(np.uint32) << 16).view(np.float32)
+    dtype = np.int64 if kind == "int64" else np.float32
+    dense = np.zeros(shape, dtype)
+    if mask is None:
+        dense[...] = left.reshape(shape).astype(dtype)
+    else:
+        dense[mask] = left.astype(dtype)
+    if kind == "int8":
+        dense *= _flat(frames[1], "<f4", shape[0]).reshape(-1, *(1 for _ in shape[1:]))
+    return dense
+
+
+def _planes(array: Array) -> bytes:
+    return np.ascontiguousarray(array.reshape(-1)).view(np.uint8).reshape(-1, array.itemsize).T.tobytes()
+
+
+def _flat(frame: bytes, stored: str, count: int) -> Array:
+    width = np.dtype(stored).itemsize
+    content = _expanded(frame, width * count)
+    if len(content) != width * count:
+        raise ValueError(f"{len(content)} bytes stand for {count} values of {width}")
+    planes = np.frombuffer(content, np.uint8).reshape(width, count)
+    return np.ascontiguousarray(planes.T).reshape(-1).view(stored)
+
+
+def _expanded(frame: bytes, most: int) -> bytes:
+    """The content of a zstd frame of at most so many bytes."""
+    zstd = _zstd()
+    try:
+        if zstd.frame_content_size(frame) not in range(most + 1):
+            raise ValueError("a part claims another length than it can have")
+        content: bytes = zstd.ZstdDecompressor().decompress(frame, max_output_size=most)
+    except zstd.ZstdError as error:
+        raise ValueError(str(error)) from None
+    return content
+
+
+def _zstd() -> Any:
+    with extra("packed", "a packed file"):
+        import zstandard
+    return zstandard
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("its header is no mapping")
+    return value
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > 16:
+        raise ValueError(f"{value!r} is no shape")
+    return tuple(map(_whole, value))
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**40:
+        raise ValueError(f"{value!r} is no count")
+    return value

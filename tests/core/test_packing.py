@@ -1,0 +1,166 @@
+"""Packed files: exact where they should be, near their limit, and safe to read whoever wrote them."""
+
+import hashlib
+import json
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.core.packing import MAGIC, pack, unpack
+from hydraprune.core.sealed import with_digest
+
+SHAPES = st.lists(st.integers(0, 7), min_size=1, max_size=4).map(tuple)
+
+
+def made(shape, share, seed=0):
+    """A tensor and a mask that keeps about `share` of it."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random(shape) < share
+    return np.where(mask, rng.standard_normal(shape), 0).astype(np.float32), mask
+
+
+def bits(array):
+    return array.view(np.uint32) if array.dtype == np.float32 else array
+
+
+@settings(max_examples=60, deadline=None)
+@given(SHAPES, st.sampled_from([0, 0.01, 0.3, 1]), st.integers(0, 9))
+def test_float32_comes_back_bit_by_bit(shape, share, seed):
+    weight, mask = made(shape, share, seed)
+    arrays = {"w": weight, "bias": np.float32([np.nan, -0.0, np.inf]), "count": np.array(7)}
+    found = unpack(pack(arrays, {"w": mask}, {"of": "this"}), "file")
+    assert found.meta == {"of": "this"}
+    assert found.arrays.keys() == arrays.keys()
+    for name, array in arrays.items():
+        back = found.arrays[name]
+        assert (back.dtype, back.shape) == (array.dtype, array.shape)
+        assert np.array_equal(bits(back), bits(array))
+    assert np.array_equal(found.masks["w"], mask)
+
+
+@pytest.mark.parametrize("gap", [0, 1, 253, 254, 255, 256, 509, 510, 511, 5000])
+def test_every_gap(gap):
+    mask = np.zeros((2, gap + 2), bool)
+    mask[0, gap] = mask[1, -1] = True
+    found = unpack(pack({"w": mask.astype(np.float32)}, {"w": mask}, {}), "file")
+    assert np.array_equal(found.masks["w"], mask)
+
+
+@pytest.mark.parametrize(
+    ("values", "bound"), [("float16", 2**-11), ("bfloat16", 2**-8), ("int8", None), ("float32", 0)]
+)
+def test_rounding_is_to_the_nearest(values, bound):
+    weight, mask = made((8, 30, 3), 0.5)
+    found = unpack(pack({"w": weight}, {"w": mask}, {}, values), "file").arrays["w"]
+    if values == "int8":
+        step = np.abs(weight).reshape(8, -1).max(1) / 127
+        assert (np.abs(found - weight).reshape(8, -1).max(1) <= step * 0.501).all()
+    else:
+        assert (np.abs(found - weight) <= bound * np.abs(weight)).all()
+        again = unpack(pack({"w": found}, {"w": mask}, {}, values), "file").arrays["w"]
+        assert np.array_equal(again, found)
+    assert not found[~mask].any()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.05, 0.01])
+@pytest.mark.parametrize(("values", "width"), [("float32", 32), ("float16", 16), ("bfloat16", 16)])
+def test_a_random_mask_costs_its_entropy(share, values, width):
+    weight, mask = made((256, 256, 3, 3), share)
+    p = mask.mean()
+    limit = mask.size * -(p * np.log2(p) + (1 - p) * np.log2(1 - p)) + width * mask.sum()
+    assert 8 * len(pack({"w": weight}, {"w": mask}, {}, values)) < 1.05 * limit
+
+
+def test_numpy_alone_reads_it(tmp_path):
+    weight, mask = made((4, 5), 0.5)
+    (tmp_path / "net").write_bytes(pack({"w": weight}, {"w": mask}, {}))
+    script = (
+        "import sys; from pathlib import Path; from hydraprune.core.packing import unpack\n"
+        "print(unpack(Path('net').read_bytes(), 'net').arrays['w'].sum().item(), 'torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    total, torch_too = ran.stdout.split()
+    assert (float(total), torch_too) == (pytest.approx(weight.sum(), rel=1e-6), "False")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "values", "complaint"),
+    [
+        ({"w": np.zeros((2, 2))}, "float32", "'w' is float64; give float32, or int64 for counters"),
+        ({}, "float8", "values 'float8' is no way to write weights; choose one of float32, float16, bfloat16, int8"),
+    ],
+)
+def test_what_cannot_be_packed(arrays, values, complaint):
+    with pytest.raises(SpecError, match=complaint):
+        pack(arrays, {}, {}, values)
+
+
+FILE = pack(*[{"w": w} for w in made((6, 40), 0.2)], {"net": "x"}, "int8")
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_refused_or_right(data):
+    content = bytearray(FILE)
+    kind = data.draw(st.sampled_from(["flip", "cut", "grow", "swap"]))
+    place = data.draw(st.integers(0, len(FILE) - 1))
+    if kind == "flip":
+        content[place] ^= data.draw(st.integers(1, 255))
+    elif kind == "cut":
+        del content[place:]
+    elif kind == "grow":
+        content[place:place] = data.draw(st.binary(min_size=1, max_size=9))
+    else:
+        content = content[place:] + content[:place]
+    if content == FILE:
+        return
+    with pytest.raises(CheckpointError, match=r"^file is no whole packed file \("):
+        unpack(bytes(content), "file")
+
+
+def signed(change):
+    """The file with another header, as whoever knows the format would sign it."""
+    (length,) = struct.unpack_from("<I", FILE, len(MAGIC))
+    start = len(MAGIC) + 4
+    header = json.loads(FILE[start : start + length])
+    body = change(header, FILE[start + length :])
+    header["sha256"] = hashlib.sha256(body).hexdigest()
+    text = json.dumps(with_digest({k: v for k, v in header.items() if k not in ("digest", "schema")})).encode()
+    return MAGIC + struct.pack("<I", len(text)) + text + body
+
+
+def entry(**changes):
+    return lambda header, body: (header["tensors"][0].update(changes), body)[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (entry(shape=[6_000_000, 4_000_000]), "claims more memory than a file of"),
+        (entry(shape=[6, 30]), "gaps do not place"),
+        (entry(shape=[6, -40]), "-40 is no count"),
+        (entry(shape="6"), "is no shape"),
+        (entry(shape=[1] * 20), "is no shape"),
+        (entry(kept=3), "gaps do not place 3 of 240|claims another length"),
+        (entry(kept=True), "True is no count"),
+        (entry(values="float64"), "it has values 'float64'"),
+        (entry(values="float32"), "it has values 'float32' in 2 parts"),
+        (entry(blobs=[1, 2, 3]), ""),
+        (entry(blobs=[]), ""),
+        (entry(blobs=[10**30, 1, 1]), "is no count"),
+        (lambda header, body: (header.update(tensors=5), body)[1], ""),
+        (lambda header, body: (header["tensors"].append(header["tensors"][0]), body * 2)[1], "'w' is there twice"),
+        (lambda header, body: body + b"more", "4 bytes are left over"),
+        (lambda header, body: b"", ""),
+        (lambda header, body: (header.pop("meta"), body)[1], "meta"),
+    ],
+)
+def test_a_file_that_was_made_to_deceive_is_refused(change, complaint):
+    with pytest.raises(CheckpointError, match=rf"^file is no whole packed file \(.*({complaint})"):
+        unpack(signed(change), "file")

@@ -1,0 +1,58 @@
+"""A checkpoint in one packed file."""
+
+import pytest
+import torch
+
+import hydraprune as hp
+from hydraprune.core.errors import CheckpointError
+from hydraprune.core.network import device_of
+from hydraprune.nets import Net
+from hydraprune.runs.checkpoint import MODEL, Meta, open_checkpoint, save, save_packed
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    net = Net(kind="cnn_medium")
+    model = net.build(10, 1, 8)
+    hp.prune(model, "magnitude", hp.ERK(sparsity=0.9))
+    hp.MaskView(model).freeze()
+    model(torch.rand(4, 1, 8, 8))  # statistics of batch norm, and its counter
+    save(tmp_path / "net", model, Meta(net=net, num_classes=10, in_channels=1, image_size=8, pruner="magnitude"))
+    return tmp_path / "net"
+
+
+def logits(model):
+    return model.eval()(torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(1)))
+
+
+def test_it_is_loaded_as_the_folder_is(folder, tmp_path):
+    source = open_checkpoint(folder)
+    save_packed(tmp_path / "net.packed", source)
+    model, meta = hp.load(tmp_path / "net.packed")
+    assert torch.equal(logits(model), logits(source.network()))
+    masks = hp.MaskView(model).masks()
+    assert masks.keys() == source.masks.keys()
+    assert all(torch.equal(mask, source.masks[name]) for name, mask in masks.items())
+    assert (meta.kept, meta.total, meta.pruner) == (source.meta.kept, source.meta.total, "magnitude")
+    assert device_of(model).type == "cpu"
+    dense = (folder / MODEL).stat().st_size
+    assert (tmp_path / "net.packed").stat().st_size < dense / 4
+
+
+@pytest.mark.parametrize(("values", "near"), [("float16", 1e-2), ("bfloat16", 5e-2), ("int8", 5e-2)])
+def test_rounded_weights_are_those_of_another_network(folder, tmp_path, values, near):
+    source = open_checkpoint(folder)
+    save_packed(tmp_path / "net.packed", source, values)
+    packed = open_checkpoint(tmp_path / "net.packed")
+    assert packed.digest != source.digest  # so that no figure is taken over
+    assert torch.allclose(logits(packed.network()), logits(source.network()), atol=near)
+
+
+def test_a_folder_and_a_file_are_told_apart(folder, tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors is no whole packed file \(it does not begin as one\)"
+    ):
+        hp.load(folder / MODEL)
+    with pytest.raises(CheckpointError, match="holds no finished checkpoint"):
+        hp.load(tmp_path / "nothing")
