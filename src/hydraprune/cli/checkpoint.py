@@ -15,8 +15,7 @@ from hydraprune.cli.console import console, printable
 from hydraprune.cli.options import Settings, TrustCode
 from hydraprune.core.errors import CheckpointError, EvaluationError, SpecError
 from hydraprune.core.files import read_json, write_json
-from hydraprune.runs.files import EVALUATION, META
-from hydraprune.runs.finished import refuse_unfinished
+from hydraprune.runs.files import EVALUATION, META, refuse_unfinished
 from hydraprune.runs.lock import own
 
 if TYPE_CHECKING:

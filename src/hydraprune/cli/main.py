@@ -53,10 +53,7 @@ def list_() -> None:
 
 
 @app.command()
-def show(
-    recipe: Annotated[str, typer.Argument(help="Name or YAML file")],
-    set_: Settings = None,
-) -> None:
+def show(recipe: Annotated[str, typer.Argument(help="Name or YAML file")], set_: Settings = None) -> None:
     """The resolved recipe as YAML, defaults included."""
     from hydraprune.recipes import library
 

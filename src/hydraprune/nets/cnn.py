@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from hydraprune.nets.sizes import require_side
+from hydraprune.nets.options import require_side
 
 
 def _sequential(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hydraprune.nets.sizes import require_side
+from hydraprune.nets.options import require_side
 
 
 class _BasicBlock(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hydraprune.nets.sizes import require_side
+from hydraprune.nets.options import require_side
 
 # One list of output channels per stage; a max pooling stands between stages, or after each of them.
 _VGG4 = [[64, 64], [128, 128]]

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from hydraprune.core.errors import SpecError
-from hydraprune.nets.sizes import require_side
+from hydraprune.nets.options import require_side
 
 
 class _WideBlock(nn.Module):

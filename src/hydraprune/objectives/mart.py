@@ -50,8 +50,5 @@ class MART(Objective):
         boosted = F.cross_entropy(attacked, batch.y, reduction="none") - (1.0001 - rival).log()
         doubt = 1 - natural.softmax(1).gather(1, label)[:, 0]
         loss = (boosted + self.beta * divergence(natural, attacked) * doubt).mean()
-        metrics = {
-            "accuracy": accuracy(natural, batch.y),
-            "robust_accuracy": accuracy(attacked, batch.y),
-        }
+        metrics = {"accuracy": accuracy(natural, batch.y), "robust_accuracy": accuracy(attacked, batch.y)}
         return Loss(loss, metrics)

@@ -16,8 +16,7 @@ from hydraprune.recipes.runner import run
 from hydraprune.recipes.schema import Recipe
 from hydraprune.runs.cells import read_done, read_failure
 from hydraprune.runs.entries import Told
-from hydraprune.runs.files import DONE, FAILED, SHARED
-from hydraprune.runs.finished import finished
+from hydraprune.runs.files import DONE, FAILED, SHARED, finished
 from hydraprune.runs.lock import holder, own
 from hydraprune.study.schema import Cell
 from hydraprune.study.shared import adopt, key, trunk
