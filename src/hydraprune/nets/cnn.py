@@ -1,7 +1,5 @@
 """Convolutions, then linear layers, in one `nn.Sequential`: the small nets of certified training."""
 
-from __future__ import annotations
-
 import math
 
 from torch import nn

@@ -1,7 +1,5 @@
 """The tables of all runs: what was measured, which folders there are, and what they were made with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

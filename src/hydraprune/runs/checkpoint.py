@@ -4,8 +4,6 @@
 program can check it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import platform
 from collections.abc import Mapping
