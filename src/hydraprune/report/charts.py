@@ -95,29 +95,23 @@ def curve(variant: Variant, seeds: Iterable[dict[float, float]], palette: Palett
     points = []
     for x in sorted(shared):
         y = Spread.of([found[x] for found in curves])
-        ends = (
-            (100 * (y.mean - y.std), 100 * (y.mean + y.std)) if y.std is not None and line == "line" else (None, None)
-        )
+        std = y.std if line == "line" else None
+        ends = (None, None) if std is None else (100 * (y.mean - std), 100 * (y.mean + std))
         points.append(Point(x, 100 * y.mean, f"{variant.name}: {y.percent} % at {x:.4g}", *ends))
-    return Series(
-        variant.label, palette[variant.label], points, line=line, marks=len(points) < 12, dash=2 * variant.dense
-    )
+    marks, dash = len(points) < 12, 2 * variant.dense
+    return Series(variant.label, palette[variant.label], points, line=line, marks=marks, dash=dash)
 
 
 def security(setting: Setting, palette: Palette) -> list[Panels]:
     """Accuracy against the radius, for each attack that was measured so."""
-    names = [name for variant in setting.variants for network in variant.seeds for name in security_curves(network)]
-    return [_attacked(setting, palette, name) for name in dict.fromkeys(names)]
-
-
-def _attacked(setting: Setting, palette: Palette, name: str) -> Panels:
-    series = {
-        variant: [curve(variant, [security_curves(network).get(name, {}) for network in variant.seeds], palette)]
-        for variant in setting.variants
-    }
-    charts = by_sparsity(setting, series, "radius of the attack")
     caption = "The share of test images that are still classified correctly when the attack may go this far."
-    return Panels(titled(setting.heading, name), charts, caption)
+    seeds = {variant: [security_curves(network) for network in variant.seeds] for variant in setting.variants}
+    figures = []
+    for name in dict.fromkeys(name for found in seeds.values() for curves in found for name in curves):
+        series = {v: [curve(v, [curves.get(name, {}) for curves in found], palette)] for v, found in seeds.items()}
+        charts = by_sparsity(setting, series, "radius of the attack")
+        figures.append(Panels(titled(setting.heading, name), charts, caption))
+    return figures
 
 
 def security_curves(network: Network, file: str = CURVES) -> dict[str, dict[float, float]]:
