@@ -1,5 +1,7 @@
 """A claim for the adversarial pruning benchmark (Piras et al., arXiv:2409.01249), and one under a stricter protocol."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

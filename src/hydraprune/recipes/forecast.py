@@ -1,5 +1,7 @@
 """How long a run will take, told once its first steps are done."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable
 

@@ -1,5 +1,7 @@
 """Runs a recipe into a folder, and goes on where an earlier run of the same recipe stopped."""
 
+from __future__ import annotations
+
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext

@@ -1,5 +1,7 @@
 """Named variables of a recipe: one word for settings that change together."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from typing import Any

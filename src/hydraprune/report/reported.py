@@ -1,5 +1,7 @@
 """Figures of others beside ours: what the paper of a recipe reports, and a public benchmark."""
 
+from __future__ import annotations
+
 import json
 from importlib.resources import files
 from typing import Any, cast
