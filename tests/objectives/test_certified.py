@@ -223,7 +223,7 @@ def literal_intervals(net: nn.Module, lower: Tensor, upper: Tensor, shrink: floa
 def test_sabr_is_the_interval_loss_of_its_box(shrink, monkeypatch):
     net = small().eval()
     attacked = LINF.sample(X, torch.Generator().manual_seed(2))
-    monkeypatch.setattr("hydraprune.objectives.sabr.pgd", lambda *_, **__: attacked)
+    monkeypatch.setattr("hydraprune.objectives.sabr.attacked", lambda *_, **__: attacked)
     objective = SABR(tau=0.3, shrink=shrink)
     loss = objective(net, BATCH, context(LINF)).value
     worst = literal_intervals(net, *objective.small_box(LINF.box(X), attacked), shrink)

@@ -19,8 +19,7 @@ from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
 from hydraprune.core.files import read_json
 from hydraprune.masks.structures import Filter
 from hydraprune.runs.checkpoint import Meta, open_checkpoint
-from hydraprune.runs.files import MASKS, META, MODEL
-from hydraprune.runs.finished import finished
+from hydraprune.runs.files import MASKS, META, MODEL, finished
 
 SPEC = Net(kind="cnn_digits", normalize={"mean": [0.3], "std": [0.35]})
 META_GIVEN = Meta(net=SPEC, num_classes=10, in_channels=1, image_size=8, threat=ThreatModel(eps="1/10"), pruner="hydra")

@@ -1,7 +1,5 @@
 """The bounds: interval arithmetic, and linear bounds on boxes of either kind."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import nn

@@ -1,7 +1,5 @@
 """Which operation of torch is which operation of bounds. What is not listed here is refused."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable
 from functools import partial
@@ -233,10 +231,6 @@ def _conv_module(m: Any, x: Value) -> Result:
     return _conv2d(x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
 
 
-def _nothing(m: Any, x: Value) -> Result:
-    return x
-
-
 MODULES: dict[type[nn.Module], Callable[[Any, Value], Result]] = {
     nn.Conv2d: _conv_module,
     nn.Linear: lambda m, x: _linear(x, m.weight, m.bias),
@@ -250,10 +244,7 @@ MODULES: dict[type[nn.Module], Callable[[Any, Value], Result]] = {
     ),
     nn.Flatten: lambda m, x: _reshaped("flatten")(x, m.start_dim, m.end_dim),
     nn.Unflatten: lambda m, x: _reshaped("unflatten")(x, m.dim, m.unflattened_size),
-    nn.Identity: _nothing,
-    nn.Dropout: _nothing,
-    nn.Dropout1d: _nothing,
-    nn.Dropout2d: _nothing,
+    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d), lambda m, x: x),
 }
 """Rules for the modules of `torch.nn`, beside batch norm. Dropout is what it is in evaluation: nothing."""
 

@@ -1,9 +1,8 @@
-"""Runs the graph of a network on boxes instead of images."""
-
-from __future__ import annotations
+"""Runs the graph of a network, traced once, on boxes instead of images."""
 
 from collections import Counter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import fx, nn
 
@@ -12,11 +11,11 @@ from hydraprune.bounds.ops import MaxPool, Permute, ReLU, Reshape
 from hydraprune.bounds.rules import Call, Value, rule_for
 from hydraprune.bounds.statistics import Statistics
 from hydraprune.bounds.tape import IMAGES, Tape
-from hydraprune.bounds.trace import graph_of
 from hydraprune.core.errors import SpecError
-from hydraprune.core.graph import inside, place
+from hydraprune.core.graph import inside, place, traced
 
 _INPLACE = {"iadd", "isub", "imul", "itruediv"}
+_graphs: WeakKeyDictionary[nn.Module, dict[Any, fx.Graph]] = WeakKeyDictionary()
 
 
 def run(model: nn.Module, tape: Tape, statistics: Statistics | None, backward: Backward | None = None) -> Tape:
@@ -31,7 +30,7 @@ def run(model: nn.Module, tape: Tape, statistics: Statistics | None, backward: B
         SpecError: if the model cannot be traced, has an operation without bounds, or gives no logits (B, K).
     """
     runner = _Runner(nn.Sequential(model), tape, statistics, backward)
-    for node in graph_of(model).nodes:
+    for node in _graph_of(model).nodes:
         try:
             runner.step(node)
         except SpecError as error:
@@ -94,6 +93,25 @@ class _Runner:
             self.writes[memory] += 1
         box = self.tape.append(name, op, tuple(value.name for value in inputs))
         return Value(name, box, memory, self.writes[memory])
+
+
+def _graph_of(model: nn.Module) -> fx.Graph:
+    """The steps of `nn.Sequential(model)`, traced anew only when its layers or their modes are not those of before."""
+    # A forward method may ask for the mode of its module.
+    key = tuple((path, type(module), module.training) for path, module in model.named_modules())
+    graphs = _graphs.setdefault(model, {})
+    if key not in graphs:
+        graph = traced(model)
+        root = nn.Sequential(model)
+        stored = {name for name, _ in [*root.named_parameters(), *root.named_buffers()]}
+        for node in graph.nodes:
+            if node.op == "get_attr" and node.target not in stored:
+                raise SpecError(
+                    f"{place(model, node.meta['where'])}: a tensor is computed outside of the layers, and bounds would "
+                    "freeze it; register it as a buffer"
+                )
+        graphs[key] = graph
+    return graphs[key]
 
 
 def _called(node: fx.Node) -> str:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from hydraprune.cli.console import console, printable
+from hydraprune.cli.console import console, tell
 from hydraprune.cli.options import Settings, TrustCode
 from hydraprune.core.errors import CheckpointError, EvaluationError, SpecError
 from hydraprune.core.files import read_json, write_json
-from hydraprune.runs.files import EVALUATION, META
-from hydraprune.runs.finished import refuse_unfinished
+from hydraprune.runs.files import EVALUATION, META, refuse_unfinished
 from hydraprune.runs.lock import own
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ def _opened(folder: Path, trust_code: bool) -> Checkpoint:
 
     opened = open_checkpoint(folder, trust_code)
     if (calls := opened.calls()) is not None:
-        console.print(printable(f"calling {calls}, named by {folder}"), highlight=False, markup=False, soft_wrap=True)
+        tell(f"calling {calls}, named by {folder}")
     return opened
 
 

@@ -13,9 +13,8 @@ from rich.console import Console
 
 from hydraprune.cli import checkpoint
 from hydraprune.cli import study as studies
-from hydraprune.cli.console import console, first, printable
+from hydraprune.cli.console import console, draw, first, printable, tell
 from hydraprune.cli.options import Out, Runs, Settings, Vary
-from hydraprune.cli.picture import draw
 from hydraprune.core.errors import HydrapruneError, SpecError
 from hydraprune.core.files import output_file
 from hydraprune.runs.files import PICTURE, RESULTS
@@ -53,10 +52,7 @@ def list_() -> None:
 
 
 @app.command()
-def show(
-    recipe: Annotated[str, typer.Argument(help="Name or YAML file")],
-    set_: Settings = None,
-) -> None:
+def show(recipe: Annotated[str, typer.Argument(help="Name or YAML file")], set_: Settings = None) -> None:
     """The resolved recipe as YAML, defaults included."""
     from hydraprune.recipes import library
 
@@ -95,19 +91,20 @@ def prune(
     set_: Settings = None,
 ) -> None:
     """Prune a network of yours: learn the mask, fine-tune, evaluate, with the schedule of the paper."""
-    from hydraprune.cli.build import prune_recipe
     from hydraprune.recipes import library
 
-    values = prune_recipe(
-        net=net,
-        data=data,
-        weights=weights,
-        objective=objective,
-        threat={"norm": norm, "eps": eps},
-        sparsity=sparsity,
-        pruner=pruner,
-        normalize=normalize,
-    )
+    settings = {
+        "name": f"prune-{net}".replace(":", "-"),
+        "data": {"kind": data},
+        "net": {"kind": net, "weights": None if weights is None else str(weights), "normalize": normalize},
+        "threat": {"norm": norm, "eps": eps},
+        "objective": {"kind": objective},
+        "pruner": pruner,
+        "sparsity": sparsity,
+    }
+    values = library.changed(library.whole("base-own"), settings)
+    if weights is not None:
+        values["stages"] = [stage for stage in values["stages"] if stage.get("name") != "pretrain"]
     _run(library.resolve(values, set_ or [], "prune"), out)
 
 
@@ -149,7 +146,7 @@ def _run(recipe: Recipe, out: Path) -> None:
 def _section(title: str, lines: Iterable[tuple[str, str]]) -> None:
     console.print(f"[bold]{title}[/bold]")
     for name, about in lines:
-        console.print(f"  {name:<28} {about}", highlight=False, markup=False, soft_wrap=True)
+        tell(f"  {name:<28} {about}")
 
 
 def main() -> None:

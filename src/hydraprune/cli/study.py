@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hydraprune.cli.console import console, printable
+from hydraprune.cli.console import console, draw, tell
 from hydraprune.cli.options import Out, Runs, Settings, Vary
-from hydraprune.cli.picture import draw
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import output_file, write_atomically, write_json
 from hydraprune.runs.files import PICTURE
@@ -37,8 +36,8 @@ def study(
     if dry_run:
         from hydraprune.study.settle import standing
 
-        for name, state in standing(grid.cells(), out, _told).items():
-            console.print(f"{name}  {state}", highlight=False, markup=False, soft_wrap=True)
+        for name, state in standing(grid.cells(), out, tell).items():
+            tell(f"{name}  {state}")
         return
     if ray is not None:
         from hydraprune.study.cluster import run_on_ray
@@ -61,7 +60,7 @@ def _summarize(grid: Study, out: Path, states: Mapping[str, str]) -> None:
 
     counts = Counter(states.values())
     if counts["done"]:
-        found = summarize(out, _told)
+        found = summarize(out, tell)
         console.print(as_table(found))
         draw(found, out / PICTURE, grid.name)
     console.print(f"{out}: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}", highlight=False)
@@ -90,14 +89,14 @@ def table(
     if not study_in(runs[0]):
         if baseline is not None or where:
             raise SpecError(f"--baseline and --where are about the cells of a study, but {runs[0]} holds none")
-        found = rows(runs, _told)
+        found = rows(runs, tell)
         if not found:
             raise SpecError(f"nothing that was measured in {', '.join(map(str, runs))} is whole; measure again")
         _write(found, out)
         return
     if len(runs) > 1:
         raise SpecError("a table shows one study; give one folder")
-    cells = results(runs[0], where or [], _told)
+    cells = results(runs[0], where or [], tell)
     gains = [] if baseline is None else differences(cells, baseline)
     _write(cells, out)
     if baseline is not None:
@@ -109,10 +108,6 @@ def table(
         text = as_markdown(cells) + "\n" + differences_markdown(gains, baseline)
         write_atomically(Path(f"{out}.md"), text.encode())
         write_json(Path(f"{out}.differences.json"), [gain.plain() for gain in gains])
-
-
-def _told(why: str) -> None:
-    console.print(printable(why), highlight=False, markup=False, soft_wrap=True)
 
 
 def _write(table: Sequence[Row], out: Path | None) -> None:

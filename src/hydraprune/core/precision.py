@@ -1,7 +1,5 @@
 """Float32 that is float32."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

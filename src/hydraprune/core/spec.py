@@ -1,10 +1,8 @@
 """Frozen, validated settings: the class that runs is the class that a recipe validates."""
 
-from __future__ import annotations
-
 import difflib
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, Self, get_args
 
@@ -28,6 +26,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = {known.lower(): known for known in sorted(known, reverse=True)}
     close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     return f"did you mean {names[close[0]]!r}?" if close else f"known: {', '.join(sorted(names.values())) or 'none'}"
+
+
+def some(names: Sequence[str], shown: int = 3) -> str:
+    """The first of `names`, and how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def said(value: Any) -> str:

@@ -1,7 +1,5 @@
 """Files of tensors that are whole or absent: safetensors with a digest, written atomically, read with a check."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Image files to bytes of red, green and blue."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

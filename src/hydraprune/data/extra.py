@@ -69,13 +69,7 @@ class Mixed(Images):
         return Mixed(self._own.subset(indices), self._extra, self._ratio)
 
     def batches(
-        self,
-        batch_size: int,
-        *,
-        seed: int,
-        augment: bool = False,
-        device: str | torch.device = "cpu",
-        **settings: Any,
+        self, batch_size: int, *, seed: int, augment: bool = False, device: str | torch.device = "cpu", **settings: Any
     ) -> Batches:
         """Like those of other images; `batch_size` counts both kinds."""
         share = round(self._ratio * batch_size)

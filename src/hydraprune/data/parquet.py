@@ -1,7 +1,5 @@
 """Tables of encoded images, as the Hugging Face hub stores them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pyarrow as pa

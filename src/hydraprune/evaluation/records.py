@@ -1,7 +1,5 @@
 """Records of single images, in a file of JSON lines from which a killed evaluation goes on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

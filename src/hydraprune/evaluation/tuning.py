@@ -1,7 +1,5 @@
 """Settings of the minimum-norm attack, searched for each network: an untuned attack flatters the defender."""
 
-from __future__ import annotations
-
 import math
 
 import torch

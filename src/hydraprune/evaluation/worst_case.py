@@ -1,7 +1,5 @@
 """Accuracy on the worst images that a set of attacks finds; the evaluator judges, never the attack."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -162,16 +160,8 @@ class _Ledger:
         )
         if not len(label):
             raise EvaluationError("no images to evaluate; give at least one batch")
-        return Evaluation(
-            label,
-            prediction,
-            confidence,
-            dict(self._survived),
-            dict(self._distance),
-            dict(self._example),
-            self._threat,
-            time.perf_counter() - self._began,
-        )
+        found = dict(self._survived), dict(self._distance), dict(self._example)
+        return Evaluation(label, prediction, confidence, *found, self._threat, time.perf_counter() - self._began)
 
 
 def _appended(before: Tensor | None, first: int, new: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """How many groups each layer keeps."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -22,6 +20,8 @@ from hydraprune.masks.view import MaskView
 
 Sparsity = Annotated[Number, Field(ge=0, lt=1)]
 Shapes = Mapping[str, tuple[int, ...]]
+Pooled = Mapping[str, Tensor]
+"""Layer -> a number for each group."""
 
 
 class Budget(Spec, ABC):
@@ -50,9 +50,7 @@ class Budget(Spec, ABC):
         return None
 
     @abstractmethod
-    def allocate(
-        self, importance: Mapping[str, Tensor], shapes: Shapes, costs: Mapping[str, Tensor] | None = None
-    ) -> dict[str, int]:
+    def allocate(self, importance: Pooled, shapes: Shapes, costs: Pooled | None = None) -> dict[str, int]:
         """Groups kept per layer.
 
         Args:
@@ -64,7 +62,7 @@ class Budget(Spec, ABC):
             PruningError: if the floor asks for more than the sparsity leaves.
         """
 
-    def _floors(self, importance: Mapping[str, Tensor]) -> dict[str, int]:
+    def _floors(self, importance: Pooled) -> dict[str, int]:
         return {name: min(self.floor, len(pooled)) for name, pooled in importance.items()}
 
     def _beyond(self, left: int, least: int) -> PruningError:
@@ -84,9 +82,7 @@ class Uniform(Budget):
 
     kind: Literal["uniform"] = "uniform"
 
-    def allocate(
-        self, importance: Mapping[str, Tensor], shapes: Shapes, costs: Mapping[str, Tensor] | None = None
-    ) -> dict[str, int]:
+    def allocate(self, importance: Pooled, shapes: Shapes, costs: Pooled | None = None) -> dict[str, int]:
         return {
             name: max(least, _kept(self.sparsity, len(importance[name])))
             for name, least in self._floors(importance).items()
@@ -104,9 +100,7 @@ class Table(Budget):
     kind: Literal["table"] = "table"
     layers: dict[str, Sparsity] = {}
 
-    def allocate(
-        self, importance: Mapping[str, Tensor], shapes: Shapes, costs: Mapping[str, Tensor] | None = None
-    ) -> dict[str, int]:
+    def allocate(self, importance: Pooled, shapes: Shapes, costs: Pooled | None = None) -> dict[str, int]:
         known(self.layers, importance)
         kept = {}
         for name, least in self._floors(importance).items():
@@ -122,9 +116,7 @@ class Threshold(Budget, ABC):
         """A layer's importance as it is compared with that of other layers, which keeps its order or is sorted."""
         return pooled
 
-    def allocate(
-        self, importance: Mapping[str, Tensor], shapes: Shapes, costs: Mapping[str, Tensor] | None = None
-    ) -> dict[str, int]:
+    def allocate(self, importance: Pooled, shapes: Shapes, costs: Pooled | None = None) -> dict[str, int]:
         floors = self._floors(importance)
         # What the floor protects goes first.
         comparable = {name: self._comparable(pooled) for name, pooled in importance.items()}
@@ -206,9 +198,7 @@ class Balanced(Budget, ABC):
     def density(self, shape: tuple[int, ...], scale: float) -> float:
         """The share of a layer that is kept, which grows with `scale` > 0; above 1 the layer is kept whole."""
 
-    def allocate(
-        self, importance: Mapping[str, Tensor], shapes: Shapes, costs: Mapping[str, Tensor] | None = None
-    ) -> dict[str, int]:
+    def allocate(self, importance: Pooled, shapes: Shapes, costs: Pooled | None = None) -> dict[str, int]:
         groups, floors = {name: len(pooled) for name, pooled in importance.items()}, self._floors(importance)
         total = _kept(self.sparsity, sum(groups.values()))
         if total < sum(floors.values()):

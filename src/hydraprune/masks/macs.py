@@ -1,7 +1,5 @@
 """How much work each weight does."""
 
-from __future__ import annotations
-
 from collections import Counter
 from functools import partial
 from typing import Any

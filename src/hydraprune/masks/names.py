@@ -1,7 +1,5 @@
 """Layers by name or pattern."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 

@@ -1,6 +1,6 @@
 """Exact selection of the most important groups, and a mask through which gradients pass straight."""
 
-from __future__ import annotations
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,16 +108,14 @@ class StraightThrough(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, weight: Tensor, score: Tensor, mask: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, score: Tensor, mask: Tensor) -> Tensor:
         ctx.save_for_backward(weight, score, mask)
         return weight * mask
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
-        weight, score, mask = ctx.saved_tensors  # type: ignore[attr-defined]
-        over_weight, over_score, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        weight, score, mask = ctx.saved_tensors
+        over_weight, over_score, _ = ctx.needs_input_grad
         return (
             gradient * mask if over_weight else None,
             gradient * weight * score.sign() if over_score else None,
@@ -129,13 +127,11 @@ class Passing(torch.autograd.Function):
     """`weight * mask` whose gradient is that of the masked weight, for pruned entries too."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, weight: Tensor, mask: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
         return weight * mask
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
-    ) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
 
 
@@ -143,13 +139,11 @@ class SharedRate(torch.autograd.Function):
     """The masked weight as it is; the share gets the sum of its gradient times the weight."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, masked: Tensor, weight: Tensor, share: Tensor) -> Tensor:
+    def forward(ctx: Any, masked: Tensor, weight: Tensor, share: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
         return masked.view_as(masked)
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
-    ) -> tuple[Tensor, None, Tensor]:
-        (weight,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
+        (weight,) = ctx.saved_tensors
         return gradient, None, (gradient * weight).sum()

@@ -1,7 +1,5 @@
 """Networks: ordinary modules that know nothing of pruning."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from hydraprune.core.lazy import lazy

@@ -1,7 +1,5 @@
 """The networks that come with the package, by name."""
 
-from __future__ import annotations
-
 import re
 
 NETS = {

@@ -1,12 +1,10 @@
 """Convolutions, then linear layers, in one `nn.Sequential`: the small nets of certified training."""
 
-from __future__ import annotations
-
 import math
 
 from torch import nn
 
-from hydraprune.nets.sizes import require_side
+from hydraprune.nets.options import require_side
 
 
 def _sequential(

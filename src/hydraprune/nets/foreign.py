@@ -1,7 +1,5 @@
 """Weights that others saved, the HYDRA authors' masked checkpoints among them, read without unpickling objects."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.core.spec import some
 
 _SCORES = ".popup_scores"
 
@@ -42,7 +41,7 @@ def load_weights(model: nn.Module, path: str | Path, keep: float | None = None) 
         if name in expected and tensor.shape != expected[name].shape
     ]
     groups = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    if problems := [f"{label}: {_some(names)}" for label, names in groups.items() if names]:
+    if problems := [f"{label}: {some(names)}" for label, names in groups.items() if names]:
         raise CheckpointError(
             f"{path} was made for another network; {'; '.join(problems)}. "
             "Check the net's kind, its options, the number of classes and the image size"
@@ -138,8 +137,3 @@ def _largest(score: Tensor, k: float) -> Tensor:
     # The same rounding as in training: numel - int((1 - k) numel) stay.
     mask[score.flatten().argsort(stable=True)[: int((1 - k) * score.numel())]] = False
     return mask.view(score.shape)
-
-
-def _some(names: list[str], shown: int = 3) -> str:
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

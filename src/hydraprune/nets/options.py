@@ -1,6 +1,4 @@
-"""What the factory of a network may be given: settings of the right type, of a size that a machine can hold."""
-
-from __future__ import annotations
+"""What the factory of a network may be given: images that are large enough, settings that a machine can hold."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -15,6 +13,19 @@ LARGEST = 2**16
 """What the numbers among the options of a network may add up to: no width, depth or list of depths is larger."""
 # What timm.create_model reads files or the network for, what it is told anyway, and where it would allocate.
 _NOT_FOR_TIMM = {"model_name", "checkpoint_path", "cache_dir", "device", "dtype", "pruned"}
+
+
+def require_side(net: str, image_size: int, least: int) -> None:
+    """Refuse square images whose side is below `least`, the product of the network's strides.
+
+    Raises:
+        SpecError: naming the size and the smallest that works.
+    """
+    if image_size < least:
+        raise SpecError(
+            f"{net} cannot take {image_size}x{image_size} images; it needs at least {least}x{least}: "
+            "enlarge the images or choose a net with fewer strides, such as cnn_digits"
+        )
 
 
 def bounded(kind: str, options: Mapping[str, Any]) -> None:

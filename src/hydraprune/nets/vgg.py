@@ -1,10 +1,8 @@
 """VGG nets with pooling to 2x2 and a head of three linear layers (arXiv:1409.1556, arXiv:2002.10509)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
-from hydraprune.nets.sizes import require_side
+from hydraprune.nets.options import require_side
 
 # One list of output channels per stage; a max pooling stands between stages, or after each of them.
 _VGG4 = [[64, 64], [128, 128]]

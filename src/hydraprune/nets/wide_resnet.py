@@ -1,13 +1,11 @@
 """Wide residual nets with pre-activation blocks (arXiv:1605.07146)."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 from torch import Tensor, nn
 
 from hydraprune.core.errors import SpecError
-from hydraprune.nets.sizes import require_side
+from hydraprune.nets.options import require_side
 
 
 class _WideBlock(nn.Module):

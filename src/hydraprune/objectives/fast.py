@@ -1,16 +1,14 @@
 """Fast adversarial training: one step from a random start (Wong et al., arXiv:2001.03994)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from hydraprune.attacks.gradient import cross_entropy_of, pgd
 from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
+from hydraprune.objectives.pgd import attacked
 
 
 class Fast(Objective):
@@ -30,16 +28,6 @@ class Fast(Objective):
 
     def __call__(self, model: nn.Module, batch: Batch, ctx: Context) -> Loss:
         threat = ctx.adversary(self.kind)
-        adversarial = pgd(
-            ctx.frozen(model),
-            batch.x,
-            threat,
-            cross_entropy_of(batch.y),
-            steps=1,
-            step_size=self.alpha * threat.eps,
-            start="uniform",
-            rng=ctx.rng,
-        )
-        logits = model(adversarial).float()
+        logits = model(attacked(model, batch, ctx, threat, 1, self.alpha * threat.eps, "uniform")).float()
         loss = F.cross_entropy(logits, batch.y)
         return Loss(loss, {"robust_accuracy": accuracy(logits, batch.y)})

@@ -1,16 +1,14 @@
 """MART: adversarial training that minds misclassified images more (Wang et al., ICLR 2020)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from hydraprune.attacks.gradient import cross_entropy_of, pgd
 from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
+from hydraprune.objectives.pgd import attacked
 from hydraprune.objectives.trades import divergence
 
 
@@ -34,24 +32,12 @@ class MART(Objective):
 
     def __call__(self, model: nn.Module, batch: Batch, ctx: Context) -> Loss:
         threat = ctx.adversary(self.kind)
-        adversarial = pgd(
-            ctx.frozen(model),
-            batch.x,
-            threat,
-            cross_entropy_of(batch.y),
-            steps=self.steps,
-            step_size=self.step_size,
-            start="gaussian",
-            rng=ctx.rng,
-        )
-        natural, attacked = model(batch.x).float(), model(adversarial).float()
+        adversarial = attacked(model, batch, ctx, threat, self.steps, self.step_size, "gaussian")
+        natural, robust = model(batch.x).float(), model(adversarial).float()
         label = batch.y[:, None]
-        rival = attacked.softmax(1).scatter(1, label, 0.0).amax(1)
-        boosted = F.cross_entropy(attacked, batch.y, reduction="none") - (1.0001 - rival).log()
+        rival = robust.softmax(1).scatter(1, label, 0.0).amax(1)
+        boosted = F.cross_entropy(robust, batch.y, reduction="none") - (1.0001 - rival).log()
         doubt = 1 - natural.softmax(1).gather(1, label)[:, 0]
-        loss = (boosted + self.beta * divergence(natural, attacked) * doubt).mean()
-        metrics = {
-            "accuracy": accuracy(natural, batch.y),
-            "robust_accuracy": accuracy(attacked, batch.y),
-        }
+        loss = (boosted + self.beta * divergence(natural, robust) * doubt).mean()
+        metrics = {"accuracy": accuracy(natural, batch.y), "robust_accuracy": accuracy(robust, batch.y)}
         return Loss(loss, metrics)

@@ -1,19 +1,17 @@
 """MTL-IBP: a little of the certified loss on top of adversarial training (De Palma et al., arXiv:2305.13991)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from hydraprune.attacks.gradient import cross_entropy_of, pgd
 from hydraprune.bounds import methods as bounds
 from hydraprune.bounds.statistics import normalised_by
 from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
 from hydraprune.objectives.certified import clean_pass, full_precision, robust_loss, verified
+from hydraprune.objectives.pgd import attacked
 from hydraprune.objectives.schedule import Ramp
 
 
@@ -49,12 +47,11 @@ class MTLIBP(Objective):
         metrics = {"accuracy": right, "eps": clean.new_tensor(threat.eps)}
         if threat.eps == 0:
             return Loss(clean, metrics | {"verified_accuracy": right, "robust_accuracy": right})
-        further, loss_of = threat.scaled(self.reach), cross_entropy_of(y)
-        adversarial = pgd(ctx.frozen(model), x, further, loss_of, steps=self.steps, start="uniform", rng=ctx.rng)
+        adversarial = attacked(model, batch, ctx, threat.scaled(self.reach), self.steps, None, "uniform")
         with normalised_by(statistics):
-            attacked = model(adversarial).float()
+            robust = model(adversarial).float()
         with full_precision(x):
             margins = bounds.IBP().margins(model, threat.box(x), y, statistics)
-        loss = self.alpha * robust_loss(margins, y) + (1 - self.alpha) * F.cross_entropy(attacked, y)
-        metrics |= {"verified_accuracy": verified(margins), "robust_accuracy": accuracy(attacked, y)}
+        loss = self.alpha * robust_loss(margins, y) + (1 - self.alpha) * F.cross_entropy(robust, y)
+        metrics |= {"verified_accuracy": verified(margins), "robust_accuracy": accuracy(robust, y)}
         return Loss(loss, metrics)

@@ -1,16 +1,23 @@
 """Iterative adversarial training (Madry et al., arXiv:1706.06083)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
-from hydraprune.attacks.gradient import cross_entropy_of, pgd
+from hydraprune.attacks.gradient import Start, cross_entropy_of, pgd
 from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
+from hydraprune.core.threat import ThreatModel
+
+
+def attacked(
+    model: nn.Module, batch: Batch, ctx: Context, threat: ThreatModel, steps: int, step_size: float | None, start: Start
+) -> Tensor:
+    """The images (B, C, H, W) near those of `batch` at which PGD makes the present cross-entropy largest."""
+    loss, rng = cross_entropy_of(batch.y), ctx.rng
+    return pgd(ctx.frozen(model), batch.x, threat, loss, steps=steps, step_size=step_size, start=start, rng=rng)
 
 
 class PGD(Objective):
@@ -30,16 +37,6 @@ class PGD(Objective):
 
     def __call__(self, model: nn.Module, batch: Batch, ctx: Context) -> Loss:
         threat = ctx.adversary(self.kind)
-        adversarial = pgd(
-            ctx.frozen(model),
-            batch.x,
-            threat,
-            cross_entropy_of(batch.y),
-            steps=self.steps,
-            step_size=self.step_size,
-            start="uniform",
-            rng=ctx.rng,
-        )
-        logits = model(adversarial).float()
+        logits = model(attacked(model, batch, ctx, threat, self.steps, self.step_size, "uniform")).float()
         loss = F.cross_entropy(logits, batch.y)
         return Loss(loss, {"robust_accuracy": accuracy(logits, batch.y)})

@@ -1,7 +1,5 @@
 """PwoA: a pruned network keeps its robustness without adversarial examples (Jian et al., arXiv:2210.04311)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -85,10 +83,7 @@ class PwoA(Objective):
         classes, scale = logits.shape[1], self.temperature
         distilled = scale**2 * divergence(target / scale, logits.double() / scale).mean() / classes
         value = self.weight * distilled
-        metrics = {
-            "accuracy": accuracy(logits, batch.y),
-            "distillation_loss": distilled.detach(),
-        }
+        metrics = {"accuracy": accuracy(logits, batch.y), "distillation_loss": distilled.detach()}
         if self.to_input or self.to_label:
             to_input, to_label = self._bottleneck(seen[1:], batch, classes)
             value = value + self.to_input * to_input - self.to_label * to_label

@@ -1,7 +1,5 @@
 """SABR: intervals on a small box around an attacked image (Müller et al., arXiv:2210.04871)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -9,7 +7,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hydraprune.attacks.gradient import cross_entropy_of, pgd
 from hydraprune.bounds.base import Analysis
 from hydraprune.bounds.interval import Interval
 from hydraprune.bounds.ops import Op, ReLU
@@ -19,6 +16,7 @@ from hydraprune.core.objective import Batch, Context, Loss, Objective, accuracy
 from hydraprune.core.spec import Number
 from hydraprune.core.threat import Box
 from hydraprune.objectives.certified import clean_pass, full_precision, robust_loss
+from hydraprune.objectives.pgd import attacked
 from hydraprune.objectives.schedule import Ramp
 
 
@@ -55,18 +53,15 @@ class SABR(Objective):
         metrics = {"accuracy": accuracy(logits, y), "eps": clean.new_tensor(threat.eps)}
         if threat.eps == 0:
             return Loss(clean, metrics)
-        attacked = pgd(
-            ctx.frozen(model), x, threat, cross_entropy_of(y), steps=self.steps, start="uniform", rng=ctx.rng
-        )
-        small = self.small_box(threat.box(x), attacked)
+        small = self.small_box(threat.box(x), attacked(model, batch, ctx, threat, self.steps, None, "uniform"))
         with full_precision(x):
             analysis = Analysis(run(model, _Shrinking(small, self.shrink), statistics))
             return Loss(robust_loss(analysis.interval_margins(y), y), metrics)
 
-    def small_box(self, box: Box, attacked: Tensor) -> Box:
-        """The part of `box` that is bounded, around the images `attacked` (B, C, H, W) if there is room."""
+    def small_box(self, box: Box, images: Tensor) -> Box:
+        """The part of `box` that is bounded, around `images` (B, C, H, W) if there is room."""
         radius = self.tau * (box.upper - box.lower) / 2
-        center = attacked.clamp(box.lower + radius, box.upper - radius)
+        center = images.clamp(box.lower + radius, box.upper - radius)
         return Box(center - radius, center + radius)
 
 

@@ -1,9 +1,7 @@
 """Pruning by ADMM under the robust objective (Ye et al., arXiv:1903.12561), the paper's Adv-ADMM baseline."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -14,10 +12,8 @@ from hydraprune.masks.source import MaskSource
 from hydraprune.pruners.base import Moving, dense
 from hydraprune.pruners.moving import moments
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import Pruning
 from hydraprune.pruners.selection import Selection
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
 
 
 class ADMM(Moving):

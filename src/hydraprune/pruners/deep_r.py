@@ -1,25 +1,22 @@
 """Deep rewiring: a random walk over connections whose signs are fixed (Bellec et al., arXiv:1711.05136)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from hydraprune.core.seeds import generator
 from hydraprune.core.spec import Number
 from hydraprune.masks.source import MaskSource
 from hydraprune.masks.structures import Structure
 from hydraprune.masks.topk import top_mask
 from hydraprune.pruners.base import fixed
-from hydraprune.pruners.moving import Sparse, alive, drawn, memories, numbers
+from hydraprune.pruners.moving import Sparse, alive, drawn, memories
 from hydraprune.pruners.probe import Probe
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
+from hydraprune.pruners.pruning import Pruning
 
 
 class DeepR(Sparse):
@@ -53,7 +50,7 @@ class DeepR(Sparse):
         for name, weight in pruning.weights.items():
             if weight.grad is None:
                 continue
-            rng = rng or numbers(seed, pruning.clock.step, weight.device)
+            rng = rng or generator(seed, pruning.clock.step, device=weight.device)
             there = self.there(pruning, name, masks[name])
             walk = torch.randn(len(there), generator=rng, device=weight.device).mul_(self.noise)
             walk.add_(pruning.memory[f"positive/{name}"].take(there), alpha=2).sub_(1)
@@ -66,7 +63,7 @@ class DeepR(Sparse):
             dead = dying(weight, positive, mask, self.there(pruning, name, mask), structure)
             if not len(dead):
                 continue
-            rng = rng or numbers(seed + 1, pruning.clock.step, weight.device)
+            rng = rng or generator(seed + 1, pruning.clock.step, device=weight.device)
             mask.put_(dead, torch.zeros_like(dead, dtype=torch.bool))
             new = born(mask, keep[name], structure, rng)
             mask.put_(new, torch.ones_like(new, dtype=torch.bool))

@@ -1,10 +1,8 @@
 """Dynamic network surgery: pruning that can be undone (Guo et al., arXiv:1608.04493)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -14,10 +12,8 @@ from hydraprune.core.spec import Number
 from hydraprune.masks.source import MaskSource
 from hydraprune.pruners.base import Moving, passing
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import Pruning
 from hydraprune.pruners.selection import masked_weights
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
 
 
 class DNS(Moving):

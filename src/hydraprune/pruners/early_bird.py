@@ -1,9 +1,7 @@
 """Robust early-bird tickets: the mask is there once it has settled (arXiv:1909.11957; robust, arXiv:2202.09844)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -13,9 +11,7 @@ from hydraprune.core.spec import Number
 from hydraprune.masks.source import MaskSource
 from hydraprune.pruners.base import Moving, dense
 from hydraprune.pruners.probe import Probe
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
+from hydraprune.pruners.pruning import Pruning
 
 
 class EarlyBird(Moving):

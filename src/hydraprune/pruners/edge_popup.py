@@ -1,10 +1,8 @@
 """Edge-popup: find a robust network inside a random one that is never trained (arXiv:1911.13299)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,9 +11,7 @@ from hydraprune.masks.source import MaskSource
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Learned
 from hydraprune.pruners.probe import Probe
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
+from hydraprune.pruners.pruning import Pruning
 
 
 class EdgePopup(Learned):

@@ -1,12 +1,10 @@
 """Flying Bird and Flying Bird+: dynamic sparsity against robust overfitting (Chen et al., arXiv:2202.09844)."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,10 +13,8 @@ from hydraprune.core.spec import Number
 from hydraprune.masks.source import MaskSource
 from hydraprune.pruners.moving import moments
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import Pruning
 from hydraprune.pruners.regrow import Regrow, regrown
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
 
 
 class Bird(Regrow, ABC):

@@ -1,10 +1,7 @@
 """Magnitude pruning in steps: what the methods share whose sparsity grows while the stage trains."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from hydraprune.core.objective import Clock
 from hydraprune.masks.budgets import Budget
@@ -12,10 +9,8 @@ from hydraprune.masks.source import MaskSource
 from hydraprune.masks.structures import Structure
 from hydraprune.pruners.base import Moving, dense, fixed
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import Pruning
 from hydraprune.pruners.selection import masked_weights
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
 
 
 class GrowingSparsity(Moving, ABC):

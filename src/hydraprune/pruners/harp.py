@@ -1,9 +1,7 @@
 """HARP: scores and the share that each layer keeps, learned together (arXiv:2412.14714)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -18,10 +16,8 @@ from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Learned, fixed
 from hydraprune.pruners.hydra import scaled
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import Pruning
 from hydraprune.pruners.selection import Selection, masked_weights
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
 
 
 class HARP(Learned):

@@ -1,10 +1,8 @@
 """HYDRA: importance scores trained by the robust objective itself (arXiv:2002.10509)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -16,10 +14,8 @@ from hydraprune.masks.structures import Structure
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Learned
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import Pruning
 from hydraprune.pruners.selection import masked_weights
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
 
 
 def scaled(weight: Tensor) -> Tensor:

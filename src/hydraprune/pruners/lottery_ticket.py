@@ -1,9 +1,7 @@
 """Lottery tickets: iterative magnitude pruning with rewinding (arXiv:1803.03635, arXiv:1903.01611)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -17,9 +15,7 @@ from hydraprune.pruners.growing import GrowingSparsity
 from hydraprune.pruners.iterative import in_rounds
 from hydraprune.pruners.moving import before, moments
 from hydraprune.pruners.probe import Probe
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
+from hydraprune.pruners.pruning import Pruning
 
 
 class LotteryTicket(GrowingSparsity):

@@ -1,7 +1,5 @@
 """What the methods share whose masks move: when they do, and with which random numbers."""
 
-from __future__ import annotations
-
 from abc import ABC
 from typing import Literal
 
@@ -9,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from hydraprune.core.objective import Clock
-from hydraprune.core.seeds import generator
 from hydraprune.masks.structures import Structure
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Moving
@@ -46,13 +43,8 @@ def before(clock: Clock) -> Clock:
 
 
 def drawn(rng: torch.Generator) -> Tensor:
-    """A seed, to be handed to `numbers`."""
+    """A seed; with it and the number of a step, a run that was cut draws the same."""
     return torch.randint(2**31, (), generator=rng, device=rng.device)
-
-
-def numbers(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """The random numbers of one step: a run that was cut draws the same."""
-    return generator(seed, step, device=device)
 
 
 def memories(optimizer: torch.optim.Optimizer | None, parameter: nn.Parameter) -> list[Tensor]:

@@ -1,7 +1,5 @@
 """Random pruning: the floor that every method must clear."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

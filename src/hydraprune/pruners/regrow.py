@@ -1,26 +1,23 @@
 """Drop and grow: what the methods share that are sparse from the start and move their connections about."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from hydraprune.core.objective import Clock
+from hydraprune.core.seeds import generator
 from hydraprune.core.spec import Number
 from hydraprune.masks.source import MaskSource, selected
 from hydraprune.masks.structures import Structure
 from hydraprune.pruners.base import passing
-from hydraprune.pruners.moving import Sparse, before, drawn, forget, moments, numbers
+from hydraprune.pruners.moving import Sparse, before, drawn, forget, moments
 from hydraprune.pruners.probe import Probe
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
+from hydraprune.pruners.pruning import Pruning
 
 
 class Regrow(Sparse, ABC):
@@ -79,7 +76,7 @@ class Regrow(Sparse, ABC):
             if self.growth == "gradient":
                 growth = weight.grad
             else:
-                rng = rng or numbers(int(pruning.memory["seed"]), pruning.clock.step, weight.device)
+                rng = rng or generator(int(pruning.memory["seed"]), pruning.clock.step, device=weight.device)
                 growth = torch.rand(weight.shape, generator=rng, device=weight.device)
             stay = min(kept[name] - math.ceil(share * kept[name]), wanted[name])
             mask = regrown(weight, masks[name], growth, stay, wanted[name], pruning.selection.structures[name])

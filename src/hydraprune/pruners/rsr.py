@@ -1,24 +1,21 @@
 """Robust Sparse Regularization: noise on each channel's weights and a lasso (Rakin et al., arXiv:1905.13074)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from hydraprune.core.seeds import generator
 from hydraprune.core.spec import Number
 from hydraprune.masks.source import FixedMask, MaskSource, Over
 from hydraprune.masks.structures import Filter
 from hydraprune.masks.view import MaskView
 from hydraprune.pruners.base import Moving
-from hydraprune.pruners.moving import drawn, numbers
+from hydraprune.pruners.moving import drawn
 from hydraprune.pruners.probe import Probe
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
+from hydraprune.pruners.pruning import Pruning
 
 
 class Noisy(FixedMask):
@@ -73,7 +70,7 @@ class RSR(Moving):
         weights, rng = pruning.view.weights(), None
         for name, source in noisy(pruning.view).items():
             weight = weights[name]
-            rng = rng or numbers(int(pruning.memory["seed"]), pruning.clock.step, weight.device)
+            rng = rng or generator(int(pruning.memory["seed"]), pruning.clock.step, device=weight.device)
             noise = torch.randn(weight.shape, generator=rng, device=weight.device, dtype=weight.dtype)
             # Not the unbiased one, which a layer of a single weight does not have.
             source.noise = noise.mul_(weight.std(correction=0))

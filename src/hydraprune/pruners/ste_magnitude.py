@@ -1,18 +1,14 @@
 """Magnitude pruning in every step, with gradients straight through the mask."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from hydraprune.masks.source import MaskSource
 from hydraprune.masks.topk import top_mask
 from hydraprune.pruners.base import Moving, passing
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import Pruning
 from hydraprune.pruners.selection import masked_weights
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
 
 
 class STEMagnitude(Moving):

@@ -1,10 +1,8 @@
 """Twin-Rep: weights as products, which weight decay makes sparse (AAAI 2023, doi:10.1609/aaai.v37i7.26027)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -13,10 +11,8 @@ from torch import Tensor, nn
 from hydraprune.masks.source import FixedMask, MaskSource, Over
 from hydraprune.pruners.base import Moving
 from hydraprune.pruners.probe import Probe
+from hydraprune.pruners.pruning import Pruning
 from hydraprune.pruners.selection import masked_weights
-
-if TYPE_CHECKING:
-    from hydraprune.pruners.pruning import Pruning
 
 
 class Factored(FixedMask):

@@ -31,7 +31,7 @@ from hydraprune.recipes.forecast import Forecast
 from hydraprune.recipes.stages import AnyObjective, Stage
 from hydraprune.recipes.validation import Validate, Validation
 from hydraprune.runs.checkpoint import Meta, save
-from hydraprune.runs.finished import finished
+from hydraprune.runs.files import finished
 from hydraprune.runs.lock import own
 from hydraprune.train import Optim, fit
 from hydraprune.train.hooks import Log, ProgressBar

@@ -1,8 +1,6 @@
 """What was measured, as charts: against sparsity, radius and epoch."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -77,12 +75,12 @@ def measured_at(x: float, row: Row, name: str, where: str = "") -> Point:
     return Point(x, 100 * figure.mean, tip, 100 * low, 100 * high)
 
 
-def by_sparsity(setting: Setting, series: Callable[[Variant], list[Series]], x_label: str) -> list[Chart]:
+def by_sparsity(setting: Setting, series: Mapping[Variant, list[Series]], x_label: str) -> list[Chart]:
     """A chart for each sparsity, with the dense network in all of them, of the `series` of each network."""
     dense = [setting.dense] if setting.dense is not None else []
     charts = []
     for group in setting.by_sparsity() or [[]]:
-        drawn = [(variant, one) for variant in [*group, *dense] for one in series(variant) if one.points]
+        drawn = [(variant, one) for variant in [*group, *dense] for one in series.get(variant, []) if one.points]
         if not any(variant in group or not group for variant, _ in drawn):
             continue
         title = f"{100 * group[0].sparsity:.3g} % of weights removed" if group else "dense"
@@ -90,32 +88,30 @@ def by_sparsity(setting: Setting, series: Callable[[Variant], list[Series]], x_l
     return charts
 
 
-def curve(variant: Variant, values: dict[float, Spread], palette: Palette, line: str = "line") -> Series:
-    """x -> y of a network as a line, or in steps."""
+def curve(variant: Variant, seeds: Iterable[dict[float, float]], palette: Palette, line: str = "line") -> Series:
+    """The curves, x -> y, of a network's seeds as a line, or in steps, at the x that all of them have."""
+    curves = [found for found in seeds if found]
+    shared = [x for x in curves[0] if all(x in found for found in curves)] if curves else []
     points = []
-    for x, y in values.items():
-        ends = (
-            (100 * (y.mean - y.std), 100 * (y.mean + y.std)) if y.std is not None and line == "line" else (None, None)
-        )
+    for x in sorted(shared):
+        y = Spread.of([found[x] for found in curves])
+        std = y.std if line == "line" else None
+        ends = (None, None) if std is None else (100 * (y.mean - std), 100 * (y.mean + std))
         points.append(Point(x, 100 * y.mean, f"{variant.name}: {y.percent} % at {x:.4g}", *ends))
-    return Series(
-        variant.label, palette[variant.label], points, line=line, marks=len(points) < 12, dash=2 * variant.dense
-    )
+    marks, dash = len(points) < 12, 2 * variant.dense
+    return Series(variant.label, palette[variant.label], points, line=line, marks=marks, dash=dash)
 
 
 def security(setting: Setting, palette: Palette) -> list[Panels]:
     """Accuracy against the radius, for each attack that was measured so."""
-    names = [name for variant in setting.variants for network in variant.seeds for name in security_curves(network)]
-    return [_attacked(setting, palette, name) for name in dict.fromkeys(names)]
-
-
-def _attacked(setting: Setting, palette: Palette, name: str) -> Panels:
-    def series(variant: Variant) -> list[Series]:
-        return [curve(variant, variant.over_seeds(lambda network: security_curves(network).get(name, {})), palette)]
-
-    charts = by_sparsity(setting, series, "radius of the attack")
     caption = "The share of test images that are still classified correctly when the attack may go this far."
-    return Panels(titled(setting.heading, name), charts, caption)
+    seeds = {variant: [security_curves(network) for network in variant.seeds] for variant in setting.variants}
+    figures = []
+    for name in dict.fromkeys(name for found in seeds.values() for curves in found for name in curves):
+        series = {v: [curve(v, [curves.get(name, {}) for curves in found], palette)] for v, found in seeds.items()}
+        charts = by_sparsity(setting, series, "radius of the attack")
+        figures.append(Panels(titled(setting.heading, name), charts, caption))
+    return figures
 
 
 def security_curves(network: Network, file: str = CURVES) -> dict[str, dict[float, float]]:
@@ -127,27 +123,22 @@ def security_curves(network: Network, file: str = CURVES) -> dict[str, dict[floa
 def certified(setting: Setting, palette: Palette) -> list[Panels]:
     """Certified accuracy of the smoothed networks against the radius, for each file of certificates."""
     radii = {
-        id(network): {name: np.sort([_radius(one) for one in found]) for name, found in network.certificates().items()}
+        network: {name: np.sort([_radius(one) for one in found]) for name, found in network.certificates().items()}
         for variant in setting.variants
         for network in variant.seeds
     }
     names = dict.fromkeys(name for found in radii.values() for name in found)
-    return [_certified(setting, palette, name, {i: f[name] for i, f in radii.items() if name in f}) for name in names]
+    return [_certified(setting, palette, name, {n: f[name] for n, f in radii.items() if name in f}) for name in names]
 
 
-def _certified(setting: Setting, palette: Palette, name: str, radii: dict[int, np.ndarray]) -> Panels:
+def _certified(setting: Setting, palette: Palette, name: str, radii: dict[Network, np.ndarray]) -> Panels:
     grid = np.linspace(0, max(0.0, *(float(found[-1]) for found in radii.values())), 49)
-
-    def read(network: Network) -> dict[float, float]:
-        found = radii.get(id(network))
-        if found is None:
-            return {}
-        shares = 1 - np.searchsorted(found, grid) / len(found)
-        return dict(zip(grid.tolist(), shares.tolist(), strict=True))
-
-    def series(variant: Variant) -> list[Series]:
-        return [curve(variant, variant.over_seeds(read), palette, "step")]
-
+    series = {}
+    for variant in setting.variants:
+        found = [radii[network] for network in variant.seeds if network in radii]
+        shares = [1 - np.searchsorted(each, grid) / len(each) for each in found]
+        curves = [dict(zip(grid.tolist(), share.tolist(), strict=True)) for share in shares]
+        series[variant] = [curve(variant, curves, palette, "step")]
     charts = by_sparsity(setting, series, "certified ℓ2 radius")
     caption = (
         "Randomized smoothing: the share of images whose class cannot change within that ℓ2 radius; each certificate "

@@ -1,14 +1,12 @@
 """What the sanity checks of robustness found: signs of masked gradients and of weak attacks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from hydraprune.report.chart import Chart, Palette, Panels, Point, Series
 from hydraprune.report.experiment import Variant
 from hydraprune.report.matrix import Matrix, TableCell, percent, rising, shaded
-from hydraprune.runs.contents import Checked, Effort
+from hydraprune.runs.contents import Checked
 from hydraprune.runs.files import CHECKS
 from hydraprune.runs.folder import Network
 
@@ -18,16 +16,11 @@ ENDS = {True: ("✓ passed", 1.0, "good"), False: ("✗ failed", 0.0, "bad"), No
 
 
 class CheckRow(NamedTuple):
-    """A check of one network; `passed` is None where it could not be made."""
+    """A check of one network; it has passed, failed, or could not be made (None)."""
 
     network: str
     variant: Variant
-    name: str
-    passed: bool | None
-    found: str
-    expected: str
-    why: str
-    figures: Effort
+    check: Checked
 
 
 def checks(variants: Sequence[Variant]) -> list[CheckRow]:
@@ -37,25 +30,22 @@ def checks(variants: Sequence[Variant]) -> list[CheckRow]:
 
 def _read(variant: Variant, network: Network) -> list[CheckRow]:
     title = f"{network.run.path.name}: {variant.title}" if len(variant.seeds) > 1 else variant.title
-    found = network.each(Checked, CHECKS)
-    return [CheckRow(title, variant, c.name, c.passed, c.found, c.expected, c.why, c.figures) for c in found]
+    return [CheckRow(title, variant, check) for check in network.each(Checked, CHECKS)]
 
 
 def overview(found: Sequence[CheckRow]) -> Matrix | None:
     """How the checks of each network ended; over several seeds, how many of them failed."""
-    names = list(dict.fromkeys(check.name for check in found))
-    titles = list(dict.fromkeys(check.variant.title for check in found))
-    groups: dict[tuple[str, str], list[CheckRow]] = {}
-    for check in found:
-        groups.setdefault((check.variant.title, check.name), []).append(check)
+    groups: dict[tuple[str, str], list[Checked]] = {}
+    for _, variant, check in found:
+        groups.setdefault((variant.title, check.name), []).append(check)
+    titles, names = (list(dict.fromkeys(key[place] for key in groups)) for place in (0, 1))
 
     def cell(row: int, column: int) -> TableCell:
         mine = groups.get((titles[row], names[column]), [])
         failed = [check for check in mine if check.passed is False]
         if failed:
-            return TableCell(
-                "✗" if len(mine) == 1 else f"✗ {len(failed)} of {len(mine)}", look="bad", tip=failed[0].found
-            )
+            text = "✗" if len(mine) == 1 else f"✗ {len(failed)} of {len(mine)}"
+            return TableCell(text, look="bad", tip=failed[0].found)
         passed = [check for check in mine if check.passed]
         return TableCell("✓", look="good", tip=passed[0].found) if passed else TableCell("–", look="quiet")
 
@@ -65,10 +55,10 @@ def overview(found: Sequence[CheckRow]) -> Matrix | None:
 def told(found: Sequence[CheckRow]) -> Matrix | None:
     """What the checks say."""
     rows = []
-    for check in found[:TOLD]:
+    for network, _, check in found[:TOLD]:
         text, order, look = ENDS[check.passed]
         words = [TableCell(word, look="words") for word in (check.found, check.expected, check.why)]
-        rows.append((check.network, [TableCell(check.name), TableCell(text, order, look), *words]))
+        rows.append((network, [TableCell(check.name), TableCell(text, order, look), *words]))
     caption = f"The first {TOLD} of {len(found)}." if len(found) > TOLD else ""
     columns = ["check", "result", "found", "expected", "why"]
     return Matrix("", "network", columns, rows, caption) if rows else None
@@ -76,16 +66,15 @@ def told(found: Sequence[CheckRow]) -> Matrix | None:
 
 def efforts(found: Sequence[CheckRow], palette: Palette) -> Panels | None:
     """Accuracy against the radius of the attack, its steps and its restarts, a line for each network's first run."""
-    first = {(check.variant.title, check.name): check for check in reversed(found)}
+    first = {(variant.title, check.name): (variant, check) for _, variant, check in reversed(found)}
     charts = []
     for name, key in (("radius", "eps"), ("steps", "steps"), ("restarts", "restarts")):
-        curves = [
-            check for (_, other), check in reversed(first.items()) if other == name and getattr(check.figures, key)
-        ]
-        rates = sorted({round(check.variant.sparsity, 3) for check in curves if not check.variant.dense})
+        every = [(variant, check.figures) for variant, check in reversed(first.values()) if check.name == name]
+        curves = [(variant, figures) for variant, figures in every if getattr(figures, key)]
+        rates = sorted({round(variant.sparsity, 3) for variant, _ in curves if not variant.dense})
         series = []
-        for check in curves:
-            variant, values = check.variant, zip(getattr(check.figures, key), check.figures.accuracy, strict=True)
+        for variant, figures in curves:
+            values = zip(getattr(figures, key), figures.accuracy, strict=True)
             points = [Point(x, 100 * y, f"{variant.title}: {percent(y)} % with {name} {x:.4g}") for x, y in values]
             dash = 0 if variant.dense else rates.index(round(variant.sparsity, 3)) % 4
             series.append(Series(variant.title, palette[variant.label], points, marks=len(points) < 12, dash=dash))

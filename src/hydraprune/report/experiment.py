@@ -1,10 +1,8 @@
 """Runs that may be compared: their networks, each over its seeds, by names that tell them apart."""
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import reduce
@@ -13,7 +11,6 @@ from typing import Any
 
 from hydraprune.core.errors import CheckpointError
 from hydraprune.core.results import Record
-from hydraprune.report.spread import Spread
 from hydraprune.report.summary import Row, averaged, columns
 from hydraprune.runs.entries import Told
 from hydraprune.runs.files import RESULTS
@@ -76,12 +73,6 @@ class Variant:
     def title(self) -> str:
         """The name, after the setting's if there are several."""
         return titled(self.heading, self.name)
-
-    def over_seeds(self, read: Callable[[Network], dict[float, float]]) -> dict[float, Spread]:
-        """x -> y over the seeds, for the curves that `read` finds, at the x that all of them have."""
-        curves = [curve for network in self.seeds if (curve := read(network))]
-        shared = [x for x in curves[0] if all(x in curve for curve in curves)] if curves else []
-        return {x: Spread.of([curve[x] for curve in curves]) for x in sorted(shared)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,5 @@
 """The tables of all runs: what was measured, which folders there are, and what they were made with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -107,18 +105,14 @@ def _operations(variant: Variant) -> TableCell:
 
 def folders(settings: Sequence[Setting], runs: Sequence[RunFolder]) -> Matrix:
     """A row for each run folder, those with a problem included."""
-    names = {
-        id(run): experiment.name
-        for setting in settings
-        for experiment in setting.experiments
-        for run in experiment.runs
-    }
+    experiments = [experiment for setting in settings for experiment in setting.experiments]
+    names = {run: experiment.name for experiment in experiments for run in experiment.runs}
     rows = []
     for run in runs:
         hours = sum(epoch.seconds for epoch in run.epochs) / 3600
         state = "; ".join(run.problems)
         cells = [
-            TableCell(names.get(id(run), "–")),
+            TableCell(names.get(run, "–")),
             TableCell(str(run.recipe.get("seed", "–"))),
             TableCell(str(len(run.measured)), len(run.measured)),
             TableCell(f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min", hours),

@@ -64,7 +64,7 @@ def render(runs: Sequence[RunFolder]) -> str:
     alone = experiments[0].name if len(experiments) == 1 else ""
     variants = [variant for setting in settings for variant in setting.variants]
     found = checks.checks(variants)
-    failed = [check for check in found if check.passed is False]
+    failed = [row for row in found if row.check.passed is False]
     static = {kind: files("hydraprune.report").joinpath(f"static/page.{kind}").read_text() for kind in ("css", "js")}
     static["css"] += "".join(
         f".c-{number} {{ --c: light-dark({style.light}, {style.dark}); }}\n" for number, style in enumerate(STYLES)

@@ -1,7 +1,5 @@
 """What stands in each section of the page; titles and explanations are in `templates/page.html`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +51,7 @@ def sections(
     variants = [variant for setting in settings for variant in setting.variants]
     chosen = variants[:PICTURED]
     pictured = [(setting, [variant for variant in setting.variants if variant in chosen]) for setting in shown]
-    failed = [check for check in found if check.passed is False]
+    failed = [row for row in found if row.check.passed is False]
     return {
         "results": _parts("table", [overview.results(settings)]),
         "sparsity": _parts("figure", (charts.against_sparsity(setting, palette) for setting in settings)),
@@ -69,7 +67,7 @@ def sections(
         "checks": [
             *_parts("table", [checks.overview(found), checks.told(failed)]),
             *([SectionPart("folded", ("Every check", checks.told(found)))] if found else []),
-            *_parts("figure", [checks.efforts([check for check in found if check.variant in chosen], palette)]),
+            *_parts("figure", [checks.efforts([row for row in found if row.variant in chosen], palette)]),
             *_grid("Loss around the images", SURFACE, map(checks.surface, chosen)),
         ],
         "costs": [part for setting, some in pictured for part in _costs(setting, some)],

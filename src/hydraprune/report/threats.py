@@ -1,10 +1,7 @@
 """What was measured under other threat models than the recipe's: a table, and accuracy against the radius."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 from hydraprune.core.threat import ThreatModel
 from hydraprune.report.chart import Palette, Panels, Series
@@ -14,7 +11,6 @@ from hydraprune.report.matrix import Matrix, TableCell
 from hydraprune.report.overview import accuracy, fewer
 from hydraprune.report.summary import Row, averaged
 from hydraprune.runs.files import CURVES
-from hydraprune.runs.folder import Network
 
 CAPTION = (
     "The attack was run anew at every radius; bars as in the charts against sparsity. Broken lines without marks: the "
@@ -24,9 +20,8 @@ CAPTION = (
 
 def table(variants: Sequence[Variant]) -> Matrix | None:
     """A row for each network and threat model, of the networks that met several or another than their recipe's."""
-    found = [
-        (variant, threat, row) for variant in variants for threat, row in _rows(variant).items() if _elsewhere(variant)
-    ]
+    elsewhere = [variant for variant in variants if any(network.others for network in variant.seeds)]
+    found = [(variant, threat, row) for variant in elsewhere for threat, row in _rows(variant).items()]
     names = list(dict.fromkeys(name for _, _, row in found for name in row.figures))
     names = [name for name in names if not name.startswith("certified ")]
     rows = []
@@ -40,25 +35,21 @@ def table(variants: Sequence[Variant]) -> Matrix | None:
 
 def against_radius(setting: Setting, palette: Palette) -> list[Panels]:
     """A figure for each norm and attack that was run at several radii, with the security curves of that norm."""
-    found = {id(variant): _rows(variant) for variant in setting.variants}
+    found = {variant: _rows(variant) for variant in setting.variants}
     figures = []
     for norm in dict.fromkeys(threat.norm for rows in found.values() for threat in rows):
-        measured = {key: _by_attack(norm, rows) for key, rows in found.items()}
-        curves = {id(e): _curves(e, norm, palette) for e in setting.variants if measured[id(e)]}
+        measured = {variant: _by_attack(norm, rows) for variant, rows in found.items()}
+        curves = {variant: _curves(variant, norm, palette) for variant, attacks in measured.items() if attacks}
         for name in dict.fromkeys(name for attacks in measured.values() for name in attacks):
             lines = {
-                id(variant): [_line(variant, name, norm, measured[id(variant)][name], palette), *curves[id(variant)]]
-                for variant in setting.variants
-                if name in measured[id(variant)]
+                variant: [_line(variant, name, norm, attacks[name], palette), *curves[variant]]
+                for variant, attacks in measured.items()
+                if name in attacks
             }
-            charts = by_sparsity(setting, partial(_lines, lines), f"{NORMS[norm]} radius of the attack")
+            charts = by_sparsity(setting, lines, f"{NORMS[norm]} radius of the attack")
             if charts:
                 figures.append(Panels(titled(setting.heading, f"{name} in {NORMS[norm]}"), charts, CAPTION))
     return figures
-
-
-def _lines(lines: dict[int, list[Series]], variant: Variant) -> list[Series]:
-    return lines.get(id(variant), [])
 
 
 def _line(variant: Variant, name: str, norm: str, rows: dict[float, Row], palette: Palette) -> Series:
@@ -69,10 +60,6 @@ def _line(variant: Variant, name: str, norm: str, rows: dict[float, Row], palett
 def _own(variant: Variant) -> ThreatModel | None:
     record = variant.seeds[0].record
     return record.threat if record is not None else None
-
-
-def _elsewhere(variant: Variant) -> bool:
-    return any(network.others for network in variant.seeds)
 
 
 def _rows(variant: Variant) -> dict[ThreatModel, Row]:
@@ -102,18 +89,11 @@ def _curves(variant: Variant, norm: str, palette: Palette) -> list[Series]:
     own = _own(variant)
     found: dict[str, Series] = {}
     for threat in reversed([threat for threat in _rows(variant) if threat.norm == norm]):
-        seeds = [
-            (network, security_curves(network, CURVES if threat == own else f"{threat.label}/{CURVES}"))
-            for network in variant.seeds
-            if threat == own or threat in network.others
-        ]
-        for name in dict.fromkeys(name for _, curves in seeds for name in curves):
-            known = {id(network): curves.get(name, {}) for network, curves in seeds}
-            drawn = curve(variant, variant.over_seeds(partial(_known, known)), palette)
+        file = CURVES if threat == own else f"{threat.label}/{CURVES}"
+        measured = [network for network in variant.seeds if threat == own or threat in network.others]
+        seeds = [security_curves(network, file) for network in measured]
+        for name in dict.fromkeys(name for curves in seeds for name in curves):
+            drawn = curve(variant, [curves.get(name, {}) for curves in seeds], palette)
             dash = 1 + 2 * (len(found) % 2)
             found.setdefault(name, replace(drawn, name=f"{variant.label}, {name}", marks=False, dash=dash))
     return list(found.values())
-
-
-def _known(curves: dict[int, dict[float, float]], network: Network) -> dict[float, float]:
-    return curves.get(id(network), {})

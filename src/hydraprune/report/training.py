@@ -1,7 +1,5 @@
 """Training curves: what was measured after each epoch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 

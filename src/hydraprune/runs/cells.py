@@ -1,7 +1,5 @@
 """How a cell of a study ended: `cell.json` or `failure.json` in its folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +8,6 @@ from pydantic import Field
 from hydraprune.core.files import read_json
 from hydraprune.core.spec import Real
 from hydraprune.runs.entries import Entry, S, parsed
-from hydraprune.runs.files import DONE, FAILED
 
 AGAIN = "remove it, and the same study runs the cell again, from what is finished of it"
 
@@ -45,23 +42,10 @@ class Failure(Entry):
     labels: dict[str, str] = {}
 
 
-def read_done(folder: Path) -> Done | None:
-    """What `cell.json` says; None if there is none.
+def read_end(kind: type[S], file: Path) -> S | None:
+    """What such a file says; None if there is none.
 
     Raises:
         CheckpointError: if it is damaged.
     """
-    return _read(Done, folder / DONE)
-
-
-def read_failure(folder: Path) -> Failure | None:
-    """What `failure.json` says; None if there is none.
-
-    Raises:
-        CheckpointError: if it is damaged.
-    """
-    return _read(Failure, folder / FAILED)
-
-
-def _read(kind: type[S], path: Path) -> S | None:
-    return parsed(kind, read_json(path, AGAIN), str(path), AGAIN) if path.exists() else None
+    return parsed(kind, read_json(file, AGAIN), str(file), AGAIN) if file.exists() else None

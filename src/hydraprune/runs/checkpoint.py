@@ -4,8 +4,6 @@
 program can check it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import platform
 from collections.abc import Mapping
@@ -28,9 +26,8 @@ from hydraprune.core.tensors import load_tensors, pack_mask, save_tensors, unpac
 from hydraprune.core.threat import ThreatModel
 from hydraprune.masks.view import LayerCount, MaskView
 from hydraprune.nets import Net
-from hydraprune.runs.files import MASKS, META, MODEL
+from hydraprune.runs.files import MASKS, META, MODEL, refuse_unfinished
 from hydraprune.runs.fill import fill, misfit
-from hydraprune.runs.finished import refuse_unfinished
 from hydraprune.runs.lock import own
 
 PARTS, ROOM = 32, 8

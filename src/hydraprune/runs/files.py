@@ -1,4 +1,8 @@
-"""What the files of a run folder are called."""
+"""What the files of a run folder are called, and whether those of a checkpoint are there."""
+
+from pathlib import Path
+
+from hydraprune.core.errors import CheckpointError
 
 # Of a run.
 RECIPE, ENVIRONMENT, DATA, METRICS, BOARD = (
@@ -25,3 +29,18 @@ EVALUATION, VERIFICATION, CERTIFICATION = LATER = "evaluation.json", "verificati
 # Of a study, whose runs lie in folders of their own; of one of these.
 STUDY, SHARED = "study.yaml", "shared"
 DONE, FAILED = "cell.json", "failure.json"
+
+
+def finished(folder: Path) -> bool:
+    """Whether the folder holds a whole checkpoint."""
+    return (folder / META).is_file()
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """See that there is a checkpoint.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    if not finished(folder):
+        raise CheckpointError(f"{folder} holds no finished checkpoint (no {META}); give a folder such as RUN/finetune")

@@ -1,7 +1,5 @@
 """The tensors and masks of a checkpoint put into a network that is there already."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from hydraprune.core.errors import CheckpointError
 from hydraprune.core.network import device_of
 from hydraprune.core.plain import canonical, parametrized
+from hydraprune.core.spec import some
 from hydraprune.masks.source import FixedMask, MaskSource
 from hydraprune.masks.view import MaskView
 
@@ -50,9 +49,9 @@ def fill(
 def misfit(slots: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> str | None:
     """What keeps `values` from going into `slots`, by name, shape and kind of number; None if nothing does."""
     if missing := [name for name in slots if name not in values]:
-        return f"it lacks {_some(missing)}"
+        return f"it lacks {some(missing)}"
     if unexpected := [name for name in values if name not in slots]:
-        return f"it has {_some(unexpected)}, which the network lacks"
+        return f"it has {some(unexpected)}, which the network lacks"
     for name, slot in slots.items():
         value = values[name]
         if slot.shape != value.shape:
@@ -72,8 +71,3 @@ def _slots(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict(keep_vars=True)
     plain = {name: value for name, value in state.items() if ".parametrizations." not in f".{name}"}
     return {canonical(name): value for name, value in {**plain, **stored}.items()}
-
-
-def _some(names: list[str], shown: int = 3) -> str:
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

@@ -17,7 +17,7 @@ from hydraprune.core.results import Record
 from hydraprune.core.spec import Spec
 from hydraprune.core.tensors import load_tensors
 from hydraprune.runs import contents, entries
-from hydraprune.runs.cells import read_done, read_failure
+from hydraprune.runs.cells import Done, Failure, read_end
 from hydraprune.runs.checkpoint import unpacked
 from hydraprune.runs.entries import Told
 from hydraprune.runs.files import DONE, ENVIRONMENT, FAILED, MASKS, META, METRICS, RECIPE, RESULTS, SHARED, STUDY
@@ -172,7 +172,7 @@ class RunFolder:
     @cached_property
     def labels(self) -> dict[str, str]:
         """Axis -> label, of a finished cell of a study."""
-        done = self.read(lambda file: read_done(file.parent), DONE)
+        done = self.read(lambda file: read_end(Done, file), DONE)
         return {} if done is None else done.labels
 
     @cached_property
@@ -254,7 +254,7 @@ class RunFolder:
         """Read all but tensors, and note what is missing and how far a run came."""
         found, wanted, epochs = len(self.measured), _wanted(self.recipe), self.epochs
         _ = self.environment, self.labels
-        if failure := self.read(lambda file: read_failure(file.parent), FAILED):
+        if failure := self.read(lambda file: read_end(Failure, file), FAILED):
             self.tell(f"failed: {failure.error}")
         if not self.recipe:
             self.tell(f"{RECIPE} is missing or unreadable")

@@ -1,7 +1,5 @@
 """One cell of a study: where it stands, and what brings it to its end."""
 
-from __future__ import annotations
-
 import time
 import traceback
 from collections.abc import Callable
@@ -14,10 +12,9 @@ from hydraprune.core.errors import BusyError, CheckpointError, HydrapruneError, 
 from hydraprune.core.files import write_json
 from hydraprune.recipes.runner import run
 from hydraprune.recipes.schema import Recipe
-from hydraprune.runs.cells import read_done, read_failure
+from hydraprune.runs.cells import Done, Failure, read_end
 from hydraprune.runs.entries import Told
-from hydraprune.runs.files import DONE, FAILED, SHARED
-from hydraprune.runs.finished import finished
+from hydraprune.runs.files import DONE, FAILED, SHARED, finished
 from hydraprune.runs.lock import holder, own
 from hydraprune.study.schema import Cell
 from hydraprune.study.shared import adopt, key, trunk
@@ -42,7 +39,7 @@ class Outcome(NamedTuple):
 
 def standing(cells: list[Cell], out: Path, told: Told = lambda why: None) -> dict[str, State]:
     """Cell -> `done`, `failed` or `open`, by what its folder holds; `told` gets a line about each damaged end."""
-    for damage in filter(None, (_damage(out / cell.name) for cell in cells)):
+    for damage in filter(None, (_end(out / cell.name)[1] for cell in cells)):
         told(damage)
     return {cell.name: _standing(cell, out / cell.name) for cell in cells}
 
@@ -93,7 +90,7 @@ def run_plain(recipe: dict[str, Any], out: str, console: Console | None = None) 
 
 
 def _settled(cell: Cell, out: Path, began: float, call: Call) -> Outcome:
-    folder, start, damage = out / cell.name, time.perf_counter(), _damage(out / cell.name)
+    folder, start, (_, damage) = out / cell.name, time.perf_counter(), _end(out / cell.name)
     if (state := known(cell, out, began)) is not None:  # another process was quicker
         return Outcome(state)
     first = trunk(cell.recipe)
@@ -138,22 +135,18 @@ def _train(first: Recipe, shared: Path, began: float, call: Call) -> str | None:
 
 
 def _standing(cell: Cell, folder: Path) -> State:
-    try:
-        done = read_done(folder)
-    except CheckpointError:  # it is run again, and finds what is finished
-        done = None
+    done, _ = _end(folder)
     if done is not None and _is_of(cell, done.recipe):
         return "done"
     return "failed" if (folder / FAILED).exists() else "open"
 
 
-def _damage(folder: Path) -> str:
-    """What is to be told of a cell that is run again because its end cannot be read."""
+def _end(folder: Path) -> tuple[Done | None, str]:
+    """How a cell ended; what is to be told of one that cannot be read: it is run again, and finds what is finished."""
     try:
-        read_done(folder)
+        return read_end(Done, folder / DONE), ""
     except CheckpointError as error:
-        return str(error)
-    return ""
+        return None, str(error)
 
 
 def _is_of(cell: Cell, settings: dict[str, Any]) -> bool:
@@ -167,7 +160,7 @@ def _is_of(cell: Cell, settings: dict[str, Any]) -> bool:
 def _failure(folder: Path, began: float) -> str | None:
     """What has failed in the folder since `began`."""
     try:
-        failure = read_failure(folder)
+        failure = read_end(Failure, folder / FAILED)
     except CheckpointError:  # of an earlier start: it is tried again
         failure = None
     return failure.error if failure is not None and failure.time >= began else None

@@ -1,7 +1,5 @@
 """What cells have in common: the stages before the first pruning stage, trained once."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from contextlib import suppress
@@ -13,8 +11,7 @@ from hydraprune.core.fingerprint import fingerprint
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Measure, Stage
 from hydraprune.recipes.training import Fit
-from hydraprune.runs.files import BESIDE, DATA, MASKS, META, METRICS, MODEL, RESULTS
-from hydraprune.runs.finished import finished
+from hydraprune.runs.files import BESIDE, DATA, MASKS, META, METRICS, MODEL, RESULTS, finished
 
 
 def trunk(recipe: Recipe) -> Recipe | None:

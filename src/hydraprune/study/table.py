@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +19,11 @@ from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.results import Record
 from hydraprune.core.spec import nearest
 from hydraprune.report.summary import Row, averaged, for_document, for_terminal
-from hydraprune.runs.cells import read_done
+from hydraprune.runs.cells import Done, read_end
 from hydraprune.runs.checkpoint import read_digests
 from hydraprune.runs.entries import Told
-from hydraprune.runs.files import DATA, RESULTS, STUDY
+from hydraprune.runs.files import DATA, DONE, RESULTS, STUDY
 from hydraprune.runs.folder import Network, measured
-from hydraprune.runs.records import joined
 from hydraprune.study.schema import SEED, Cell, read_study
 from hydraprune.study.settle import standing
 from hydraprune.study.shared import key, trunk
@@ -34,7 +35,6 @@ DRAWS = 10_000
 """Bootstrap samples of an interval."""
 LEVEL = 0.95
 """How often an interval should hold the true difference."""
-Found = list[tuple[Cell, dict[str, Network]]]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -
     done = [cell for cell in cells if states[cell.name] == "done"]
     for cell in cells:
         try:
-            read_done(folder / cell.name)
+            read_end(Done, folder / cell.name / DONE)
         except CheckpointError as error:
             if told is None:
                 raise
@@ -127,8 +127,8 @@ def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -
     _same_data(done, folder)
     axes = [axis for axis in cells[0].labels if len({cell.labels[axis] for cell in cells}) > 1]
     groups: dict[tuple[Any, ...], list[tuple[dict[str, str], Record]]] = {}
-    found = [(cell, measured(inside(folder, folder / cell.name), told)) for cell in done]
-    for labels, record in _common(cells, found) + _own(found):
+    found = {cell.name: measured(inside(folder, folder / cell.name), told) for cell in done}
+    for labels, record in _networks(cells, found):
         kind = (record.stage, *(item for item in labels.items() if item[0] != SEED))
         groups.setdefault(kind, []).append((labels, record))
     table = []
@@ -179,40 +179,27 @@ def _with(cells: Sequence[Cell], condition: str) -> list[Cell]:
     return [cell for cell in cells if cell.labels[axis] == label]
 
 
-def _own(found: Found) -> list[tuple[dict[str, str], Record]]:
-    """The networks that a cell has for itself."""
-    return [
-        (cell.labels, network.record)
-        for cell, networks in found
-        for stage, network in networks.items()
-        if network.record is not None and stage not in _stages(cell)
-    ]
-
-
-def _common(cells: Sequence[Cell], found: Found) -> list[tuple[dict[str, str], Record]]:
-    """The networks that cells share, each with the labels on which its cells agree."""
-    sharing: dict[str, list[Cell]] = {}
+def _networks(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Network]]) -> list[tuple[dict[str, str], Record]]:
+    """Each network that was `found` in a cell: first those that cells share, with the labels on which these agree."""
+    owners: dict[str, list[dict[str, str]]] = {}
+    records: dict[tuple[bool, str, str], list[Record]] = {}
     for cell in cells:
-        if (first := trunk(cell.recipe)) is not None:
-            sharing.setdefault(key(first), []).append(cell)
-    shared = []
-    for members in sharing.values():
+        first = trunk(cell.recipe)
+        common = set() if first is None else {stage.name for stage in first.stages}
+        shared = cell.name if first is None else key(first)
+        for owner in {shared, cell.name}:
+            owners.setdefault(owner, []).append(cell.labels)
         # Later commands may have measured a shared network in the folder of any of its cells.
-        mine = [(cell, networks) for cell, networks in found if cell in members]
-        stages = _stages(members[0])
-        records = joined(
-            n.record for _, networks in mine for s, n in networks.items() if n.record is not None and s in stages
-        )
-        agreed = set.intersection(*({*cell.labels.items()} for cell in members))
-        labels = {axis: label for axis, label in members[0].labels.items() if (axis, label) in agreed}
-        shared += [(labels, record) for record in records.values()]
-    return shared
-
-
-def _stages(cell: Cell) -> set[str]:
-    """The stages that the cell may share with others."""
-    first = trunk(cell.recipe)
-    return {stage.name for stage in first.stages} if first is not None else set()
+        for stage, network in found.get(cell.name, {}).items():
+            if network.record is not None:
+                own = stage not in common
+                records.setdefault((own, cell.name if own else shared, stage), []).append(network.record)
+    networks = []
+    for own, owner, stage in sorted(records, key=itemgetter(0)):
+        one, *others = owners[owner]
+        labels = {axis: label for axis, label in one.items() if all(other[axis] == label for other in others)}
+        networks.append((labels, reduce(Record.joined, records[own, owner, stage])))
+    return networks
 
 
 def differences(table: Sequence[StudyRow], baseline: str) -> list[Difference]:

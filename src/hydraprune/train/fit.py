@@ -1,7 +1,5 @@
 """The only training loop: minimise an objective over a list of tensors, whatever they are."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,8 +107,22 @@ def fit(
         state = Path(state)
         if state.is_dir():
             raise SpecError(f"state {str(state)!r} is a folder; name a file in it, such as state.safetensors")
-        settings = _settings(model, moving, data, objective, optim, threat, networks, epochs, seed, fabric, key)
-        states = States(state, settings, model, loop.optim, loop.optimizer, loop.average, hooks)
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        settings = {  # what a state must have been saved under to be resumed
+            "model": [[name, list(tensor.shape)] for name, tensor in tensors],
+            "params": [name for name, _ in moving],
+            "number of batches": len(data),
+            "objective": [type(objective).__name__, objective.plain()],
+            "optim": optim.plain(),
+            "threat": threat and threat.plain(),
+            "networks": {name: content(*net.parameters(), *net.buffers()) for name, net in networks.items()},
+            "epochs": epochs,
+            "seed": seed,
+            "precision": precision(fabric),
+            "key": key,
+        }
+        keys = {name: fingerprint(value=setting) for name, setting in settings.items()}
+        states = States(state, keys, model, optim, loop.optimizer, loop.average, hooks)
         done, history = states.load(epochs, loop.tell)
     sound = getattr(data, "sound", False)
     steps_per_epoch = len(data) * objective.steps_per_batch()
@@ -144,37 +156,6 @@ def fit(
     if loop.average is not None:
         loop.average.settle()
     return history
-
-
-def _settings(
-    model: nn.Module,
-    params: Sequence[tuple[str, nn.Parameter]],
-    batches: Epochs,
-    objective: Objective,
-    optim: Optim,
-    threat: ThreatModel | None,
-    networks: Mapping[str, nn.Module],
-    epochs: int,
-    seed: int,
-    fabric: Machine,
-    key: str,
-) -> dict[str, str]:
-    """What a state must have been saved under to be resumed: the name of each setting -> its fingerprint."""
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    parts = {
-        "model": [[name, list(tensor.shape)] for name, tensor in tensors],
-        "params": [name for name, _ in params],
-        "number of batches": len(batches),
-        "objective": [type(objective).__name__, objective.plain()],
-        "optim": optim.plain(),
-        "threat": threat and threat.plain(),
-        "networks": {name: content(*net.parameters(), *net.buffers()) for name, net in networks.items()},
-        "epochs": epochs,
-        "seed": seed,
-        "precision": precision(fabric),
-        "key": key,
-    }
-    return {name: fingerprint(value=part) for name, part in parts.items()}
 
 
 class _Loop:
