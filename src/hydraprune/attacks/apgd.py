@@ -1,5 +1,7 @@
 """Auto-PGD alone, a step size that chooses itself (arXiv:2003.01690, Algorithm 1), by its authors' package."""
 
+from __future__ import annotations
+
 from typing import Any, Literal
 
 import torch

@@ -1,5 +1,7 @@
 """AutoAttack, the standard ensemble of the field (arXiv:2003.01690), by its authors' package."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable
 from typing import Any, Literal

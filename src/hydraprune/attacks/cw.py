@@ -1,5 +1,7 @@
 """The attack of Carlini and Wagner in l2 (arXiv:1608.04644), by foolbox."""
 
+from __future__ import annotations
+
 from typing import ClassVar, Literal
 
 import torch

@@ -1,5 +1,7 @@
 """Decoupled direction and norm (arXiv:1811.09600), by foolbox."""
 
+from __future__ import annotations
+
 from typing import ClassVar, Literal
 
 import torch

@@ -1,5 +1,7 @@
 """The fast gradient sign method (arXiv:1412.6572)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch

@@ -1,5 +1,7 @@
 """Fast minimum-norm attack (arXiv:2102.12827, Algorithm 1)."""
 
+from __future__ import annotations
+
 import math
 from functools import partial
 from typing import Literal

@@ -1,5 +1,7 @@
 """Minimum-norm attacks of the library foolbox (arXiv:1707.04131)."""
 
+from __future__ import annotations
+
 import os
 import warnings
 from typing import Any

@@ -1,5 +1,7 @@
 """Projected gradient ascent on images: the inner maximisation of robust training."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Literal

@@ -1,5 +1,7 @@
 """Projected gradient descent with restarts, for evaluation (arXiv:1706.06083)."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Literal
 

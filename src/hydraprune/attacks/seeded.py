@@ -1,5 +1,7 @@
 """Random numbers for libraries that take them from torch's global generators."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 

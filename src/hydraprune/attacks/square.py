@@ -1,5 +1,7 @@
 """Square Attack: random search that never asks for a gradient (arXiv:1912.00049), by its authors' package."""
 
+from __future__ import annotations
+
 from typing import Any, Literal
 
 import torch

@@ -1,5 +1,7 @@
 """Images found on another network (arXiv:1605.07277): a dense one against its pruned twin, or the other way round."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch

@@ -1,5 +1,7 @@
 """Linear bounds: from a step of a network back to the images (CROWN, arXiv:1811.00866)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,5 +1,7 @@
 """The contract of a bound: certified ends of logits and margins for all images of a box."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any

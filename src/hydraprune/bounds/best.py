@@ -1,5 +1,7 @@
 """The best of several bounds, none of which is always the tightest."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal

@@ -1,5 +1,7 @@
 """Bounds for verification: of a finished network, against a threat model."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Boxes of parallel lines by zonotopes: the way forward gives the numbers of the way back."""
 
+from __future__ import annotations
+
 from hydraprune.bounds.interval import Interval
 from hydraprune.bounds.tape import IMAGES, Tape
 from hydraprune.bounds.zonotope import TooLargeError, Zonotope

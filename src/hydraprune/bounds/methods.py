@@ -1,5 +1,7 @@
 """The bounds: interval arithmetic, and linear bounds on boxes of either kind."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 from torch import nn

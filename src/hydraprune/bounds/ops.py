@@ -1,5 +1,7 @@
 """The operations of a network: their interval arithmetic, and their way back for linear bounds."""
 
+from __future__ import annotations
+
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Which operation of torch is which operation of bounds. What is not listed here is refused."""
 
+from __future__ import annotations
+
 import operator
 from collections.abc import Callable
 from functools import partial

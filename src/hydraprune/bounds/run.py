@@ -1,5 +1,7 @@
 """Runs the graph of a network, traced once, on boxes instead of images."""
 
+from __future__ import annotations
+
 from collections import Counter
 from typing import Any
 from weakref import WeakKeyDictionary

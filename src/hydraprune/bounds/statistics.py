@@ -1,5 +1,7 @@
 """What batch norm saw in the clean pass, for the bounds of the same training step."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -1,5 +1,7 @@
 """What a network does with boxes, step by step."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """The contract of an attack: search for a bad image; the caller projects it and judges success."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.util import find_spec

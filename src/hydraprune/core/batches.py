@@ -1,5 +1,7 @@
 """Images and labels on their way into training and evaluation, in whatever form users have them, and their logits."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -1,5 +1,7 @@
 """Packages that only some commands and methods need."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,5 +1,7 @@
 """Files that are whole or absent: text, JSON and YAML, written atomically, read with a check; and paths."""
 
+from __future__ import annotations
+
 import json
 import os
 import re

@@ -1,5 +1,7 @@
 """What a figure depends on, as one short text: a figure is reused only where its fingerprint is the same."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from typing import Any

@@ -1,5 +1,7 @@
 """Networks as graphs of their layers and operations."""
 
+from __future__ import annotations
+
 import operator
 from typing import Any
 

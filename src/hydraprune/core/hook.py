@@ -1,5 +1,7 @@
 """The contract of whatever goes along with training."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import torch

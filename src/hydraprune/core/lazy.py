@@ -1,5 +1,7 @@
 """Packages whose names are imported when they are first used (PEP 562), so that importing them costs nothing."""
 
+from __future__ import annotations
+
 import ast
 import sys
 from collections.abc import Callable, Mapping

@@ -1,5 +1,7 @@
 """Where the tensors of a network are, and of which type."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any

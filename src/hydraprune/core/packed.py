@@ -1,5 +1,7 @@
 """Convolutions whose bf16 weights are laid out once for the CPU's matrix units instead of in every pass."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch

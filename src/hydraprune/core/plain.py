@@ -1,5 +1,7 @@
 """Modules without parametrizations, and the canonical names of their tensors."""
 
+from __future__ import annotations
+
 import copy
 import re
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """Float32 that is float32."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 

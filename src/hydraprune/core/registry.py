@@ -1,5 +1,7 @@
 """Names to classes, imported only when used; other packages add theirs by entry points."""
 
+from __future__ import annotations
+
 import ast
 from collections.abc import Callable
 from functools import cache, cached_property, partial

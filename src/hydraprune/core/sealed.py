@@ -1,5 +1,7 @@
 """JSON that says of itself how it is laid out, and has a digest, so that no changed figure is believed."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Mapping

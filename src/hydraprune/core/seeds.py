@@ -1,5 +1,7 @@
 """Seeds from a seed: whatever draws random numbers says what for, and draws the same whenever it is asked again."""
 
+from __future__ import annotations
+
 import zlib
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Frozen, validated settings: the class that runs is the class that a recipe validates."""
 
+from __future__ import annotations
+
 import difflib
 import operator
 from collections.abc import Iterable, Mapping, Sequence

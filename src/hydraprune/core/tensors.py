@@ -1,5 +1,7 @@
 """Files of tensors that are whole or absent: safetensors with a digest, written atomically, read with a check."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math

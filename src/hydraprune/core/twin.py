@@ -1,5 +1,7 @@
 """The model as an attack sees it: plain, frozen, weights cast and norm layers folded once per step."""
 
+from __future__ import annotations
+
 from collections import Counter
 from typing import Any
 

@@ -1,5 +1,7 @@
 """What is costly to make, kept on disk; `$HYDRAPRUNE_CACHE` or `~/.cache/hydraprune` holds it."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence

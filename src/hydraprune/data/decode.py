@@ -1,5 +1,7 @@
 """Image files to bytes of red, green and blue."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Sequence
 from pathlib import Path

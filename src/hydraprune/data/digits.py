@@ -5,6 +5,8 @@ Repository, doi:10.24432/C50P49, CC BY 4.0), in the file that scikit-learn ships
 each line.
 """
 
+from __future__ import annotations
+
 import gzip
 from importlib.resources import files
 from typing import Literal

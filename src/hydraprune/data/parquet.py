@@ -1,5 +1,7 @@
 """Tables of encoded images, as the Hugging Face hub stores them."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pyarrow as pa

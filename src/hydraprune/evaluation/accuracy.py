@@ -1,5 +1,7 @@
 """The referee: which images does a network classify as their labels?"""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch

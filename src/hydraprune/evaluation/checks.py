@@ -4,6 +4,8 @@ A defence that only hides its gradients passes gradient attacks and fails here: 
 more effort helps the defender, or accuracy survives a radius at which every image can be made grey.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from itertools import pairwise
 from typing import Any

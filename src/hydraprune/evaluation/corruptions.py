@@ -4,6 +4,8 @@ Corruptions that a library offers as an operation are made here, with the severi
 images of 32 x 32 pixels. The whole benchmark is read from its folder of files.
 """
 
+from __future__ import annotations
+
 import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

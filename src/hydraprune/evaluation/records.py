@@ -1,5 +1,7 @@
 """Records of single images, in a file of JSON lines from which a killed evaluation goes on."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os

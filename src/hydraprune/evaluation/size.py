@@ -1,5 +1,7 @@
 """What a pass of one image costs: multiply-accumulate operations of all weights, and of those kept."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import torch

@@ -4,6 +4,8 @@ The smoothed network answers with the class that the network most often gives to
 normal. A certificate holds with probability `1 - alpha` for each image by itself, not for all images together.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

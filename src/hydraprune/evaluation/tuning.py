@@ -1,5 +1,7 @@
 """Settings of the minimum-norm attack, searched for each network: an untuned attack flatters the defender."""
 
+from __future__ import annotations
+
 import math
 
 import torch

@@ -1,5 +1,7 @@
 """Verified accuracy: which images no adversary can move to another class, by certified bounds on the network."""
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence

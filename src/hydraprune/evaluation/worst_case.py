@@ -1,5 +1,7 @@
 """Accuracy on the worst images that a set of attacks finds; the evaluator judges, never the attack."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence

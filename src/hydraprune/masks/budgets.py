@@ -1,5 +1,7 @@
 """How many groups each layer keeps."""
 
+from __future__ import annotations
+
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping

@@ -1,5 +1,7 @@
 """How much work each weight does."""
 
+from __future__ import annotations
+
 from collections import Counter
 from functools import partial
 from typing import Any

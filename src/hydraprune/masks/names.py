@@ -1,5 +1,7 @@
 """Layers by name or pattern."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 

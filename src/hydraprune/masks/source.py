@@ -1,5 +1,7 @@
 """The parametrizations that put a mask between a stored weight and the weight that a layer uses."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 

@@ -1,5 +1,7 @@
 """Exact selection of the most important groups, and a mask through which gradients pass straight."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """A model seen as prunable weights: attach masks, choose what trains, freeze, bake."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args

@@ -1,5 +1,7 @@
 """Networks: ordinary modules that know nothing of pruning."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 from hydraprune.core.lazy import lazy

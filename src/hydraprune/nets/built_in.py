@@ -1,5 +1,7 @@
 """The networks that come with the package, by name."""
 
+from __future__ import annotations
+
 import re
 
 NETS = {

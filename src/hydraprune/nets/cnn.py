@@ -1,5 +1,7 @@
 """Convolutions, then linear layers, in one `nn.Sequential`: the small nets of certified training."""
 
+from __future__ import annotations
+
 import math
 
 from torch import nn

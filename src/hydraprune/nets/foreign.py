@@ -1,5 +1,7 @@
 """Weights that others saved, the HYDRA authors' masked checkpoints among them, read without unpickling objects."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """Initial weights for certified training (Shi et al., arXiv:2103.17268)."""
 
+from __future__ import annotations
+
 import math
 import operator
 

@@ -1,5 +1,7 @@
 """What the factory of a network may be given: images that are large enough, settings that a machine can hold."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,5 +1,7 @@
 """Residual nets for small images: a 3x3 stem without pooling (arXiv:1512.03385, section 4.2)."""
 
+from __future__ import annotations
+
 from torch import Tensor, nn
 
 from hydraprune.nets.options import require_side

@@ -1,5 +1,7 @@
 """The network of a recipe: a built-in, a timm model, or any factory that can be imported."""
 
+from __future__ import annotations
+
 import difflib
 import inspect
 import re

@@ -1,5 +1,7 @@
 """VGG nets with pooling to 2x2 and a head of three linear layers (arXiv:1409.1556, arXiv:2002.10509)."""
 
+from __future__ import annotations
+
 from torch import Tensor, nn
 
 from hydraprune.nets.options import require_side

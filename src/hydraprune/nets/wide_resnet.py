@@ -1,5 +1,7 @@
 """Wide residual nets with pre-activation blocks (arXiv:1605.07146)."""
 
+from __future__ import annotations
+
 from collections import OrderedDict
 
 from torch import Tensor, nn

@@ -1,5 +1,7 @@
 """Adversarial weight perturbation: a robust loss that is flat in the weights (Wu et al., arXiv:2004.05884)."""
 
+from __future__ import annotations
+
 from typing import Annotated, Literal
 
 import torch

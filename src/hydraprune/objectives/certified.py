@@ -1,5 +1,7 @@
 """What objectives over boxes are made of: the clean pass, the loss of margins, and training with bounds alone."""
 
+from __future__ import annotations
+
 from abc import ABC
 from typing import ClassVar
 

@@ -1,5 +1,7 @@
 """Training with linear bounds on interval boxes (Zhang et al., arXiv:1906.06316)."""
 
+from __future__ import annotations
+
 from typing import ClassVar, Literal
 
 from pydantic import Field

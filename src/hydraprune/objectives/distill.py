@@ -1,5 +1,7 @@
 """Robust distillation: what a robust teacher says of an image is the target around it (RSLAD, arXiv:2108.07969)."""
 
+from __future__ import annotations
+
 from typing import Annotated, Literal
 
 import torch

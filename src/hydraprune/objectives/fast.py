@@ -1,5 +1,7 @@
 """Fast adversarial training: one step from a random start (Wong et al., arXiv:2001.03994)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch.nn.functional as F

@@ -1,5 +1,7 @@
 """Free adversarial training: one backward pass serves the weights and the attack (Shafahi et al., arXiv:1904.12843)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch

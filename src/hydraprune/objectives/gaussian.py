@@ -1,5 +1,7 @@
 """Gaussian augmentation, the training of randomized smoothing (Cohen et al., arXiv:1902.02918)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch

@@ -1,5 +1,7 @@
 """Training with interval bounds (Gowal et al., arXiv:1810.12715)."""
 
+from __future__ import annotations
+
 from typing import ClassVar, Literal
 
 from hydraprune.bounds import methods as bounds

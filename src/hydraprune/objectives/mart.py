@@ -1,5 +1,7 @@
 """MART: adversarial training that minds misclassified images more (Wang et al., ICLR 2020)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch.nn.functional as F

@@ -1,5 +1,7 @@
 """MixTrain: symbolic intervals on a few images of each batch (Wang et al., arXiv:1811.02625)."""
 
+from __future__ import annotations
+
 import math
 from typing import Literal
 

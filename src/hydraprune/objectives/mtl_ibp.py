@@ -1,5 +1,7 @@
 """MTL-IBP: a little of the certified loss on top of adversarial training (De Palma et al., arXiv:2305.13991)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch.nn.functional as F

@@ -1,5 +1,7 @@
 """Natural training: cross-entropy on clean images."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch.nn.functional as F

@@ -1,5 +1,7 @@
 """Iterative adversarial training (Madry et al., arXiv:1706.06083)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch.nn.functional as F

@@ -1,5 +1,7 @@
 """PwoA: a pruned network keeps its robustness without adversarial examples (Jian et al., arXiv:2210.04311)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal

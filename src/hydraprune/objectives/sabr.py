@@ -1,5 +1,7 @@
 """SABR: intervals on a small box around an attacked image (Müller et al., arXiv:2210.04871)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch

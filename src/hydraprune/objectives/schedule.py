@@ -1,5 +1,7 @@
 """How certified training grows its radius, and the weights that follow the radius."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 from pydantic import Field

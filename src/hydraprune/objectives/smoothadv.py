@@ -1,5 +1,7 @@
 """SmoothAdv: adversarial training of a smoothed network (Salman et al., arXiv:1906.04584)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch.nn.functional as F

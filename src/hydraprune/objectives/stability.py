@@ -1,5 +1,7 @@
 """Stability training under Gaussian noise (Zheng et al., arXiv:1604.04326), HYDRA's for randomized smoothing."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch.nn.functional as F

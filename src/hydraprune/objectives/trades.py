@@ -1,5 +1,7 @@
 """TRADES: clean accuracy against stability of the prediction (Zhang et al., arXiv:1901.08573)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch

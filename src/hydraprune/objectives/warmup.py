@@ -1,5 +1,7 @@
 """A regulariser for the first epochs of certified training (Shi et al., arXiv:2103.17268, section 4.3)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import torch

@@ -1,5 +1,7 @@
 """Pruning by ADMM under the robust objective (Ye et al., arXiv:1903.12561), the paper's Adv-ADMM baseline."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Literal
 

@@ -1,5 +1,7 @@
 """Deep rewiring: a random walk over connections whose signs are fixed (Bellec et al., arXiv:1711.05136)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Literal
 

@@ -1,5 +1,7 @@
 """Dynamic network surgery: pruning that can be undone (Guo et al., arXiv:1608.04493)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping
 from typing import Literal

@@ -1,5 +1,7 @@
 """Robust early-bird tickets: the mask is there once it has settled (arXiv:1909.11957; robust, arXiv:2202.09844)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Literal
 

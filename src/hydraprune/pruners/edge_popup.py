@@ -1,5 +1,7 @@
 """Edge-popup: find a robust network inside a random one that is never trained (arXiv:1911.13299)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from typing import Literal

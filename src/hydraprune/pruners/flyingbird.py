@@ -1,5 +1,7 @@
 """Flying Bird and Flying Bird+: dynamic sparsity against robust overfitting (Chen et al., arXiv:2202.09844)."""
 
+from __future__ import annotations
+
 import math
 from abc import ABC
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,7 @@
 """Gradual magnitude pruning (arXiv:1710.01878)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 from pydantic import Field

@@ -1,5 +1,7 @@
 """GraSP: keep the connections that gradient flow needs (arXiv:2002.07376)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch

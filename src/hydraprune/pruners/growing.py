@@ -1,5 +1,7 @@
 """Magnitude pruning in steps: what the methods share whose sparsity grows while the stage trains."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 

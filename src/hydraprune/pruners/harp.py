@@ -1,5 +1,7 @@
 """HARP: scores and the share that each layer keeps, learned together (arXiv:2412.14714)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Literal
 

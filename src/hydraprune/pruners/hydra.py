@@ -1,5 +1,7 @@
 """HYDRA: importance scores trained by the robust objective itself (arXiv:2002.10509)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from typing import Literal

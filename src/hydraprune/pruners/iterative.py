@@ -1,5 +1,7 @@
 """Iterative magnitude pruning: prune a little, fine-tune, and again (arXiv:1506.02626)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 from pydantic import Field

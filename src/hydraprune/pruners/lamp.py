@@ -1,5 +1,7 @@
 """LAMP: magnitudes that can be compared over layers (arXiv:2010.07611)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch

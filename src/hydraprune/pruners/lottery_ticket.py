@@ -1,5 +1,7 @@
 """Lottery tickets: iterative magnitude pruning with rewinding (arXiv:1803.03635, arXiv:1903.01611)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Literal
 

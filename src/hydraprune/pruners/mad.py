@@ -1,5 +1,7 @@
 """MAD: the damage that the adversarial loss takes from a removal, to second order (arXiv:2204.02738)."""
 
+from __future__ import annotations
+
 import math
 from functools import partial
 from typing import Any, Literal

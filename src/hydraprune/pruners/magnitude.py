@@ -1,5 +1,7 @@
 """Magnitude pruning; with the uniform budget and a pre-trained robust network it is the paper's LWM baseline."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 from torch import Tensor

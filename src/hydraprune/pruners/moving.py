@@ -1,5 +1,7 @@
 """What the methods share whose masks move: when they do, and with which random numbers."""
 
+from __future__ import annotations
+
 from abc import ABC
 from typing import Literal
 

@@ -1,5 +1,7 @@
 """Random pruning: the floor that every method must clear."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch

@@ -1,5 +1,7 @@
 """Drop and grow: what the methods share that are sparse from the start and move their connections about."""
 
+from __future__ import annotations
+
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping

@@ -1,5 +1,7 @@
 """RigL: rigging the lottery (Evci et al., arXiv:1911.11134)."""
 
+from __future__ import annotations
+
 import math
 from typing import ClassVar, Literal
 

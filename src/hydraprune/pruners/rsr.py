@@ -1,5 +1,7 @@
 """Robust Sparse Regularization: noise on each channel's weights and a lasso (Rakin et al., arXiv:1905.13074)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 

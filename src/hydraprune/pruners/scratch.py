@@ -1,5 +1,7 @@
 """The structure that another method found, trained from scratch (Liu et al., arXiv:1810.05270)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch

@@ -1,5 +1,7 @@
 """From importance to what survives."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,5 +1,7 @@
 """Sparse evolutionary training (Mocanu et al., arXiv:1707.04780)."""
 
+from __future__ import annotations
+
 from typing import ClassVar, Literal
 
 from hydraprune.pruners.regrow import Regrow

@@ -1,5 +1,7 @@
 """SNIP: what the loss would feel if a connection were cut (arXiv:1810.02340)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 from pydantic import Field

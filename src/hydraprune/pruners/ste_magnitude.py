@@ -1,5 +1,7 @@
 """Magnitude pruning in every step, with gradients straight through the mask."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Literal
 

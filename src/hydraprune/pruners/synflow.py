@@ -1,5 +1,7 @@
 """SynFlow: pruning without data that never cuts a network in two (arXiv:2006.05467)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch

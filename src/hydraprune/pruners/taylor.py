@@ -1,5 +1,7 @@
 """Taylor expansion: the change of the loss that the removal of a weight makes (arXiv:1906.10771)."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch

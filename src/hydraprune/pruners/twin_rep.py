@@ -1,5 +1,7 @@
 """Twin-Rep: weights as products, which weight decay makes sparse (AAAI 2023, doi:10.1609/aaai.v37i7.26027)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal

@@ -1,5 +1,7 @@
 """Run folders as tables, pictures and a page."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 from hydraprune.core.lazy import lazy

@@ -1,5 +1,7 @@
 """What a chart shows, however it is drawn: `plot` lays it out for the page, `picture` draws it as a PNG."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """What was measured, as charts: against sparsity, radius and epoch."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np

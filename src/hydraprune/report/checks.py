@@ -1,5 +1,7 @@
 """What the sanity checks of robustness found: signs of masked gradients and of weak attacks."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """Claims for the adversarial pruning benchmark (arXiv:2409.01249), beside the figures that it publishes."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,5 +1,7 @@
 """Accuracy under common corruptions, of dense and pruned networks side by side."""
 
+from __future__ import annotations
+
 import statistics
 
 from hydraprune.core.results import Corrupted

@@ -1,5 +1,7 @@
 """What pruning costs beyond the mean: classes that lose more than others, changed answers, calibration."""
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Runs that may be compared: their networks, each over its seeds, by names that tell them apart."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Iterable, Sequence

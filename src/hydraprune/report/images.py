@@ -1,5 +1,7 @@
 """Adversarial examples as small pictures inside the page."""
 
+from __future__ import annotations
+
 import base64
 import io
 from dataclasses import dataclass

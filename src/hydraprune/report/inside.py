@@ -1,5 +1,7 @@
 """What pruning left inside the networks: connections per layer, large and small weights, masks compared."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np

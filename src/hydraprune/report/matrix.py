@@ -1,5 +1,7 @@
 """Tables whose cells may be shaded by their values."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

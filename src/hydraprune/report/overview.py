@@ -1,5 +1,7 @@
 """The tables of all runs: what was measured, which folders there are, and what they were made with."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """Results of one or several runs as a picture."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Charts as geometry in a drawing of fixed size; `templates/parts.html` writes them as SVG."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 

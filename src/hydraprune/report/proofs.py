@@ -1,5 +1,7 @@
 """What was proved of the networks: verified accuracy, and certified accuracy by randomized smoothing."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 

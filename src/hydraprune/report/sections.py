@@ -1,5 +1,7 @@
 """What stands in each section of the page; titles and explanations are in `templates/page.html`."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any

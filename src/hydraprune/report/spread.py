@@ -1,5 +1,7 @@
 """Means over runs, and how sure they are."""
 
+from __future__ import annotations
+
 import math
 import statistics
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """What was measured under other threat models than the recipe's: a table, and accuracy against the radius."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 

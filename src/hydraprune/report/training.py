@@ -1,5 +1,7 @@
 """Training curves: what was measured after each epoch."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 

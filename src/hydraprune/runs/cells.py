@@ -1,5 +1,7 @@
 """How a cell of a study ended: `cell.json` or `failure.json` in its folder."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated, Any
 

@@ -4,6 +4,8 @@
 program can check it.
 """
 
+from __future__ import annotations
+
 import hashlib
 import platform
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
 """Values out of files that may be damaged: each is checked where it is read, and one that does not fit is left out."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, TypeVar
 

@@ -1,5 +1,7 @@
 """The tensors and masks of a checkpoint put into a network that is there already."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping
 from typing import Any
 

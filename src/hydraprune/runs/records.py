@@ -1,5 +1,7 @@
 """What was measured of a run's networks: by its recipe, and later by commands of their own."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Grids of recipes: every combination is a run, what they share is trained once, and tables compare them."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 from hydraprune.core.lazy import lazy

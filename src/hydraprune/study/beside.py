@@ -1,5 +1,7 @@
 """Cells are settled in a process beside the study's own, which ends with it."""
 
+from __future__ import annotations
+
 import os
 import signal
 import threading

@@ -1,5 +1,7 @@
 """A study on a Ray cluster whose machines see the same folder."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from hydraprune.core.extras import extra

@@ -1,5 +1,7 @@
 """One cell of a study: where it stands, and what brings it to its end."""
 
+from __future__ import annotations
+
 import time
 import traceback
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """What cells have in common: the stages before the first pruning stage, trained once."""
 
+from __future__ import annotations
+
 import os
 import shutil
 from contextlib import suppress

@@ -1,5 +1,7 @@
 """Runs the cells of a study, beside other processes that do the same."""
 
+from __future__ import annotations
+
 import threading
 import time
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Curves for TensorBoard, by its package."""
 
+from __future__ import annotations
+
 import io
 import time
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
 """The only training loop: minimise an objective over a list of tensors, whatever they are."""
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,5 +1,7 @@
 """Where networks are computed: in this process, or in several by Lightning Fabric."""
 
+from __future__ import annotations
+
 import logging
 import os
 from contextlib import AbstractContextManager, nullcontext

@@ -1,5 +1,7 @@
 """Optimizer, learning-rate schedule and weight average of one training stage."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,5 +1,7 @@
 """The tensors that training moves, as users name them."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """What a stage must remember to go on after it was killed: its two newest states."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
