@@ -36,7 +36,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedFile:
     """What a packed file holds.
 
     Attributes:
@@ -86,7 +86,7 @@ def pack(
     return MAGIC + struct.pack("<I", len(header)) + header + body
 
 
-def unpack(content: bytes, where: str) -> Packed:
+def unpack(content: bytes, where: str) -> PackedFile:
     """What `pack` wrote. Nothing is unpickled, and no more memory is taken than a file of this length may claim.
 
     Raises:
@@ -99,7 +99,7 @@ def unpack(content: bytes, where: str) -> Packed:
         raise CheckpointError(f"{where} is no whole packed file ({error}); restore it or export it again") from None
 
 
-def _unpacked(content: bytes) -> Packed:
+def _unpacked(content: bytes) -> PackedFile:
     if content[: len(MAGIC)] != MAGIC:
         raise ValueError("it does not begin as one")
     (length,) = struct.unpack_from("<I", content, len(MAGIC))
@@ -132,7 +132,7 @@ def _unpacked(content: bytes) -> Packed:
         arrays[name] = values
     if len(body):
         raise ValueError(f"{len(body)} bytes are left over")
-    return Packed(arrays, masks, _mapping(header["meta"]))
+    return PackedFile(arrays, masks, _mapping(header["meta"]))
 
 
 def _gaps(mask: Array) -> bytes:
