@@ -11,7 +11,7 @@ from hydraprune.masks.view import MaskView
 from hydraprune.recipes.runner import Run
 from hydraprune.recipes.stages import Stage
 from hydraprune.runs.checkpoint import save
-from hydraprune.runs.finished import finished
+from hydraprune.runs.files import finished
 
 
 class Round(Stage):
