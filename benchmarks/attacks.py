@@ -1,6 +1,6 @@
 """PGD-50x10 and AutoAttack as `evaluate` runs them, against the plain loop and the library alone, on a trained network.
 
-    python benchmarks/attacks.py runs/digits-demo/hydra-0.9/finetune --out benchmarks/results/attacks_digits.json
+    python benchmarks/attacks.py runs/digits-demo/pruner=hydra,sparsity=0.9/finetune --out attacks_digits.json
 
 Data, threat model and network are those of the checkpoint. The plain loop never skips an image; an image is robust if
 no iterate of any restart is misclassified. Both sides of a comparison must find the same images robust.
@@ -77,7 +77,8 @@ def main() -> None:
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, _ = load(args.checkpoint)
-    recipe = load_recipe(next(path for folder in args.checkpoint.parents if (path := folder / "recipe.yaml").exists()))
+    written = next(path for folder in args.checkpoint.parents if (path := folder / "recipe.yaml").exists())
+    recipe = load_recipe(str(written))
     batch = next(iter(recipe.data.load().test.batches(args.images, seed=0).epoch(0)))
     net = plain_copy(model.to(device)).eval().requires_grad_(False)
     x, y = batch.x.to(device).contiguous(), batch.y.to(device)

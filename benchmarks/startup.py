@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py --out benchmarks/results/startup.json
 
-Each is a process of its own, from its start to its end; a run ends with the first step of `digits-demo`. What needs
+Each is a process of its own, from its start to its end; a run ends with the first step of its recipe. What needs
 torch is given beyond `import torch` of the same round. Commands are called as the installed script calls them.
 """
 
@@ -35,7 +35,7 @@ BEYOND = {
         "import torch; torch.optim.SGD([torch.zeros(1, requires_grad=True)])" + END,
         [],
     ),
-    "a run, to its first step": (FIRST_STEP, ["run", "digits-demo", "--out", "{out}"]),
+    "a run, to its first step": (FIRST_STEP, ["run", "digits-cnn_digits-trades", "--out", "{out}"]),
 }
 ALONE = {
     "hydraprune --help": ["--help"],
