@@ -82,7 +82,7 @@ def test_list(succeeds):
 def test_show_prints_a_recipe_that_can_be_run_again(succeeds, tmp_path):
     text = succeeds("show", "digits-cnn_digits-trades", "--set", "threat.eps=8/255", "--set", "seed=3")
     expected = library.load_recipe("digits-cnn_digits-trades", ["threat.eps=8/255", "seed=3"])
-    assert text == library.dump_recipe(expected)
+    assert text == library.dump(expected)
     (tmp_path / "mine.yaml").write_text(text)
     assert succeeds("show", "mine.yaml") == text
 
@@ -202,7 +202,7 @@ def test_table_of_several_runs(succeeds, finished, tmp_path):
     [
         (
             ["show", "digit-trades"],
-            "unknown recipe 'digit-trades'; did you mean 'digits-cnn_digits-trades'? (or give a file NAME.yaml)",
+            "unknown recipe or study 'digit-trades'; did you mean 'digits-demo'? (or give a file NAME.yaml)",
         ),
         (["run", "nothing.yaml", "--out", "x"], "recipe or study nothing.yaml is missing"),
         (

@@ -18,12 +18,12 @@ def lines(seconds_per_step, epochs=10, later=30, first=60.0):
 def test_the_first_step_counts_for_nothing_and_one_line_is_told():
     (line,) = lines(3.0)
     # After four more steps of 3 s: 195 of 200 are left, and 600 of the stages after it.
-    assert line == "about 10 min to go for 10 epochs, and 30 min for the 30 epochs after them"
+    assert line == "about 10 min to go in this stage, and 30 min for the stages after it"
 
 
 def test_without_a_stage_after_it_there_is_one_figure():
     (line,) = lines(3.0, later=0)
-    assert line == "about 10 min to go for 10 epochs"
+    assert line == "about 10 min to go in this stage"
 
 
 @pytest.mark.parametrize(("seconds", "epochs", "later"), [(0.1, 10, 10), (2.0, 1, 0)])

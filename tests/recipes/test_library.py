@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from hydraprune.core.errors import SpecError
-from hydraprune.recipes.library import dump_recipe, load_recipe, names, read_recipe, resolve
+from hydraprune.recipes.library import dump, load_recipe, names, read_recipe, resolve
 from recipes.tiny import TINY, tiny
 
 
@@ -14,10 +14,10 @@ def test_a_shipped_recipe_reads_back_as_it_was_dumped(tmp_path, name):
     assert recipe.name == name
     assert recipe.about
     file = tmp_path / "copy.yaml"
-    file.write_text(dump_recipe(recipe))
+    file.write_text(dump(recipe))
     again = load_recipe(str(file))
     assert again == recipe
-    assert dump_recipe(again) == dump_recipe(recipe)
+    assert dump(again) == dump(recipe)
 
 
 @pytest.mark.parametrize("name", names())
@@ -201,7 +201,7 @@ def test_errors_show_nothing_of_what_a_file_holds(tmp_path, content):
 
 def test_a_recipe_that_was_written_down_makes_no_other_file_be_read(tmp_path):
     file = tmp_path / "recipe.yaml"
-    file.write_text(dump_recipe(tiny()))
+    file.write_text(dump(tiny()))
     assert read_recipe(file) == tiny()
     file.write_text(f"extends: {tmp_path / 'gone.yaml'}")
     with pytest.raises(SpecError, match="unknown key 'extends'"):

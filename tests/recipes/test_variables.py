@@ -5,7 +5,7 @@ import yaml
 
 from hydraprune.core.errors import SpecError
 from hydraprune.pruners import PRUNERS
-from hydraprune.recipes.library import dump_recipe, load_recipe, names, read_recipe, resolve
+from hydraprune.recipes.library import dump, load_recipe, names, read_recipe, resolve
 from hydraprune.recipes.runner import run
 from hydraprune.recipes.training import Fit
 from hydraprune.recipes.variables import Variable, short_name
@@ -53,7 +53,7 @@ def test_words_alone_change_nothing():
         (["sparsity=0.5"], {"stages.1.budget.sparsity": 0.5}),
         (["sparsity=0.5", "sparsity=0.3"], {"stages.1.budget.sparsity": 0.3}),
         (["eps=0.2"], {"threat.eps": 0.2, "objective.beta": 3}),
-        (["eps=1/5"], {"threat.eps": 0.2}),  # another way to write it, which no case names
+        (["eps=1/5"], {"threat.eps": 0.2, "objective.beta": 3}),
         (["stages.prune.epochs=4", "sparsity=0.5"], {"stages.1.epochs": 4, "stages.1.budget.sparsity": 0.5}),
     ],
 )  # fmt: skip
@@ -71,9 +71,44 @@ def test_a_pruner_brings_what_its_kind_needs():
     assert with_words("pruner.init=kaiming_normal").stages[1].pruner.init == "kaiming_normal"
 
 
-def test_what_is_set_later_wins():
-    assert with_words("pruner=magnitude", "stages.finetune.epochs=9").stages[2].epochs == 9
-    assert with_words("stages.finetune.epochs=9", "pruner=magnitude").stages[2].epochs == 3
+def test_what_is_set_by_its_path_wins_over_what_a_word_brings():
+    for order in (1, -1):
+        settings = ["pruner=magnitude", "stages.finetune.epochs=9"][::order]
+        assert with_words(*settings).stages[2].epochs == 9
+
+
+def test_a_word_that_is_set_again_leaves_nothing_of_what_it_brought():
+    assert with_words("pruner=magnitude", "pruner=hydra").stages == with_words("pruner=hydra").stages
+    assert with_words("pruner=hydra").stages == with_words().stages
+    again = resolve(with_words("pruner=magnitude").plain(), ["sparsity=0.3"], "again")
+    assert again.stages[1].budget.sparsity == 0.3
+    with pytest.raises(SpecError, match="no setting or variable 'pruner'"):  # it was spent
+        resolve(with_words("pruner=magnitude").plain(), ["pruner=hydra"], "again")
+
+
+def test_a_recipe_chooses_a_word_and_one_that_extends_it_another(tmp_path):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**TINY, "variables": WORDS, "set": {"pruner": "magnitude"}}))
+    child = {"extends": str(tmp_path / "base.yaml"), "set": {"pruner": "hydra"}}
+    (tmp_path / "child.yaml").write_text(yaml.safe_dump(child))
+    assert load_recipe(str(tmp_path / "base.yaml")).stages == with_words("pruner=magnitude").stages
+    assert load_recipe(str(tmp_path / "child.yaml")).stages == with_words().stages
+    assert load_recipe(str(tmp_path / "child.yaml"), ["pruner=random"]).stages == with_words("pruner=random").stages
+
+
+def test_the_closest_case_wins_and_numbers_are_numbers():
+    cases = {"one-shot": {"seed": 2, "stages.prune.epochs": 0}, "magnitude": {"seed": 3}}
+    words = {"pruner": {"path": "stages.prune.pruner", "cases": cases}}
+    assert with_words("pruner=magnitude", **words).seed == 3
+    assert with_words("pruner=snip", **words).seed == 2
+    words = {"rate": {"path": "stages.prune.optim.lr", "cases": {0.001: {"seed": 5}}}}
+    assert [with_words(f"rate={text}", **words).seed for text in ("0.001", "1e-3", "1/1000", "0.01")] == [5, 5, 5, 0]
+
+
+def test_a_word_is_dropped_by_null(tmp_path):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**TINY, "variables": WORDS}))
+    child = {"extends": str(tmp_path / "base.yaml"), "variables": {"pruner": None, "sparsity": None}}
+    (tmp_path / "child.yaml").write_text(yaml.safe_dump({**child, "stages": TINY["stages"][:1]}))
+    assert load_recipe(str(tmp_path / "child.yaml")).variables.keys() == {"eps"}
 
 
 def test_words_are_inherited_one_by_one(tmp_path):
@@ -88,7 +123,7 @@ def test_words_are_inherited_one_by_one(tmp_path):
 
 def test_what_was_written_down_reads_back_and_can_be_changed_again(tmp_path):
     file = tmp_path / "recipe.yaml"
-    file.write_text(dump_recipe(with_words("sparsity=0.5", "eps=0.2")))
+    file.write_text(dump(with_words("sparsity=0.5", "eps=0.2")))
     assert read_recipe(file) == load_recipe(str(file)) == with_words("sparsity=0.5", "eps=0.2")
     assert load_recipe(str(file), ["sparsity=0.3"]) == with_words("eps=0.2", "sparsity=0.3")
 
@@ -113,6 +148,7 @@ def test_words_are_not_what_a_run_is(tmp_path):
         ([], {"a": {"path": "seed", "cases": {1: {"sead": 2}}}}, r"variables\.a: no setting 'sead'"),
         ([], {"a": "not a path"}, r"tiny\.variables\.a\.path: "),
         (["a=1"], {"a": 5}, r"variables\.a: "),
+        (["a=1"], {"a": "b", "b": "a"}, r"no setting or variable 'b'"),
         (["a=1"], {"a": {"path": "seed", "case": {}}}, r"variables\.a: unknown key 'case'; did you mean 'cases'\?"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from hydraprune.core.files import write_json
 from hydraprune.core.results import Record
-from hydraprune.recipes.library import dump_recipe
+from hydraprune.recipes.library import dump
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.training import Fit
 from hydraprune.study import Study
@@ -52,7 +52,7 @@ class Training:
         recipe, folder = Recipe.parse(values, "run"), Path(out)
         self.names.append(folder.name)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+        (folder / "recipe.yaml").write_text(dump(recipe))
         (folder / "metrics.jsonl").write_text("{}\n")
         path = folder / "results.json"
         records = {r["stage"]: r for r in json.loads(path.read_text())} if path.exists() else {}

@@ -5,7 +5,7 @@ import yaml
 
 from hydraprune.core.errors import SpecError
 from hydraprune.pruners import PRUNERS
-from hydraprune.study import load_study, names
+from hydraprune.study import Study, load_study, names
 from hydraprune.study.shared import key, trunk
 from study.small import RECIPE, study
 
@@ -147,9 +147,11 @@ def test_a_file_is_read_and_its_recipe_resolved(tmp_path):
 
 
 def test_overrides_change_every_cell_but_what_the_grid_changes():
-    cells = load_study("hydra-plus-digits", ["stages.finetune.epochs=3", "data.fraction=0.5"]).cells()
-    assert {cell.recipe.data.fraction for cell in cells} == {0.5}
-    assert {stage.epochs for cell in cells for stage in cell.recipe.stages if stage.name == "finetune"} == {3, 16}
+    """By its path, that is: what one of its words brings gives way."""
+    cells = load_study("hydra-plus-digits", ["stages.finetune.epochs=3", "stages.finetune.optim.ema=0.5"]).cells()
+    tuned = [stage for cell in cells for stage in cell.recipe.stages if stage.name == "finetune"]
+    assert {stage.epochs for stage in tuned} == {3}
+    assert {stage.optim.ema for stage in tuned} == {0.5, 0.95}
     with pytest.raises(SpecError, match=r"write path\.to\.key=value"):
         load_study("hydra-plus-digits", ["data.fraction"])
 
@@ -193,6 +195,23 @@ def test_what_cells_share_is_what_comes_before_pruning():
 def test_only_what_training_depends_on_separates_it(change, same):
     plain, changed = (study(set=settings, grid={"seed": [0]}).cells()[0].recipe for settings in ({}, change))
     assert (key(trunk(plain)) == key(trunk(changed))) == same
+
+
+@pytest.mark.parametrize(
+    ("setting", "axis"),
+    [("sparsity=0.5", "sparsity"), ("stages.prune.budget.sparsity=0.5", "sparsity"), ("pruner=snip", "pruner")],
+)
+def test_what_the_grid_varies_is_not_set_beside_it(setting, axis):
+    value = setting.partition("=")[2]
+    with pytest.raises(SpecError, match=rf"the grid of digits-demo varies it; use --vary {axis}={value}"):
+        load_study("digits-demo", [setting])
+    assert {cell.labels[axis] for cell in load_study("digits-demo", vary=[f"{axis}={value}"]).cells()} == {value}
+
+
+def test_a_setting_comes_after_what_the_study_sets():
+    values = {"recipe": {"extends": "digits-cnn_digits-trades"}, "name": "s", "grid": {"seed": [0]}}
+    study = Study.parse({**values, "set": {"sparsity": 0.9, "stages.prune.budget.sparsity": 0.8}}, "s")
+    assert study.cells()[0].recipe.stages[1].budget.sparsity == 0.8  # by its path
 
 
 def test_without_pre_training_nothing_is_shared():

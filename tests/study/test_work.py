@@ -57,9 +57,19 @@ def test_what_is_finished_is_skipped_and_a_larger_grid_goes_on(tmp_path):
     larger = study(grid={**GIVEN.grid, "seed": [0, 1, 2]})
     run_study(larger, tmp_path, call=again)
     assert {name[-6:] for name in again.names if "=" in name} == {"seed=2"}
+    with pytest.raises(SpecError, match="cells that this grid lacks, such as method=hydra,sparsity=0.5,seed=2;"):
+        run_study(GIVEN, tmp_path, call=again)  # which tables would leave out, and the page not
     evaluated = Training()
-    run_study(study(set={"stages.evaluate.attacks": ["fgsm", "pgd"]}), tmp_path, call=evaluated)
-    assert [name for name in evaluated.names if "=" in name] == NAMES
+    changed = {"grid": larger.grid, "set": {"stages.evaluate.attacks": ["fgsm", "pgd"]}}
+    run_study(study(**changed), tmp_path, call=evaluated)
+    assert {name for name in evaluated.names if "=" in name} == {cell.name for cell in larger.cells()}
+
+
+def test_another_line_about_it_changes_nothing(tmp_path):
+    run_study(GIVEN, tmp_path, call=Training())
+    again = Training()
+    assert run_study(study(about="now with a line about it"), tmp_path, call=again) == dict.fromkeys(NAMES, "done")
+    assert again.names == []
 
 
 def test_a_cell_from_before_a_setting_existed_is_still_finished(tmp_path):

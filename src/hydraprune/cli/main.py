@@ -52,11 +52,14 @@ def list_() -> None:
 
 
 @app.command()
-def show(recipe: Annotated[str, typer.Argument(help="Name or YAML file")], set_: Settings = None) -> None:
-    """The resolved recipe as YAML, defaults included."""
+def show(
+    name: Annotated[str, typer.Argument(metavar="RECIPE|STUDY", help="Name or YAML file")], set_: Settings = None
+) -> None:
+    """The resolved recipe as YAML, defaults included; or a study."""
     from hydraprune.recipes import library
+    from hydraprune.study import schema
 
-    print(library.dump_recipe(library.load_recipe(recipe, set_ or [])), end="")
+    print(library.dump(schema.load(name, set_ or [])), end="")
 
 
 @app.command()
@@ -102,9 +105,10 @@ def prune(
         "pruner": pruner,
         "sparsity": sparsity,
     }
-    values = library.changed(library.whole("base-own"), settings)
-    if weights is not None:
-        values["stages"] = [stage for stage in values["stages"] if stage.get("name") != "pretrain"]
+    values = library.changed(library.whole("base-own"), settings.items())
+    if weights is not None:  # nothing pre-trains, and so the last network alone is measured
+        *_, evaluate = values["stages"] = [stage for stage in values["stages"] if stage.get("name") != "pretrain"]
+        evaluate["of"] = None
     _run(library.resolve(values, set_ or [], "prune"), out)
 
 
@@ -145,8 +149,10 @@ def _run(recipe: Recipe, out: Path) -> None:
 
 def _section(title: str, lines: Iterable[tuple[str, str]]) -> None:
     console.print(f"[bold]{title}[/bold]")
-    for name, about in lines:
-        tell(f"  {name:<28} {about}")
+    table = list(lines)
+    width = max(len(name) for name, _ in table)
+    for name, about in table:
+        tell(f"  {name:<{width}}  {about}")
 
 
 def main() -> None:

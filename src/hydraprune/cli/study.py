@@ -13,7 +13,7 @@ from hydraprune.cli.console import console, draw, tell
 from hydraprune.cli.options import Out, Runs, Settings, Vary
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import output_file, write_atomically, write_json
-from hydraprune.runs.files import PICTURE
+from hydraprune.runs.files import PICTURE, RESULTS
 
 if TYPE_CHECKING:
     from hydraprune.report import Row
@@ -59,7 +59,7 @@ def _summarize(grid: Study, out: Path, states: Mapping[str, str]) -> None:
     from hydraprune.study.table import summarize
 
     counts = Counter(states.values())
-    if counts["done"]:
+    if any((out / cell / RESULTS).exists() for cell, state in states.items() if state == "done"):
         found = summarize(out, tell)
         console.print(as_table(found))
         draw(found, out / PICTURE, grid.name)

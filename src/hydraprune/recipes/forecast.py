@@ -41,8 +41,8 @@ class Forecast(Hook):
         epoch = passed / (clock.step - step) * clock.steps_per_epoch
         rest = epoch * (clock.epochs - clock.epoch)
         if rest + epoch * self._later >= SHORT:
-            more = f", and {span(epoch * self._later)} for the {self._later} epochs after them" if self._later else ""
-            self._tell(f"about {span(rest)} to go for {clock.epochs} epochs{more}")
+            more = f", and {span(epoch * self._later)} for the stages after it" if self._later else ""
+            self._tell(f"about {span(rest)} to go in this stage{more}")
 
 
 def span(seconds: float) -> str:

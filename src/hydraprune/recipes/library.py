@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -15,13 +15,15 @@ from pydantic import ValidationError
 
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import read_yaml
-from hydraprune.core.spec import nearest, said, sentence
+from hydraprune.core.spec import Spec, nearest, said, sentence
 from hydraprune.recipes.variables import Variable
 
 if TYPE_CHECKING:
     from hydraprune.recipes.schema import Recipe
 
 _FOLDER = files("hydraprune.recipes") / "files"
+WORDS = "words"
+"""In the settings of files: values of variables that were chosen, and are not in place yet."""
 LEVELS = 16
 """How many recipes may extend one another."""
 
@@ -40,7 +42,8 @@ def about(name: str, folder: Traversable = _FOLDER) -> str:
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe called `name`, or in the YAML file `name`, with `path.to.key=value` overrides.
 
-    A stage is addressed by its name: `stages.prune.epochs=5`. Values are read as YAML.
+    A stage is addressed by its name: `stages.prune.epochs=5`; a word of the recipe's, such as `sparsity=0.99`, stands for
+    settings. Values are read as YAML.
 
     Raises:
         SpecError: if there is no such recipe or key (the nearest is named), or a value does not fit.
@@ -94,10 +97,7 @@ def resolve(values: dict[str, Any], overrides: Sequence[str], where: str) -> Rec
     """The recipe of these settings with `path.to.key=value` overrides; errors quote paths below `where`."""
     from hydraprune.recipes.schema import Recipe  # slow to import: a name that does not exist is told before
 
-    values = copy.deepcopy(values)
-    for path, value in parsed(overrides):
-        _assign(values, path, value)
-    return Recipe.parse(values, where)
+    return Recipe.parse(changed(values, parsed(overrides)), where)
 
 
 def parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
@@ -125,17 +125,43 @@ def whole(base: str | Mapping[str, Any]) -> dict[str, Any]:
     return _read(base) if isinstance(base, str) else _extended(copy.deepcopy(dict(base)), "of the study")
 
 
-def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings `base` with `path.to.key: value` changes."""
+def changed(base: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The settings `base` with (path.to.key, value) changes.
+
+    First come words of the recipe's, each once and with its last value, then settings by their path, in order: what is
+    set by its path is not taken back by what a word brings.
+    """
     values = copy.deepcopy(dict(base))
-    for path, value in changes.items():
-        _assign(values, path, value)
+    words, paths = values.pop(WORDS, {}), []
+    for path, value in changes:
+        if path in _variables(values):
+            words[path] = value
+        else:
+            paths.append((path, value))
+    for word, value in words.items():
+        variable = _variable(values, word)
+        for path, what in variable.changes(value).items():
+            _assign(values, path, what)
+    # What a word has brought beside its own setting could not be taken back later.
+    values["variables"] = {
+        w: v for w, v in _variables(values).items() if w not in words or not _variable(values, w).cases
+    }
+    for path, value in paths:
+        _assign(values, target(values, path), value)
     return values
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML, defaults included; `load_recipe` reads it back to an equal one."""
-    return yaml.safe_dump(recipe.plain(), sort_keys=False, width=120)
+def target(values: Mapping[str, Any], path: str) -> str:
+    """The setting that a path means in these settings of a recipe; it may begin with a word of theirs."""
+    first, _, rest = path.partition(".")
+    if first not in _variables(values):
+        return path
+    return ".".join([_variable(values, first).path, *([rest] if rest else [])])
+
+
+def dump(settings: Spec) -> str:
+    """A resolved recipe, or a study, as YAML, defaults included; what reads it back gives an equal one."""
+    return yaml.safe_dump(settings.plain(), sort_keys=False, width=120)
 
 
 def _read(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -156,27 +182,35 @@ def _extended(values: dict[str, Any], name: str, below: tuple[str, ...] = ()) ->
         raise SpecError(f"recipe {name}: `set` takes path.to.key: value, got {changes!r}")
     if base is not None:
         inherited = _read(str(base), (*below, name))
-        words = {**(inherited.get("variables") or {}), **(values.get("variables") or {})}
-        values = {**inherited, **values, "variables": words}
-    for change, value in changes.items():
-        _assign(values, str(change), value)
+        words = {**_variables(inherited), **_variables(values)}
+        values = {
+            **inherited,
+            **values,
+            "variables": {word: meant for word, meant in words.items() if meant is not None},
+        }
+    chosen = {str(change): value for change, value in changes.items()}
+    values[WORDS] = {**values.get(WORDS, {}), **{w: value for w, value in chosen.items() if w in _variables(values)}}
+    for path, value in chosen.items():
+        if path not in values[WORDS]:
+            _assign(values, target(values, path), value)
     return values
 
 
+def _variables(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    words = values.get("variables") or {}
+    if not isinstance(words, Mapping):
+        raise SpecError(f"variables: expected words with what they stand for, got {said(words)}")
+    return words
+
+
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:
-    """Set one value, or what a variable of the recipe stands for; the containers on the way must be there."""
+    """Set one value; the containers on the way must be there."""
     from hydraprune.recipes.schema import Recipe
 
-    first, _, rest = path.partition(".")
-    words = values.get("variables") or {}
-    if first not in Recipe.model_fields:
-        if first not in words:
-            raise SpecError(f"no setting or variable {first!r}; {nearest(first, [*Recipe.model_fields, *words])}")
-        variable = _variable(words[first], f"variables.{first}")
-        changes = {f"{variable.path}.{rest}": value} if rest else variable.changes(value)
-        for where, what in changes.items():
-            _assign(values, where, what)
-        return
+    if (first := path.partition(".")[0]) not in Recipe.model_fields:
+        raise SpecError(
+            f"no setting or variable {first!r}; {nearest(first, [*Recipe.model_fields, *_variables(values)])}"
+        )
     *way, last = path.split(".")
     here: Any = values
     for depth, part in enumerate(way):
@@ -197,11 +231,11 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
         here[last] = copy.deepcopy(value)
 
 
-def _variable(written: Any, where: str) -> Variable:
+def _variable(values: Mapping[str, Any], word: str) -> Variable:
     try:
-        return Variable.model_validate(written)
+        return Variable.model_validate(_variables(values)[word])
     except ValidationError as error:
-        raise SpecError(sentence(error, where)) from None
+        raise SpecError(sentence(error, f"variables.{word}")) from None
 
 
 def _stage(stages: list[Any], name: str, where: str) -> Any:

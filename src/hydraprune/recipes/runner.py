@@ -18,7 +18,7 @@ from hydraprune.core.files import inside, output_folder, write_atomically, write
 from hydraprune.core.results import Record
 from hydraprune.core.seeds import derived
 from hydraprune.data import Dataset
-from hydraprune.recipes.library import dump_recipe, load_recipe, read_recipe
+from hydraprune.recipes.library import dump, load_recipe, read_recipe
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Bench, Stage
 from hydraprune.runs.checkpoint import Checkpoint, open_checkpoint, read_digests, versions
@@ -123,7 +123,7 @@ class Run:
     def note(self) -> None:
         """Write recipe, machine and what the data is down, now that there is something to keep."""
         if not self._noted:
-            write_atomically(self.out / RECIPE, dump_recipe(self.recipe).encode())
+            write_atomically(self.out / RECIPE, dump(self.recipe).encode())
             write_json(self.out / ENVIRONMENT, _environment(self.fabric))
             if not (self.out / DATA).exists():
                 write_json(self.out / DATA, self.digests)
@@ -178,7 +178,7 @@ def refuse_another(recipe: Recipe, out: Path) -> None:
     if not os.path.lexists(path):
         return
     written = read_recipe(inside(out, path))
-    old, new = (r.plain() | {"trainer": None, "variables": None, "stages": r.trained()} for r in (written, recipe))
+    old, new = (r.training() | {"stages": r.trained()} for r in (written, recipe))
     if old != new:
         keys = [key for key in new if old.get(key) != new[key]]
         others = ", ".join(keys)

@@ -31,7 +31,7 @@ from hydraprune.recipes.forecast import Forecast
 from hydraprune.recipes.stages import AnyObjective, Stage
 from hydraprune.recipes.validation import Validate, Validation
 from hydraprune.runs.checkpoint import Meta, save
-from hydraprune.runs.files import finished
+from hydraprune.runs.files import STATE, finished
 from hydraprune.runs.lock import own
 from hydraprune.train import Optim, fit
 from hydraprune.train.hooks import Log, ProgressBar
@@ -40,9 +40,6 @@ from hydraprune.train.state import both
 if TYPE_CHECKING:
     from hydraprune.recipes.runner import Run
     from hydraprune.recipes.schema import Recipe
-
-STATE = "state.safetensors"
-"""The newest state of an unfinished stage, in its folder."""
 
 
 class Fit(Stage):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -44,14 +45,22 @@ class Variable(Spec):
 
     def changes(self, value: Any) -> dict[str, Any]:
         """path.to.key -> what is set there, for a value of the variable."""
-        names = [short_name(value)]
+        found: dict[str, Any] = {self.path: value}
         if self.path.rpartition(".")[2] == "pruner":
-            kind = value.get("kind") if isinstance(value, Mapping) else value
-            names += [str(kind), FAMILY[PRUNERS.get(str(kind)).over]]
-        found = {self.path: value}
-        for name in names:
-            found |= self.cases.get(name, {})
+            kind = str(value.get("kind") if isinstance(value, Mapping) else value)
+            found |= self.cases.get(FAMILY[PRUNERS.get(kind).over], {}) | self.cases.get(kind, {})
+        for case, changes in self.cases.items():  # the closest comes last
+            if case == short_name(value) or _number(case) == _number(value) is not None:
+                found |= changes
         return found
+
+
+def _number(value: Any) -> float | None:
+    """The number that is written as `1e-3`, `0.001` or `1/1000`."""
+    try:
+        return float(Fraction(str(value)))
+    except (ValueError, ArithmeticError):
+        return None
 
 
 def short_name(value: Any) -> str:

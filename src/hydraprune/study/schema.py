@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field
 
 from hydraprune.core.errors import SpecError
-from hydraprune.core.spec import Spec, nearest
+from hydraprune.core.spec import Spec, nearest, said
 from hydraprune.recipes import library
 from hydraprune.recipes.library import changed, parsed, read_settings, resolve, whole
 from hydraprune.recipes.variables import short_name
@@ -83,7 +83,7 @@ class Study(Spec):
             raise SpecError(
                 f"study {self.name}: its grid has more than {CELLS} cells; vary less, or in several studies"
             )
-        base = changed(whole(self.recipe), self.set)
+        base = whole(self.recipe)
         left_out = [_labels(where, "exclude", axes) for where in self.exclude]
         cells: dict[str, Cell] = {}
         for labels in product(*axes.values()):
@@ -107,10 +107,10 @@ class Study(Spec):
         name = cell_name(labels)
         if name in cells:
             raise SpecError(f"study {self.name}: cell {name} stands in it twice")
-        changes = {"name": f"{self.name}/{name}", "about": self.about}
+        changes = [*self.set.items(), ("name", f"{self.name}/{name}"), ("about", self.about)]
         for axis, label in labels.items():
-            changes |= _options(axis, self.grid[axis]).get(label, {})
-        recipe = resolve(changed(base, changes | more), (), f"{self.name}/{name}")
+            changes += _options(axis, self.grid[axis]).get(label, {}).items()
+        recipe = resolve(changed(base, [*changes, *more.items()]), (), f"{self.name}/{name}")
         if recipe.trainer.devices > 1:
             raise SpecError(f"{self.name}/{name}: a cell runs on one device; start the study once on each instead")
         cells[name] = Cell(labels, recipe)
@@ -163,25 +163,43 @@ def load(name: str, overrides: Sequence[str] = (), vary: Sequence[str] = ()) -> 
     else:
         known = [*library.names(), *names()]
         raise SpecError(f"unknown recipe or study {name!r}; {nearest(name, known)} (or give a file NAME.yaml)")
-    axes = {axis: _listed(text) for axis, text in (_halves(option) for option in vary)}
+    axes = dict(map(_axis, vary))
     if "recipe" not in values:
         if not axes:
             return library.load_recipe(name, overrides)
         values = {"name": str(whole(name).get("name", Path(name).stem)), "recipe": name}
-    study = resolved(Study.parse(values | {"grid": {**(values.get("grid") or {}), **axes}}, name))
-    return study.model_copy(update={"set": study.set | dict(parsed(overrides))})
+    if axes and not isinstance(values.get("grid") or {}, dict):
+        raise SpecError(f"{name}.grid: expected axes by name, got {said(values['grid'])}")
+    study = resolved(Study.parse(values | ({"grid": {**(values.get("grid") or {}), **axes}} if axes else {}), name))
+    settings = dict(parsed(overrides))
+    for path in settings:
+        if axis := _varied(study, path):
+            raise SpecError(f"--set {path}: the grid of {study.name} varies it; use --vary {axis}={settings[path]}")
+    return study.model_copy(update={"set": {k: v for k, v in study.set.items() if k not in settings} | settings})
 
 
-def _halves(option: str) -> tuple[str, str]:
+def _varied(study: Study, path: str) -> str | None:
+    """The axis of which every value sets what `path` sets, so that setting it does nothing."""
+    base = study.recipe
+    assert isinstance(base, dict)
+    meant = library.target(base, path)
+    for axis, values in study.grid.items():
+        options = _options(axis, values).values()
+        if all(any(f"{meant}.".startswith(f"{library.target(base, key)}.") for key in option) for option in options):
+            return axis
+    return None
+
+
+def _axis(option: str) -> tuple[str, list[Any]]:
+    """What `--vary` says: an axis, and its values."""
     axis, equals, text = option.partition("=")
-    if not equals or not text.strip():
+    try:
+        values = yaml.safe_load(f"[{text}]")
+    except (yaml.YAMLError, ValueError, RecursionError):
+        values = None
+    if not equals or not isinstance(values, list) or not values:
         raise SpecError(f"--vary {option!r}: write AXIS=VALUE,VALUE, such as sparsity=0.9,0.99")
-    return axis, text
-
-
-def _listed(text: str) -> list[Any]:
-    ((_, values),) = parsed([f"values=[{text}]"])
-    return values  # type: ignore[no-any-return]
+    return axis, values
 
 
 def resolved(study: Study) -> Study:

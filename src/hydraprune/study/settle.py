@@ -154,9 +154,10 @@ def _end(folder: Path) -> tuple[Done | None, str]:
 def _is_of(cell: Cell, settings: dict[str, Any]) -> bool:
     """Whether a cell with these settings is `cell`, on whatever machine; what they lack is at its default."""
     try:
-        return Recipe.parse(settings | {"trainer": cell.recipe.trainer.plain()}, cell.name) == cell.recipe
+        found = Recipe.parse(settings | {"trainer": cell.recipe.trainer.plain()}, cell.name)
     except SpecError:  # of another version, which knew other settings
         return False
+    return (found.training(), found.stages) == (cell.recipe.training(), cell.recipe.stages)
 
 
 def _failure(folder: Path, began: float) -> str | None:

@@ -10,16 +10,15 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import output_folder, write_atomically
-from hydraprune.recipes.library import read_settings
+from hydraprune.recipes.library import dump, read_settings
 from hydraprune.recipes.runner import refuse_another
 from hydraprune.runs.files import STUDY
 from hydraprune.study.beside import Beside
-from hydraprune.study.schema import Cell, Study, resolved
+from hydraprune.study.schema import Cell, Study, read_study, resolved
 from hydraprune.study.settle import Call, Outcome, State, settle
 
 POLL = 1.0
@@ -77,9 +76,15 @@ def prepare(study: Study, cells: list[Cell], out: Path) -> None:
         raise SpecError(f"{out} holds the study {other!r}; choose another --out")
     if strangers and not written.exists():
         raise SpecError(f"{out} holds something else than a study; choose another --out")
+    if written.exists():
+        lacking = {cell.name for cell in read_study(written).cells()} - {cell.name for cell in cells}
+        if there := sorted(name for name in lacking if (out / name).exists()):
+            raise SpecError(
+                f"{out} holds cells that this grid lacks, such as {there[0]}; add to the grid, or choose another --out"
+            )
     for cell in cells:
         refuse_another(cell.recipe, out / cell.name)
-    write_atomically(written, yaml.safe_dump(resolved(study).plain(), sort_keys=False, width=120).encode())
+    write_atomically(written, dump(resolved(study)).encode())
 
 
 class _Board:
