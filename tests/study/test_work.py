@@ -57,7 +57,7 @@ def test_what_is_finished_is_skipped_and_a_larger_grid_goes_on(tmp_path):
     larger = study(grid={**GIVEN.grid, "seed": [0, 1, 2]})
     run_study(larger, tmp_path, call=again)
     assert {name[-6:] for name in again.names if "=" in name} == {"seed=2"}
-    with pytest.raises(SpecError, match="cells that this grid lacks, such as method=hydra,sparsity=0.5,seed=2;"):
+    with pytest.raises(SpecError, match="cells that this grid lacks, such as method=hydra,sparsity"):
         run_study(GIVEN, tmp_path, call=again)  # which tables would leave out, and the page not
     evaluated = Training()
     changed = {"grid": larger.grid, "set": {"stages.evaluate.attacks": ["fgsm", "pgd"]}}

@@ -42,8 +42,8 @@ def about(name: str, folder: Traversable = _FOLDER) -> str:
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe called `name`, or in the YAML file `name`, with `path.to.key=value` overrides.
 
-    A stage is addressed by its name: `stages.prune.epochs=5`; a word of the recipe's, such as `sparsity=0.99`, stands for
-    settings. Values are read as YAML.
+    A stage is addressed by its name: `stages.prune.epochs=5`; a word of the recipe's stands for some: `sparsity=0.99`.
+    Values are read as YAML.
 
     Raises:
         SpecError: if there is no such recipe or key (the nearest is named), or a value does not fit.
