@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from hydraprune.pruners.random import Random
     from hydraprune.recipes.library import load_recipe
     from hydraprune.recipes.runner import run
-    from hydraprune.runs.checkpoint import load, save
+    from hydraprune.runs.checkpoint import export, load, save
     from hydraprune.train.fit import fit
     from hydraprune.train.optim import Optim
 
@@ -112,6 +112,7 @@ __all__ = [
     "budgets",
     "certify",
     "evaluate",
+    "export",
     "fit",
     "load",
     "load_data",

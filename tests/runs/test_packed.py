@@ -7,7 +7,7 @@ import hydraprune as hp
 from hydraprune.core.errors import CheckpointError
 from hydraprune.core.network import device_of
 from hydraprune.nets import Net
-from hydraprune.runs.checkpoint import MODEL, Meta, open_checkpoint, save, save_packed
+from hydraprune.runs.checkpoint import MODEL, Meta, open_checkpoint, save
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def logits(model):
 
 def test_it_is_loaded_as_the_folder_is(folder, tmp_path):
     source = open_checkpoint(folder)
-    save_packed(tmp_path / "net.packed", source)
+    hp.export(folder, tmp_path / "net.packed")
     model, meta = hp.load(tmp_path / "net.packed")
     assert torch.equal(logits(model), logits(source.network()))
     masks = hp.MaskView(model).masks()
@@ -43,7 +43,7 @@ def test_it_is_loaded_as_the_folder_is(folder, tmp_path):
 @pytest.mark.parametrize(("values", "near"), [("float16", 1e-2), ("bfloat16", 5e-2), ("int8", 5e-2)])
 def test_rounded_weights_are_those_of_another_network(folder, tmp_path, values, near):
     source = open_checkpoint(folder)
-    save_packed(tmp_path / "net.packed", source, values)
+    hp.export(folder, tmp_path / "net.packed", values=values)
     packed = open_checkpoint(tmp_path / "net.packed")
     assert packed.digest != source.digest  # so that no figure is taken over
     assert torch.allclose(logits(packed.network()), logits(source.network()), atol=near)

@@ -217,23 +217,28 @@ def open_checkpoint(folder: Path | str, trust_code: bool | Net = False) -> Check
     return _checked(folder, meta, values, masks, trust_code)
 
 
-def save_packed(file: Path | str, checkpoint: Checkpoint, values: Values = "float32") -> None:
-    """Write a checkpoint into one small file, which `load` takes as it takes a folder.
+def export(folder: Path | str, file: Path | str, *, values: Values = "float32") -> None:
+    """Write a checkpoint into one packed file, which `load` takes as it takes the folder.
+
+    Masks and the weights that stay are stored near the limit of their entropy. numpy alone reads the file, by
+    `hydraprune.core.packing.unpack`.
 
     Args:
+        folder: of a finished stage, or of `save`; float32 throughout.
         file: where to.
-        checkpoint: float32 throughout.
-        values: how the weights that stay are written. `float32` changes none; the others round, so measure again.
+        values: how the weights that stay are written. `float32` changes none; `float16`, `bfloat16` and `int8` (with a
+            scale for each output) round, so the network is another one: measure it again.
 
     Raises:
+        CheckpointError: as `load`, of which nothing is called: no factory need be trusted.
         SpecError: for other values, or a network of another type.
         MissingError: without zstandard.
         TrainingError: if the file cannot be written.
     """
-    arrays, masks = (
-        {name: value.numpy() for name, value in each.items()} for each in (checkpoint.values, checkpoint.masks)
-    )
-    write_atomically(output_file(Path(file)), pack(arrays, masks, checkpoint.meta.plain(), values))
+    checkpoint = open_checkpoint(folder)
+    arrays = {name: value.numpy() for name, value in checkpoint.values.items()}
+    masks = {name: mask.numpy() for name, mask in checkpoint.masks.items()}
+    write_atomically(output_file(file), pack(arrays, masks, checkpoint.meta.plain(), values))
 
 
 def _open_packed(file: Path, trust_code: bool | Net) -> Checkpoint:
