@@ -123,7 +123,7 @@ def test_shared_networks_have_the_labels_that_their_cells_share(tmp_path):
     wider = study(grid={**GRID, "threat.eps": [0.1, 0.2]})
     run_study(wider, tmp_path, call=Training(accuracy))
     table = results(tmp_path)
-    assert [row.pruner for row in table if row.stage == "pretrain"] == ["dense, 0.1", "dense, 0.2"]
+    assert [row.pruner for row in table if row.stage == "pretrain"] == ["dense, eps=0.1", "dense, eps=0.2"]
     assert len(table) == 2 + 8
     assert {row.runs for row in table} == {2}
 
@@ -157,6 +157,12 @@ def test_a_summary_is_kept_in_the_folder_of_the_study_which_is_no_run_for_that(t
     dense = found.pop(("dense", "0"))
     assert found == {(row.pruner, row.removed): row.figures["clean"].values for row in table[1:]}
     assert {*dense} == {*table[0].figures["clean"].values}
+
+
+def test_bare_numbers_are_told_with_what_they_are_of(tmp_path):
+    rates = {"stages.prune.optim.lr": [0.1, 1e-3], "seed": [0]}
+    run_study(study(grid=rates), tmp_path, call=Training(accuracy))
+    assert [row.pruner for row in results(tmp_path)] == ["dense", "lr=0.1", "lr=0.001"]
 
 
 def test_differences_are_paired_by_seed(folder):

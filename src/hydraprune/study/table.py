@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
@@ -134,13 +135,18 @@ def results(folder: Path, where: Sequence[str] = (), told: Told | None = None) -
     table = []
     for members in groups.values():
         labels, record = members[0]
-        shown = [labels[axis] for axis in axes if axis in labels and axis not in (SEED, "sparsity")]
+        shown = [_said(axis, labels[axis]) for axis in axes if axis in labels and axis not in (SEED, "sparsity")]
         if record.pruner is None:
             shown = ["dense", *shown]
         row = averaged([record for _, record in members], ", ".join(shown))
         kept = {axis: label for axis, label in labels.items() if axis != SEED}
         table.append(StudyRow(**vars(row), labels=kept, seeds=[labels.get(SEED, "") for labels, _ in members]))
     return table
+
+
+def _said(axis: str, label: str) -> str:
+    """What a label says by itself, or after the last part of its axis if it is a bare number."""
+    return f"{axis.rpartition('.')[2]}={label}" if re.fullmatch(r"[\d.e+-]+", label) else label
 
 
 def summarize(folder: Path, told: Told | None = None) -> list[StudyRow]:
