@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.core.packing import MAGIC, pack, unpack
-from hydraprune.core.sealed import with_digest
+from hydraprune.core.packing import CHECKSUM, MAGIC, pack, unpack
 
 SHAPES = st.lists(st.integers(0, 7), min_size=1, max_size=4).map(tuple)
 
@@ -68,6 +67,15 @@ def test_rounding_is_to_the_nearest(values, bound):
     assert not found[~mask].any()
 
 
+@pytest.mark.parametrize("values", ["float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1), (2, 0, 5)])
+def test_small_and_empty_tensors_are_rounded_too(values, shape):
+    weight, mask = made(shape, 0.5)
+    found = unpack(pack({"w": weight, "b": np.float32([np.inf])}, {"w": mask}, {}, values), "file")
+    assert found.arrays["w"].shape == shape
+    assert np.isinf(found.arrays["b"]).all()  # what has one dimension is not rounded
+
+
 @pytest.mark.parametrize("share", [0.1, 0.05, 0.01])
 @pytest.mark.parametrize(("values", "width"), [("float32", 32), ("float16", 16), ("bfloat16", 16)])
 def test_a_random_mask_costs_its_entropy(share, values, width):
@@ -93,6 +101,9 @@ def test_numpy_alone_reads_it(tmp_path):
     ("arrays", "values", "complaint"),
     [
         ({"w": np.zeros((2, 2))}, "float32", "'w' is float64; give float32, or int64 for counters"),
+        ({"w": np.float32([[1e5, 1]])}, "float16", "'w' has values beyond 65504 or not finite, so float16 cannot hold"),
+        ({"w": np.float32([[np.nan, 1]])}, "int8", "'w' has values beyond .* or not finite, so int8 cannot hold it"),
+        ({"w": np.float32([[np.inf, 1]])}, "bfloat16", "'w' has values beyond .* so bfloat16 cannot hold it"),
         ({}, "float8", "values 'float8' is no way to write weights; choose one of float32, float16, bfloat16, int8"),
     ],
 )
@@ -129,10 +140,10 @@ def signed(change):
     (length,) = struct.unpack_from("<I", FILE, len(MAGIC))
     start = len(MAGIC) + 4
     header = json.loads(FILE[start : start + length])
-    body = change(header, FILE[start + length :])
-    header["sha256"] = hashlib.sha256(body).hexdigest()
-    text = json.dumps(with_digest({k: v for k, v in header.items() if k not in ("digest", "schema")})).encode()
-    return MAGIC + struct.pack("<I", len(text)) + text + body
+    body = change(header, FILE[start + length : -CHECKSUM])
+    text = json.dumps(header).encode()
+    content = MAGIC + struct.pack("<I", len(text)) + text + body
+    return content + hashlib.sha256(content).digest()
 
 
 def entry(**changes):
@@ -149,6 +160,8 @@ def entry(**changes):
         (entry(shape=[1] * 20), "is no shape"),
         (entry(kept=3), "gaps do not place 3 of 240|claims another length"),
         (entry(kept=True), "True is no count"),
+        (entry(kept=2**39), "549755813888 of 240 weights cannot be kept"),
+        (entry(shape=[2**39, 0]), "claims more memory"),
         (entry(values="float64"), "it has values 'float64'"),
         (entry(values="float32"), "it has values 'float32' in 2 parts"),
         (entry(blobs=[1, 2, 3]), ""),
@@ -159,6 +172,7 @@ def entry(**changes):
         (lambda header, body: body + b"more", "4 bytes are left over"),
         (lambda header, body: b"", ""),
         (lambda header, body: (header.pop("meta"), body)[1], "meta"),
+        (lambda header, body: (header.update(schema=99), body)[1], "install a newer hydraprune"),
     ],
 )
 def test_a_file_that_was_made_to_deceive_is_refused(change, complaint):

@@ -109,6 +109,25 @@ def test_a_word_is_dropped_by_null(tmp_path):
     child = {"extends": str(tmp_path / "base.yaml"), "variables": {"pruner": None, "sparsity": None}}
     (tmp_path / "child.yaml").write_text(yaml.safe_dump({**child, "stages": TINY["stages"][:1]}))
     assert load_recipe(str(tmp_path / "child.yaml")).variables.keys() == {"eps"}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**TINY, "variables": WORDS, "set": {"pruner": "magnitude"}}))
+    assert load_recipe(str(tmp_path / "child.yaml")).variables.keys() == {"eps"}  # and so is the value it had
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({**TINY, "words": 3}, "words: expected a mapping of words, got 3"),
+        ({**TINY, "words": {"zzz": 1}}, "no variable 'zzz'"),
+        (
+            {"extends": "digits-cnn_digits-trades", "words": {"pruner": "hydra"}},
+            "choose values of variables under",
+        ),
+    ],
+)
+def test_what_only_a_study_writes_down_is_no_setting(tmp_path, settings, complaint):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(SpecError, match=complaint):
+        load_recipe(str(tmp_path / "mine.yaml"))
 
 
 def test_words_are_inherited_one_by_one(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hydraprune as hp
-from hydraprune.core.errors import CheckpointError
+from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.network import device_of
 from hydraprune.nets import Net
 from hydraprune.runs.checkpoint import MODEL, Meta, open_checkpoint, save
@@ -56,3 +56,10 @@ def test_a_folder_and_a_file_are_told_apart(folder, tmp_path):
         hp.load(folder / MODEL)
     with pytest.raises(CheckpointError, match="holds no finished checkpoint"):
         hp.load(tmp_path / "nothing")
+
+
+def test_what_a_packed_file_cannot_hold_is_refused(tmp_path):
+    save(tmp_path / "half", torch.nn.Sequential(torch.nn.Linear(4, 3)).bfloat16())
+    with pytest.raises(SpecError, match=r"'0\.\w+' is torch\.bfloat16; a packed file takes float32"):
+        hp.export(tmp_path / "half", tmp_path / "half.packed")
+    assert not (tmp_path / "half.packed").exists()

@@ -1,7 +1,7 @@
 """Sparse tensors in few bytes, and back with numpy alone: gaps between what is kept, values in little room, zstd.
 
-A packed file is: 8 bytes `MAGIC`; the length of the header, 4 bytes, little-endian; the header, JSON with its version
-and digest (`core.sealed`); and the blobs that the header counts, one after the other. Each blob is a zstd frame.
+A packed file is: 8 bytes `MAGIC`; the length of the header, 4 bytes, little-endian; the header, JSON with its version;
+the blobs that the header counts, one after the other; and the SHA-256 of all that. Each blob is a zstd frame.
 A tensor with a mask has one of gaps: for each weight that stays, in the order of the flat tensor, the number of those
 before it that are gone, as bytes, where 255 says that 255 are gone and more follow. Its values are those that stay.
 Floats are laid out by significance: all first bytes, then all second ones.
@@ -22,16 +22,19 @@ from numpy.typing import NDArray
 
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.extras import extra
-from hydraprune.core.sealed import DIGEST, unsealed, with_digest
+from hydraprune.core.sealed import SCHEMA, VERSION, unsealed
 
 MAGIC = b"\x89HPK\r\n\x1a\n"
+CHECKSUM = 32
 Values = Literal["float32", "float16", "bfloat16", "int8"]
 """How the values of weights are written; int8 has a scale for each first index of the tensor, an output channel."""
 LEVEL = 1
 """Gaps and values have no repetitions to look for, so higher levels take longer and are no smaller."""
-LARGEST = 65_536
-"""A file may claim at most so many bytes of dense tensors for each of its own."""
+LARGEST, SPARE = 4096, 2**26
+"""A file may claim at most so many bytes of dense tensors for each of its own, and so many more."""
 STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "i1", "int64": "<i8"}
+LIMITS = {"float16": 65504.0, "bfloat16": 3.38e38, "int8": 3.38e38}
+"""The largest number that is rounded to a finite one."""
 Array = NDArray[Any]
 
 
@@ -62,7 +65,7 @@ def pack(
         values: how tensors with two dimensions or more are written; all others stay as they are.
 
     Raises:
-        SpecError: for another type of values, or of a tensor.
+        SpecError: for another type of values, or of a tensor, or numbers that do not fit it.
         MissingError: without zstandard.
     """
     if values not in get_args(Values):
@@ -74,6 +77,8 @@ def pack(
             raise SpecError(f"{name!r} is {array.dtype}; give float32, or int64 for counters")
         kind = "int64" if array.dtype == np.int64 else values if array.ndim > 1 else "float32"
         mask = masks.get(name)
+        if kind in LIMITS and not (np.abs(array) <= LIMITS[kind]).all():
+            raise SpecError(f"{name!r} has values beyond {LIMITS[kind]:g} or not finite, so {kind} cannot hold it")
         parts = [] if mask is None else [_gaps(mask)]
         parts += _written(array, mask, kind)
         frames = [press(part) for part in parts]
@@ -81,9 +86,9 @@ def pack(
         tensors.append(entry | ({} if mask is None else {"kept": int(mask.sum())}))
         blobs += frames
     body = b"".join(blobs)
-    entries = {"meta": dict(meta), "tensors": tensors, "sha256": hashlib.sha256(body).hexdigest()}
-    header = json.dumps(with_digest(entries)).encode()
-    return MAGIC + struct.pack("<I", len(header)) + header + body
+    header = json.dumps({SCHEMA: VERSION, "meta": dict(meta), "tensors": tensors}).encode()
+    content = MAGIC + struct.pack("<I", len(header)) + header + body
+    return content + hashlib.sha256(content).digest()
 
 
 def unpack(content: bytes, where: str) -> PackedFile:
@@ -102,20 +107,18 @@ def unpack(content: bytes, where: str) -> PackedFile:
 def _unpacked(content: bytes) -> PackedFile:
     if content[: len(MAGIC)] != MAGIC:
         raise ValueError("it does not begin as one")
-    (length,) = struct.unpack_from("<I", content, len(MAGIC))
-    start = len(MAGIC) + 4
-    header = _mapping(json.loads(content[start : start + length]))
-    if DIGEST not in header:
-        raise ValueError("its header has no digest")
-    header = unsealed(header)
-    body = memoryview(content)[start + length :]
-    if hashlib.sha256(body).hexdigest() != header["sha256"]:
+    whole, checksum = memoryview(content)[:-CHECKSUM], content[-CHECKSUM:]
+    if hashlib.sha256(whole).digest() != checksum:
         raise ValueError("its checksum is not that of its content")
-    left, arrays, masks = LARGEST * len(content), {}, {}
+    (length,) = struct.unpack_from("<I", whole, len(MAGIC))
+    start = len(MAGIC) + 4
+    header = unsealed(_mapping(json.loads(bytes(whole[start : start + length]))))
+    body = whole[start + length :]
+    left, arrays, masks = LARGEST * len(content) + SPARE, {}, {}
     for entry in header["tensors"]:
         name, shape, kind = str(entry["name"]), _shape(entry["shape"]), str(entry["values"])
         size = math.prod(shape)
-        left -= 4 * size
+        left -= 4 * (size + shape[0] if shape else size)  # int8 has scales
         if left < 0:
             raise ValueError(f"{name!r} claims more memory than a file of {len(content)} bytes may")
         frames = []
@@ -124,7 +127,8 @@ def _unpacked(content: bytes) -> PackedFile:
             body = body[count:]
         kept = size
         if "kept" in entry:
-            kept = _whole(entry["kept"])
+            if (kept := _whole(entry["kept"])) > size:
+                raise ValueError(f"{kept} of {size} weights cannot be kept")
             masks[name] = _mask(frames.pop(0), kept, shape)
         values = _read(frames, kind, kept, shape, masks.get(name))
         if name in arrays:
@@ -158,7 +162,7 @@ def _mask(frame: bytes, kept: int, shape: tuple[int, ...]) -> Array:
 
 def _written(array: Array, mask: Array | None, kind: str) -> list[bytes]:
     if kind == "int8":
-        channels = array.reshape(len(array), -1)
+        channels = array.reshape(len(array), math.prod(array.shape[1:]))
         scale = (np.abs(channels).max(1, initial=0) / 127).astype(np.float32)
         steps = np.rint(channels / np.where(scale > 0, scale, 1)[:, None]).astype(np.int8).reshape(array.shape)
         return [(steps if mask is None else steps[mask]).tobytes(), _planes(scale)]

@@ -132,15 +132,14 @@ def changed(base: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) -> dict
     set by its path is not taken back by what a word brings.
     """
     values = copy.deepcopy(dict(base))
-    words, paths = values.pop(WORDS, {}), []
+    words, paths = dict(_mapping(values.pop(WORDS, {}), WORDS)), []
     for path, value in changes:
         if path in _variables(values):
             words[path] = value
         else:
             paths.append((path, value))
     for word, value in words.items():
-        variable = _variable(values, word)
-        for path, what in variable.changes(value).items():
+        for path, what in _variable(values, word).changes(value).items():
             _assign(values, path, what)
     # What a word has brought beside its own setting could not be taken back later.
     values["variables"] = {
@@ -182,25 +181,30 @@ def _extended(values: dict[str, Any], name: str, below: tuple[str, ...] = ()) ->
         raise SpecError(f"recipe {name}: `set` takes path.to.key: value, got {changes!r}")
     if base is not None:
         inherited = _read(str(base), (*below, name))
-        words = {**_variables(inherited), **_variables(values)}
-        values = {
-            **inherited,
-            **values,
-            "variables": {word: meant for word, meant in words.items() if meant is not None},
-        }
+        if WORDS in values:
+            raise SpecError(f"recipe {name}: no setting or variable {WORDS!r}; choose values of variables under `set`")
+        meant = {**_variables(inherited), **_variables(values)}
+        kept = {word: variable for word, variable in meant.items() if variable is not None}
+        values = {**inherited, **values, "variables": kept}
+        if WORDS in values:  # of a variable that is dropped, the value goes too
+            values[WORDS] = {word: value for word, value in values[WORDS].items() if word in kept}
     chosen = {str(change): value for change, value in changes.items()}
-    values[WORDS] = {**values.get(WORDS, {}), **{w: value for w, value in chosen.items() if w in _variables(values)}}
+    words = {word: value for word, value in chosen.items() if word in _variables(values)}
     for path, value in chosen.items():
-        if path not in values[WORDS]:
+        if path not in words:
             _assign(values, target(values, path), value)
-    return values
+    earlier = _mapping(values.get(WORDS, {}), WORDS)
+    return {**values, WORDS: {**earlier, **words}} if earlier or words else values
 
 
 def _variables(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    words = values.get("variables") or {}
-    if not isinstance(words, Mapping):
-        raise SpecError(f"variables: expected words with what they stand for, got {said(words)}")
-    return words
+    return _mapping(values.get("variables") or {}, "variables")
+
+
+def _mapping(values: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping):
+        raise SpecError(f"{where}: expected a mapping of words, got {said(values)}")
+    return values
 
 
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:
@@ -232,6 +236,8 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _variable(values: Mapping[str, Any], word: str) -> Variable:
+    if word not in _variables(values):
+        raise SpecError(f"no variable {word!r}; {nearest(word, _variables(values))}")
     try:
         return Variable.model_validate(_variables(values)[word])
     except ValidationError as error:

@@ -236,9 +236,14 @@ def export(folder: Path | str, file: Path | str, *, values: Values = "float32") 
         TrainingError: if the file cannot be written.
     """
     checkpoint = open_checkpoint(folder)
+    for name, value in checkpoint.values.items():
+        if value.dtype not in (torch.float32, torch.int64):
+            raise SpecError(f"{name!r} is {value.dtype}; a packed file takes float32, and int64 for counters")
     arrays = {name: value.numpy() for name, value in checkpoint.values.items()}
     masks = {name: mask.numpy() for name, mask in checkpoint.masks.items()}
-    write_atomically(output_file(file), pack(arrays, masks, checkpoint.meta.plain(), values))
+    content = pack(arrays, masks, checkpoint.meta.plain(), values)
+    unpack(content, str(file))  # what cannot be read is not written
+    write_atomically(output_file(file), content)
 
 
 def _open_packed(file: Path, trust_code: bool | Net) -> Checkpoint:
