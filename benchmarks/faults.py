@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from hydraprune.runs.checkpoint import versions
+from hydraprune.runs.meta import versions
 from machine import machine
 from trials.processes import SOURCE
 from trials.trial import Trial

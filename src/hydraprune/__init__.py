@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from hydraprune.core.results import Record
     from hydraprune.core.threat import ThreatModel
     from hydraprune.data.dataset import Dataset
+    from hydraprune.deploy.ship import export
+    from hydraprune.deploy.worth import Worth
     from hydraprune.evaluation.smoothing import Smoothing
     from hydraprune.evaluation.verdicts import Evaluation
     from hydraprune.evaluation.verification import Verification, verify
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from hydraprune.pruners.random import Random
     from hydraprune.recipes.library import load_recipe
     from hydraprune.recipes.runner import run
-    from hydraprune.runs.checkpoint import export, load, save
+    from hydraprune.runs.checkpoint import load, save
     from hydraprune.train.fit import fit
     from hydraprune.train.optim import Optim
 
@@ -107,6 +109,7 @@ __all__ = [
     "ThreatModel",
     "Uniform",
     "Verification",
+    "Worth",
     "attacks",
     "bounds",
     "budgets",

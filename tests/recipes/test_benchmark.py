@@ -18,7 +18,8 @@ from hydraprune.nets import Net
 from hydraprune.recipes import benchmark as benchmarks
 from hydraprune.recipes.runner import run
 from hydraprune.recipes.stages import Bench
-from hydraprune.runs.checkpoint import Meta, open_checkpoint
+from hydraprune.runs.checkpoint import open_checkpoint
+from hydraprune.runs.meta import Meta
 from recipes.tiny import tiny
 
 QUIET = Console(quiet=True)

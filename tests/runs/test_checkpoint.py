@@ -18,8 +18,9 @@ from hydraprune import ERK, Hydra, Magnitude, MaskView, Net, ThreatModel, Unifor
 from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
 from hydraprune.core.files import read_json
 from hydraprune.masks.structures import Filter
-from hydraprune.runs.checkpoint import Meta, open_checkpoint
+from hydraprune.runs.checkpoint import open_checkpoint
 from hydraprune.runs.files import MASKS, META, MODEL, finished
+from hydraprune.runs.meta import Meta
 
 SPEC = Net(kind="cnn_digits", normalize={"mean": [0.3], "std": [0.35]})
 META_GIVEN = Meta(net=SPEC, num_classes=10, in_channels=1, image_size=8, threat=ThreatModel(eps="1/10"), pruner="hydra")

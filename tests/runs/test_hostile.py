@@ -17,8 +17,9 @@ from hydraprune.core.files import read_json
 from hydraprune.core.sealed import seal
 from hydraprune.core.tensors import HEADER, load_tensors, pack_mask, save_tensors
 from hydraprune.nets.cnn import cnn_digits
-from hydraprune.runs.checkpoint import Meta, _sha256, open_checkpoint
+from hydraprune.runs.checkpoint import open_checkpoint
 from hydraprune.runs.files import MASKS, META, MODEL
+from hydraprune.runs.meta import Meta, sha256
 from recipes.tiny import tiny
 
 CANARY = "canary-in-the-mine"
@@ -57,7 +58,7 @@ def canary(tmp_path, monkeypatch):
 
 def sign(folder, **entries):
     """Change entries of `checkpoint.json`, and make all digests right again."""
-    sums = {"sha256": {name: _sha256(folder / name) for name in (MODEL, MASKS)}}
+    sums = {"sha256": {name: sha256(folder / name) for name in (MODEL, MASKS)}}
     found = read_json(folder / META) | sums | entries
     (folder / META).write_text(json.dumps(found | {"digest": seal(found)}))
 

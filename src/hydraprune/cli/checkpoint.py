@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from hydraprune.cli.console import console, tell
+from hydraprune.cli.console import console
 from hydraprune.cli.options import Settings, TrustCode
+from hydraprune.cli.subject import Folder, bench_of, opened_by, recipe_of
 from hydraprune.core.errors import CheckpointError, EvaluationError, SpecError
 from hydraprune.core.files import read_json, write_json
-from hydraprune.runs.files import EVALUATION, META, refuse_unfinished
+from hydraprune.runs.files import EVALUATION, refuse_unfinished
 from hydraprune.runs.lock import own
 
 if TYPE_CHECKING:
     from hydraprune.core.results import Record
     from hydraprune.recipes.schema import Recipe
-    from hydraprune.recipes.stages import Bench
     from hydraprune.runs.checkpoint import Checkpoint
 
-Folder = Annotated[Path, typer.Argument(help="Folder of a finished stage, such as RUN/finetune")]
 P = ParamSpec("P")
 
 
@@ -65,18 +64,18 @@ def evaluate(
     from hydraprune.recipes.evaluate import Evaluate
     from hydraprune.recipes.measure import place
 
-    opened = _opened(checkpoint, trust_code)
-    recipe = _recipe_of(opened, set_)
+    opened = opened_by(checkpoint, trust_code)
+    recipe = recipe_of(opened, set_)
     if attacks is None and corruptions is None:
         attacks = "pgd"
     chosen: list[Any] = attacks.split(",") if attacks else []
-    others = {} if transfer_from is None else {transfer_from.name: _opened(transfer_from, trust_code)}
+    others = {} if transfer_from is None else {transfer_from.name: opened_by(transfer_from, trust_code)}
     chosen += [{"kind": "transfer", "origin": origin} for origin in others]
     settings: dict[str, Any] = {"attacks": chosen, "samples": samples, "corruptions": corruptions or False}
     # Random numbers of an attack follow from its batches: with those of the recipe, figures join.
     settings |= next(({"batch_size": s.batch_size} for s in recipe.stages if isinstance(s, Evaluate)), {})
     stage = Evaluate.parse(settings, "evaluate")
-    bench = _bench(opened, recipe)
+    bench = bench_of(opened, recipe)
     record = stage.measured(opened, bench, others)
     path = place(opened, bench.subject(opened)) / EVALUATION
     write_json(path, record.plain())
@@ -93,8 +92,8 @@ def check(
     """Sanity checks against false security: is the robustness real? Exit code 1 if one fails."""
     from hydraprune.recipes import measure as measuring
 
-    opened = _opened(checkpoint, trust_code)
-    found, path = measuring.check(opened, samples, _bench(opened, _recipe_of(opened, set_)))
+    opened = opened_by(checkpoint, trust_code)
+    found, path = measuring.check(opened, samples, bench_of(opened, recipe_of(opened, set_)))
     for one in found:
         verdict = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "[dim]none[/]"}[one.passed]
         console.print(f"{verdict} {one.name}: {one.found}", highlight=False)
@@ -116,8 +115,8 @@ def benchmark(
     """The adversarial pruning benchmark's protocol and a stricter one, as a claim with the measured sparsity."""
     from hydraprune.recipes import benchmark as benchmarks
 
-    opened = _opened(checkpoint, trust_code)
-    bench = _bench(opened, _recipe_of(opened, set_))
+    opened = opened_by(checkpoint, trust_code)
+    bench = bench_of(opened, recipe_of(opened, set_))
     claim, path = benchmarks.benchmark(opened, bench, name=name, samples=samples)
     console.print(claim["name"], highlight=False)
     for reason in claim["reasons"]:
@@ -135,8 +134,8 @@ def verify(
     set_: Settings = None,
 ) -> None:
     """Verified accuracy of a checkpoint: bounds that hold whatever an adversary does inside of a linf ball."""
-    opened = _opened(checkpoint, trust_code)
-    recipe = _recipe_of(opened, [*(set_ or []), *([] if eps is None else [f"threat.eps={eps}"])])
+    opened = opened_by(checkpoint, trust_code)
+    recipe = recipe_of(opened, [*(set_ or []), *([] if eps is None else [f"threat.eps={eps}"])])
     _certify(opened, recipe, "verification", {"bounds": bounds.split(","), "samples": samples})
 
 
@@ -156,39 +155,8 @@ def certify(
     """Certified accuracy of a checkpoint under Gaussian noise: randomized smoothing, in l2."""
     smoothing = {"sigma": sigma, "n0": n0, "n": n, "alpha": alpha, "every": every}
     stage = {"smoothing": smoothing, "radii": radii.split(","), "samples": samples}
-    opened = _opened(checkpoint, trust_code)
-    _certify(opened, _recipe_of(opened, set_), "certification", stage)
-
-
-def _opened(folder: Path, trust_code: bool) -> Checkpoint:
-    """A checkpoint; what it makes us call is said before it is called."""
-    from hydraprune.runs.checkpoint import open_checkpoint
-
-    opened = open_checkpoint(folder, trust_code)
-    if (calls := opened.calls()) is not None:
-        tell(f"calling {calls}, named by {folder}")
-    return opened
-
-
-def _recipe_of(checkpoint: Checkpoint, overrides: list[str] | None) -> Recipe:
-    from hydraprune.recipes import library
-
-    if checkpoint.meta.recipe is None:
-        folder = checkpoint.folder
-        raise SpecError(f"{folder} was not made by a recipe, so its data is unknown; use hydraprune from Python")
-    where = f"{checkpoint.folder / META}: recipe"
-    library.written(checkpoint.meta.recipe, where)
-    return library.resolve(checkpoint.meta.recipe, overrides or [], where)
-
-
-def _bench(checkpoint: Checkpoint, recipe: Recipe) -> Bench:
-    """What it takes; with the settings of the checkpoint's own, images must be those that it was made from."""
-    from hydraprune.recipes.stages import Bench
-
-    data, own = recipe.data.load(), checkpoint.meta.recipe or {}
-    if recipe.data.plain() == own.get("data"):
-        data.refuse_unless(checkpoint.meta.data, str(checkpoint.folder))
-    return Bench(recipe, data, recipe.trainer.machine(), console)
+    opened = opened_by(checkpoint, trust_code)
+    _certify(opened, recipe_of(opened, set_), "certification", stage)
 
 
 def _joined(path: Path, record: Record) -> Record:
@@ -207,7 +175,7 @@ def _certify(checkpoint: Checkpoint, recipe: Recipe, what: str, settings: dict[s
     from hydraprune.recipes.certify import Certify
     from hydraprune.recipes.measure import place
 
-    bench = _bench(checkpoint, recipe)
+    bench = bench_of(checkpoint, recipe)
     record = Certify.parse(settings, what).measured(checkpoint, bench)
     path = place(checkpoint, bench.subject(checkpoint)) / f"{what}.json"
     write_json(path, _joined(path, record).plain())

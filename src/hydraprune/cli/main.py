@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from hydraprune.cli import checkpoint
+from hydraprune.cli import checkpoint, deploy
 from hydraprune.cli import study as studies
 from hydraprune.cli.console import console, draw, first, printable, tell
 from hydraprune.cli.options import Out, Runs, Settings, Vary
@@ -37,6 +37,7 @@ def list_() -> None:
     from hydraprune.attacks import ATTACKS
     from hydraprune.bounds import BOUNDS
     from hydraprune.data import SOURCES
+    from hydraprune.deploy import FORMATS
     from hydraprune.masks import BUDGETS, STRUCTURES
     from hydraprune.nets.built_in import names as net_names
     from hydraprune.objectives import OBJECTIVES
@@ -47,7 +48,7 @@ def list_() -> None:
     _section("recipes", ((name, library.about(name)) for name in library.names()))
     _section("studies", ((name, schema.about(name)) for name in schema.names()))
     _section("nets", ((name, "") for name in [*net_names(), "wrn_DEPTH_WIDTH", "timm:NAME", "package.module:factory"]))
-    for registry in (SOURCES, STAGES, OBJECTIVES, PRUNERS, BUDGETS, STRUCTURES, ATTACKS, BOUNDS):
+    for registry in (SOURCES, STAGES, OBJECTIVES, PRUNERS, BUDGETS, STRUCTURES, ATTACKS, BOUNDS, FORMATS):
         _section(f"{registry.noun}s", ((name, registry.about(name)) for name in registry.names()))
 
 
@@ -115,6 +116,7 @@ def prune(
 for command in (
     *(checkpoint.evaluate, checkpoint.check, checkpoint.benchmark, checkpoint.verify, checkpoint.certify),
     *(studies.study, studies.table),
+    *(deploy.export,),
 ):
     app.command()(command)
 

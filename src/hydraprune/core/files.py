@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,40 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from None
 
 
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A place beside `path` and of its name, where a file or folder is made that then becomes `path`, whole.
+
+    What was there stays until then, and if anything fails.
+
+    Raises:
+        TrainingError: if the disk refuses.
+    """
+    aside = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shown = path.name[:SHOWN]
+        sweep(path.parent, shown)
+        start = f".{shown}.{HOST}.{os.getpid()}."
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=start, suffix=".tmp"))
+        made = aside / path.name
+        yield made
+        if path.is_dir() and not path.is_symlink():
+            path.rename(aside / "earlier")
+        made.replace(path)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write {path}: {reason(error)}; mend that and run the same command again, nothing written before "
+            "is lost"
+        ) from None
+    finally:
+        if aside is not None:
+            with suppress(OSError):
+                if (aside / "earlier").exists() and not path.exists():
+                    (aside / "earlier").rename(path)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
 def append(path: Path, content: bytes) -> None:
     """Add `content` to the end of a file, which is made if it is not there.
 
@@ -85,7 +120,10 @@ def sweep(folder: Path, name: str | None = None) -> None:
         for file in files:
             found = TEMPORARY.fullmatch(file.name)
             if found is not None and name in (None, found["name"]) and _abandoned(Path(file.path), found):
-                os.unlink(file.path)
+                if file.is_dir(follow_symlinks=False):
+                    shutil.rmtree(file.path, ignore_errors=True)
+                else:
+                    os.unlink(file.path)
 
 
 def _abandoned(file: Path, found: re.Match[str]) -> bool:

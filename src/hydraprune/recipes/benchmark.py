@@ -25,8 +25,9 @@ from hydraprune.masks.view import MaskView
 from hydraprune.recipes.evaluate import Evaluate
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Bench
-from hydraprune.runs.checkpoint import Checkpoint, Meta, versions
+from hydraprune.runs.checkpoint import Checkpoint
 from hydraprune.runs.files import CLAIM
+from hydraprune.runs.meta import Meta, versions
 
 NETS = {"resnet18": "R18", "vgg16_bn": "V16"}
 DATA = {"cifar10": "CIFAR10", "svhn": "SVHN"}

@@ -21,9 +21,10 @@ from hydraprune.data import Dataset
 from hydraprune.recipes.library import dump, load_recipe, read_recipe
 from hydraprune.recipes.schema import Recipe
 from hydraprune.recipes.stages import Bench, Stage
-from hydraprune.runs.checkpoint import Checkpoint, open_checkpoint, read_digests, versions
+from hydraprune.runs.checkpoint import Checkpoint, open_checkpoint, read_digests
 from hydraprune.runs.files import BOARD, DATA, ENVIRONMENT, METRICS, RECIPE, RESULTS, STUDY
 from hydraprune.runs.lock import awaited, own
+from hydraprune.runs.meta import versions
 from hydraprune.runs.records import read_records
 from hydraprune.train import Hook
 from hydraprune.train.machine import Machine

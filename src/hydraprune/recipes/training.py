@@ -30,9 +30,10 @@ from hydraprune.pruners.pruning import prune
 from hydraprune.recipes.forecast import Forecast
 from hydraprune.recipes.stages import AnyObjective, Stage
 from hydraprune.recipes.validation import Validate, Validation
-from hydraprune.runs.checkpoint import Meta, save
+from hydraprune.runs.checkpoint import save
 from hydraprune.runs.files import STATE, finished
 from hydraprune.runs.lock import own
+from hydraprune.runs.meta import Meta
 from hydraprune.train import Optim, fit
 from hydraprune.train.hooks import Log, ProgressBar
 from hydraprune.train.state import both

@@ -6,83 +6,30 @@ program can check it.
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.core.files import inside, output_file, read_json, write_atomically, write_json
+from hydraprune.core.files import inside, read_json, write_json
 from hydraprune.core.network import device_of
-from hydraprune.core.packing import Values, pack, unpack
 from hydraprune.core.plain import tensors
-from hydraprune.core.spec import Spec
 from hydraprune.core.tensors import load_tensors, pack_mask, save_tensors, unpack_mask
-from hydraprune.core.threat import ThreatModel
 from hydraprune.masks.view import LayerCount, MaskView
 from hydraprune.nets import Net
+from hydraprune.runs import single
 from hydraprune.runs.files import MASKS, META, MODEL, refuse_unfinished
 from hydraprune.runs.fill import fill, misfit
 from hydraprune.runs.lock import own
+from hydraprune.runs.meta import Meta, measured, sha256, versions
 
 PARTS, ROOM = 32, 8
 """A network has at most so many modules and parameters for each tensor of its file, and takes so much more memory."""
 SPARE = 1000, 2**28
 """What any network may have of them beside: parts, and bytes."""
-
-
-class Meta(Spec):
-    """What a checkpoint is.
-
-    Args:
-        net: the network's spec; None for a module that was made in Python, which must be made again to load it.
-        num_classes: classes.
-        in_channels: channels of an image.
-        image_size: side of an image.
-        threat: the adversary it was trained against.
-        pruner: how its connections were chosen; None if it is dense.
-        sparsity: removed / total over prunable weights.
-        kept: prunable weights left.
-        total: prunable weights of the dense network.
-        layers: name -> [kept, total].
-        recipe: the recipe that made it.
-        metrics: of its last epoch.
-        versions: of the packages that made it.
-        data: split -> digest of the images and labels that its run read; empty for a module that was made in Python.
-        sha256: file -> digest, of the two files of tensors.
-    """
-
-    net: Net | None = None
-    num_classes: int | None = Field(default=None, ge=1)
-    in_channels: int | None = Field(default=None, ge=1)
-    image_size: int | None = Field(default=None, ge=1)
-    threat: ThreatModel | None = None
-    pruner: str | None = None
-    sparsity: float = 0.0
-    kept: int = 0
-    total: int = 0
-    layers: dict[str, tuple[int, int]] = {}
-    recipe: dict[str, Any] | None = None
-    metrics: dict[str, Any] = {}
-    versions: dict[str, str] = {}
-    data: dict[str, str] = {}
-    sha256: dict[str, str] = {}
-
-    def facts(self) -> dict[str, Any]:
-        """What a record says of the network itself."""
-        return {"pruner": self.pruner, "kept": self.kept, "total": self.total, "network": self.sha256[MODEL]}
-
-
-def versions() -> dict[str, str]:
-    """The packages that figures depend on."""
-    return {"python": platform.python_version(), **{n: version(n) for n in ("hydraprune", "torch", "numpy")}}
 
 
 def save(folder: Path | str, model: nn.Module, meta: Meta | None = None) -> Meta:
@@ -107,11 +54,8 @@ def save(folder: Path | str, model: nn.Module, meta: Meta | None = None) -> Meta
     with own(folder):
         save_tensors(folder / MODEL, tensors(model), {})
         save_tensors(folder / MASKS, {name: pack_mask(mask) for name, mask in masks.items()}, {"shapes": shapes})
-        measured = _measured(view.counts()) | {
-            "versions": versions(),
-            "sha256": {name: _sha256(folder / name) for name in (MODEL, MASKS)},
-        }
-        meta = (meta or Meta()).model_copy(update=measured)
+        made = {"versions": versions(), "sha256": {name: sha256(folder / name) for name in (MODEL, MASKS)}}
+        meta = (meta or Meta()).model_copy(update=measured(view.counts()) | made)
         write_json(folder / META, meta.plain())
     return meta
 
@@ -191,7 +135,7 @@ def open_checkpoint(folder: Path | str, trust_code: bool | Net = False) -> Check
     """Read and check the checkpoint in `folder`.
 
     Args:
-        folder: of a finished stage, or of `save`; or a packed file.
+        folder: of a finished stage, or of `save`; or one file that `export` wrote of it.
         trust_code: whether a factory that it names, `package.module:factory`, may be imported and called to make its
             network; a `Net` trusts that one alone. What is built in or comes from timm needs no trust.
 
@@ -200,7 +144,7 @@ def open_checkpoint(folder: Path | str, trust_code: bool | Net = False) -> Check
     """
     folder = _folder(folder, "load(folder, model)")
     if folder.is_file():
-        return _open_packed(folder, trust_code)
+        return _open_file(folder, trust_code)
     if folder.name in ("", ".."):
         folder = folder.resolve()  # which has a name
     refuse_unfinished(folder)
@@ -209,7 +153,7 @@ def open_checkpoint(folder: Path | str, trust_code: bool | Net = False) -> Check
         file = inside(folder, folder / name)
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; give the folder of a finished stage, such as RUN/finetune")
-        if _sha256(file) != meta.sha256[name]:
+        if sha256(file) != meta.sha256[name]:
             raise CheckpointError(f"{file} is corrupt: its checksum is not the one in {META}; restore it")
     values, _ = load_tensors(folder / MODEL)
     packed, header = load_tensors(folder / MASKS)
@@ -217,48 +161,15 @@ def open_checkpoint(folder: Path | str, trust_code: bool | Net = False) -> Check
     return _checked(folder, meta, values, masks, trust_code)
 
 
-def export(folder: Path | str, file: Path | str, *, values: Values = "float32") -> None:
-    """Write a checkpoint into one packed file, which `load` takes as it takes the folder.
-
-    Masks and the weights that stay are stored near the limit of their entropy. numpy alone reads the file, by
-    `hydraprune.core.packing.unpack`.
-
-    Args:
-        folder: of a finished stage, or of `save`; float32 throughout.
-        file: where to.
-        values: how the weights that stay are written. `float32` changes none; `float16`, `bfloat16` and `int8` (with a
-            scale for each output) round, so the network is another one: measure it again.
-
-    Raises:
-        CheckpointError: as `load`, of which nothing is called: no factory need be trusted.
-        SpecError: for other values, or a network of another type.
-        MissingError: without zstandard.
-        TrainingError: if the file cannot be written.
-    """
-    checkpoint = open_checkpoint(folder)
-    for name, value in checkpoint.values.items():
-        if value.dtype not in (torch.float32, torch.int64):
-            raise SpecError(f"{name!r} is {value.dtype}; a packed file takes float32, and int64 for counters")
-    arrays = {name: value.numpy() for name, value in checkpoint.values.items()}
-    masks = {name: mask.numpy() for name, mask in checkpoint.masks.items()}
-    content = pack(arrays, masks, checkpoint.meta.plain(), values)
-    unpack(content, str(file))  # what cannot be read is not written
-    write_atomically(output_file(file), content)
-
-
-def _open_packed(file: Path, trust_code: bool | Net) -> Checkpoint:
-    content = file.read_bytes()
-    found = unpack(content, str(file))
+def _open_file(file: Path, trust_code: bool | Net) -> Checkpoint:
+    found = single.read(file)
     try:
         meta = Meta.parse(found.meta, str(file))
     except SpecError as error:
         raise _altered(file, str(error)) from None
     # Of the file: rounded weights are other ones than those of the folder that they come from.
-    meta = meta.model_copy(update={"sha256": dict.fromkeys((MODEL, MASKS), hashlib.sha256(content).hexdigest())})
-    values, masks = (
-        {name: torch.from_numpy(array) for name, array in each.items()} for each in (found.arrays, found.masks)
-    )
-    return _checked(file, meta, values, masks, trust_code)
+    meta = meta.model_copy(update={"sha256": dict.fromkeys((MODEL, MASKS), found.digest)})
+    return _checked(file, meta, found.values, found.masks, trust_code)
 
 
 def _checked(
@@ -270,10 +181,10 @@ def _checked(
 
 
 def load(folder: Path | str, model: nn.Module | None = None, *, trust_code: bool = False) -> tuple[nn.Module, Meta]:
-    """The network of a checkpoint folder, with its masks attached, on the CPU; and what it is.
+    """The network of a checkpoint, with its masks attached, on the CPU; and what it is.
 
     Args:
-        folder: of a finished stage, or of `save`.
+        folder: of a finished stage, or of `save`; or one file that `export` wrote of it.
         model: the network to fill in place, for a checkpoint that names none: plain, masked or compiled.
         trust_code: import and call the factory, `package.module:factory`, that a checkpoint may name. It runs whatever
             whoever wrote the checkpoint chose.
@@ -325,13 +236,6 @@ def _folder(folder: Path | str, usage: str) -> Path:
     return Path(folder)
 
 
-def _measured(counts: Mapping[str, LayerCount]) -> dict[str, Any]:
-    """What `checkpoint.json` says of these counts."""
-    kept, total = (sum(values) for values in zip(*((n.kept, n.total) for n in counts.values()), strict=True))
-    layers = {name: (count.kept, count.total) for name, count in counts.items()}
-    return {"sparsity": 1 - kept / total, "kept": kept, "total": total, "layers": layers}
-
-
 def _read_meta(path: Path) -> Meta:
     entries = read_json(path, "restore it or train again", sealed=True)
     if not isinstance(entries, dict):
@@ -359,15 +263,10 @@ def _agree(folder: Path, meta: Meta, values: Mapping[str, Tensor], masks: Mappin
         total = values[name].numel()
         counts[name] = LayerCount(int(masks[name].sum()) if name in masks else total, total)
     if not any(n.total for n in counts.values()) or any(
-        getattr(meta, key) != value for key, value in _measured(counts).items()
+        getattr(meta, key) != value for key, value in measured(counts).items()
     ):
         raise _altered(folder, f"its weights and masks are not as sparse as {META} says")
 
 
 def _altered(path: Path, why: str) -> CheckpointError:
     return CheckpointError(f"{path} has been altered: {why}; restore it or train again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,28 @@
+"""What lies in an exported file or folder, as a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from hydraprune.core.plain import plain_copy
+from hydraprune.nets import Net
+from hydraprune.runs.checkpoint import open_checkpoint
+
+
+def opened(artifact: Path, trust_code: bool | Net = False, given: nn.Module | None = None) -> nn.Module:
+    """The network of an exported file or folder, or of a checkpoint's folder: images (B, C, H, W) to logits (B, K).
+
+    It is in evaluation mode, on the CPU, without parametrizations.
+
+    Args:
+        artifact: what `export` or `save` wrote.
+        trust_code: whether a factory that it names may be imported and called; see `open_checkpoint`.
+        given: the network to fill, for one that names none; it is not changed.
+
+    Raises:
+        CheckpointError: if it is damaged, of no known format, or names no network and none was given.
+    """
+    given = None if given is None else plain_copy(given)
+    return plain_copy(open_checkpoint(artifact, trust_code).network(given)).eval()

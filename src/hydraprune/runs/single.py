@@ -1,0 +1,87 @@
+"""A checkpoint in one file: packed, or safetensors with the zeros written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hydraprune.core.errors import SpecError
+from hydraprune.core.files import write_atomically
+from hydraprune.core.packing import MAGIC, Values, pack, unpack
+from hydraprune.core.tensors import load_tensors, save_tensors
+from hydraprune.masks.view import LayerCount
+from hydraprune.runs.meta import Meta, measured, sha256
+
+
+class Single(NamedTuple):
+    """What such a file holds.
+
+    Attributes:
+        meta: entries of `Meta`, unchecked.
+        values: canonical name -> tensor, masks applied.
+        masks: canonical name -> mask (bool).
+        digest: SHA-256 of the file.
+    """
+
+    meta: dict[str, Any]
+    values: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    digest: str
+
+
+def write_packed(
+    path: Path, meta: Meta, values: Mapping[str, Tensor], masks: Mapping[str, Tensor], kind: Values
+) -> None:
+    """Write weights and masks near the limit of their entropy; see `core/packing.py`.
+
+    Raises:
+        SpecError: for another kind of values, or tensors that are neither float32 nor int64.
+        MissingError: without zstandard.
+        TrainingError: if the file cannot be written.
+    """
+    for name, value in values.items():
+        if value.dtype not in (torch.float32, torch.int64):
+            raise SpecError(f"{name!r} is {value.dtype}; a packed file takes float32, and int64 for counters")
+    arrays = {name: value.numpy() for name, value in values.items()}
+    content = pack(arrays, {name: mask.numpy() for name, mask in masks.items()}, meta.plain(), kind)
+    write_atomically(path, content)
+
+
+def write_dense(path: Path, meta: Meta, values: Mapping[str, Tensor]) -> None:
+    """Write weights as safetensors under the names that `load_state_dict` takes, what is removed as zeros.
+
+    A weight that stays and is zero cannot be told from one that is removed, and counts as such.
+
+    Raises:
+        TrainingError: if the file cannot be written.
+    """
+    counts = {name: LayerCount(int(values[name].count_nonzero()), values[name].numel()) for name in meta.layers}
+    save_tensors(path, values, meta.model_copy(update=measured(counts)).plain())
+
+
+def read(path: Path) -> Single:
+    """What one of these files holds; whether it is true is for others to check.
+
+    Raises:
+        CheckpointError: if it is neither, or damaged.
+        MissingError: for a packed file without zstandard.
+    """
+    with path.open("rb") as file:
+        packed = file.read(len(MAGIC)) == MAGIC
+    if packed:
+        content = path.read_bytes()
+        found = unpack(content, str(path))
+        values, masks = (
+            {name: torch.from_numpy(array) for name, array in each.items()} for each in (found.arrays, found.masks)
+        )
+        return Single(found.meta, values, masks, hashlib.sha256(content).hexdigest())
+    dense, meta = load_tensors(path, "restore it or export it again")
+    layers = meta.get("layers")
+    named = [name for name in layers if name in dense] if isinstance(layers, dict) else []
+    zeros = {name: dense[name] != 0 for name in named}
+    return Single(meta, dense, {name: mask for name, mask in zeros.items() if not bool(mask.all())}, sha256(path))
