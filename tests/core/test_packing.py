@@ -51,20 +51,44 @@ def test_every_gap(gap):
     assert np.array_equal(found.masks["w"], mask)
 
 
-@pytest.mark.parametrize(
-    ("values", "bound"), [("float16", 2**-11), ("bfloat16", 2**-8), ("int8", None), ("float32", 0)]
-)
+@pytest.mark.parametrize(("values", "bound"), [("float16", 2**-11), ("bfloat16", 2**-8), ("float32", 0)])
 def test_rounding_is_to_the_nearest(values, bound):
     weight, mask = made((8, 30, 3), 0.5)
     found = unpack(pack({"w": weight}, {"w": mask}, {}, values), "file").arrays["w"]
-    if values == "int8":
-        step = np.abs(weight).reshape(8, -1).max(1) / 127
-        assert (np.abs(found - weight).reshape(8, -1).max(1) <= step * 0.501).all()
-    else:
-        assert (np.abs(found - weight) <= bound * np.abs(weight)).all()
-        again = unpack(pack({"w": found}, {"w": mask}, {}, values), "file").arrays["w"]
-        assert np.array_equal(again, found)
+    assert (np.abs(found - weight) <= bound * np.abs(weight)).all()
+    again = unpack(pack({"w": found}, {"w": mask}, {}, values), "file").arrays["w"]
+    assert np.array_equal(again, found)
     assert not found[~mask].any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1e-30, 1e-4, 0.3, 0.49, 0.51, 1.0, 7.0]), min_size=1, max_size=6))
+def test_every_channel_of_int8_has_a_scale_that_suits_it(sizes):
+    weight, mask = made((len(sizes), 50, 3), 0.5)
+    weight *= np.float32(sizes)[:, None, None]
+    found = unpack(pack({"w": weight}, {"w": mask}, {}, "int8"), "file").arrays["w"]
+    for channel, back in zip(weight, found, strict=True):
+        step, largest = np.abs(weight).max() / 127, np.abs(channel).max()
+        while 0 < largest <= 127 * step / 2:  # halved as long as it fits
+            step /= 2
+        assert np.abs(back - channel).max() <= 0.501 * step
+        assert np.allclose(back / (step or 1), np.rint(channel / (step or 1)), atol=1e-3)
+        assert largest == 0 or step <= 2 * largest / 127
+
+
+@pytest.mark.parametrize("size", [1e-45, 1e-42, 1e-38])
+def test_numbers_that_are_hardly_there_stay_small(size):
+    weight = np.float32([[1, -1, 0.5], [size, -size, 0], [0, 0, 0]])
+    for rows in (slice(0, 3), slice(1, 3)):
+        found = unpack(pack({"w": weight[rows]}, {}, {}, "int8"), "file").arrays["w"]
+        assert np.abs(found - weight[rows]).max() <= max(1e-40, np.abs(weight[rows]).max() / 200)
+
+
+@pytest.mark.parametrize(("sparsity", "times"), [(0.9, 29), (0.95, 53), (0.99, 215)])
+def test_weights_that_are_the_largest_take_less_than_their_bits(sparsity, times):
+    weight = np.random.default_rng(0).standard_normal((512, 512, 3, 3)).astype(np.float32)
+    mask = np.abs(weight) > np.quantile(np.abs(weight), sparsity)
+    assert weight.nbytes > times * len(pack({"w": weight * mask}, {"w": mask}, {}, "int8"))
 
 
 @pytest.mark.parametrize("values", ["float16", "bfloat16", "int8"])

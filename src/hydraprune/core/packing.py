@@ -4,7 +4,8 @@ A packed file is: 8 bytes `MAGIC`; the length of the header, 4 bytes, little-end
 the blobs that the header counts, one after the other; and the SHA-256 of all that. Each blob is a zstd frame.
 A tensor with a mask has one of gaps: for each weight that stays, in the order of the flat tensor, the number of those
 before it that are gone, as bytes, where 255 says that 255 are gone and more follow. Its values are those that stay.
-Floats are laid out by significance: all first bytes, then all second ones.
+Floats are laid out by significance: all first bytes, then all second ones. One of scales follows
+that of int8: the step, float32, and the halvings of each channel, a byte (see `steps`).
 """
 
 from __future__ import annotations
@@ -160,12 +161,36 @@ def _mask(frame: bytes, kept: int, shape: tuple[int, ...]) -> Array:
     return mask.reshape(shape)
 
 
+def steps(array: Array) -> tuple[np.float32, NDArray[np.int32]]:
+    """What a level of int8 stands for: `step / 2**halvings`, for a tensor's channels (its first index).
+
+    The step takes the tensor's largest number to level 127; a channel's halvings are as many as its own numbers allow.
+    So each uses 64 levels or more of each sign, and channels of like size share a scale, which has less entropy than
+    scales that fit each of them.
+
+    Args:
+        array: float32 (C, ...).
+
+    Returns:
+        The step, at least 0, and int32 (C,) halvings, 0 to 255.
+    """
+    largest = np.abs(array).reshape(len(array), math.prod(array.shape[1:])).max(1, initial=0)
+    most = np.float32(largest.max(initial=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        halvings = np.floor(np.log2(most.astype(np.float64) / largest))
+    return np.float32(most / np.float32(127)), np.where(largest > 0, halvings, 0).clip(0, 255).astype(np.int32)
+
+
 def _written(array: Array, mask: Array | None, kind: str) -> list[bytes]:
     if kind == "int8":
-        channels = array.reshape(len(array), math.prod(array.shape[1:]))
-        scale = (np.abs(channels).max(1, initial=0) / 127).astype(np.float32)
-        steps = np.rint(channels / np.where(scale > 0, scale, 1)[:, None]).astype(np.int8).reshape(array.shape)
-        return [(steps if mask is None else steps[mask]).tobytes(), _planes(scale)]
+        step, halvings = steps(array)
+        scale = np.ldexp(step, -halvings).reshape(-1, *(1 for _ in array.shape[1:]))
+        # Scales so small that they have lost bits would give other levels.
+        levels = np.rint(array / np.where(scale > 0, scale, 1)).clip(-127, 127).astype(np.int8)
+        return [
+            (levels if mask is None else levels[mask]).tobytes(),
+            step.tobytes() + halvings.astype(np.uint8).tobytes(),
+        ]
     left = array if mask is None else array[mask]
     if kind == "bfloat16":
         bits = np.ascontiguousarray(left).view(np.uint32)
@@ -186,7 +211,11 @@ def _read(frames: list[bytes], kind: str, kept: int, shape: tuple[int, ...], mas
     else:
         dense[mask] = left.astype(dtype)
     if kind == "int8":
-        dense *= _flat(frames[1], "<f4", shape[0]).reshape(-1, *(1 for _ in shape[1:]))
+        content = _expanded(frames[1], 4 + shape[0])
+        if len(content) != 4 + shape[0]:
+            raise ValueError(f"{len(content)} bytes stand for the scales of {shape[0]} channels")
+        scale = np.ldexp(np.frombuffer(content, "<f4", 1), -np.frombuffer(content, np.uint8, -1, 4).astype(np.int32))
+        dense *= scale.reshape(-1, *(1 for _ in shape[1:]))
     return dense
 
 
