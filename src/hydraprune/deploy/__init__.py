@@ -18,6 +18,7 @@ FORMATS: Registry[Format] = Registry(
     {
         "packed": "hydraprune.deploy.packed:PackedFormat",
         "dense": "hydraprune.deploy.dense:DenseFormat",
+        "hub": "hydraprune.deploy.hub:HubFormat",
     },
 )
 

@@ -15,6 +15,7 @@ from hydraprune.core.plain import plain_copy
 from hydraprune.core.spec import Spec
 from hydraprune.data import Dataset
 from hydraprune.runs.checkpoint import Checkpoint
+from hydraprune.runs.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Format(Spec, ABC):
     """A way to write a network into one file, or a folder.
 
     Attributes:
-        suffix: of the file that it writes; "" writes a folder.
+        suffix: of the file that it writes; a folder has none.
         alone: whether it is read without the code that made the network.
     """
 
@@ -81,14 +82,22 @@ class Format(Spec, ABC):
         """Whether numbers of the network are rounded; if not, its logits are the source's to `TOLERANCE`."""
         return False
 
-    def check(self, source: Original) -> None:
+    def check(self, original: Original) -> None:
         """Raise a SpecError unless it can serve this network; the message says which formats can."""
 
     @abstractmethod
-    def write(self, source: Original, path: Path) -> None:
+    def write(self, original: Original, path: Path) -> None:
         """Write the file, or the folder, `path`, which is not there yet."""
 
-    def twin(self, source: Original, path: Path) -> nn.Module | None:
+    def describe(self, original: Original, path: Path, manifest: Manifest) -> None:
+        """Add to a folder what is said of it in words, once it is measured."""
+        return
+
+    def publish(self, path: Path) -> None:
+        """Bring what is whole to where others find it, if that is asked for."""
+        return
+
+    def twin(self, original: Original, path: Path) -> nn.Module | None:
         """A network with gradients and the numbers of `path`, for attacks on what cannot be differentiated itself.
 
         None if what `opened` gives is such a network.

@@ -10,6 +10,7 @@ from torch import nn
 
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import output_file, staged, write_json
+from hydraprune.core.results import Record
 from hydraprune.core.tensors import save_tensors
 from hydraprune.data import Dataset
 from hydraprune.deploy import FORMATS, probe
@@ -18,6 +19,7 @@ from hydraprune.deploy.opened import opened
 from hydraprune.deploy.worth import Worth
 from hydraprune.nets import Net
 from hydraprune.runs.checkpoint import Checkpoint, open_checkpoint
+from hydraprune.runs.folder import RunFolder, is_run
 from hydraprune.runs.lock import own
 from hydraprune.runs.manifest import EXPORTS, MANIFEST, PROBE, Manifest, beside, digests, files
 from hydraprune.runs.meta import versions
@@ -64,25 +66,34 @@ def export(
     source = Original(open_checkpoint(checkpoint, trust_code), model, shape, data)
     form.check(source)
     path = _place(source.checkpoint, out, form)
-    with own(path.parent), staged(path) as made:
-        form.write(source, made)
-        manifest = _compared(form, source, made, trust_code)
-        if worth is not None:
-            before, after = worth.measured(form, source, made, trust_code)
-            manifest = manifest.model_copy(update={"before": before, "after": after})
-        if made.is_dir():
-            _describe(made, source, manifest)
-    if not path.is_dir():
-        _describe(path, source, manifest)
+    with own(path.parent):
+        with staged(path) as made:
+            form.write(source, made)
+            manifest = _compared(form, source, made, trust_code)
+            if worth is not None:
+                before, after = worth.measured(form, source, made, trust_code)
+                manifest = manifest.model_copy(update={"before": before, "after": after})
+            if made.is_dir():
+                manifest = _describe(form, made, source, manifest)
+        if not path.is_dir():
+            manifest = _describe(form, path, source, manifest)
+    form.publish(path)
     return manifest
 
 
 def _place(checkpoint: Checkpoint, out: Path | str | None, form: Format) -> Path:
-    if out is not None:
-        return output_file(out)
-    if checkpoint.folder.is_file():
-        raise SpecError(f"{checkpoint.folder} is no folder to write into; say where to: `--out FILE`")
-    return checkpoint.folder / EXPORTS / f"{form.name}{form.suffix}"
+    """Where to write; what lies there is nothing but an earlier export."""
+    if out is None:
+        if checkpoint.folder.is_file():
+            raise SpecError(f"{checkpoint.folder} is no folder to write into; say where to: `--out {form.name}`")
+        return checkpoint.folder / EXPORTS / f"{form.name}{form.suffix}"
+    path = output_file(out)
+    if path.is_dir() and (form.suffix or (any(path.iterdir()) and not (path / MANIFEST).is_file())):
+        what = "a file" if form.suffix else "a folder of its own"
+        raise SpecError(f"{path} is a folder with other things in it, and {form.kind!r} writes {what}; choose another")
+    if not form.suffix and path.is_file():
+        raise SpecError(f"{path} is a file, and {form.kind!r} writes a folder; choose another path")
+    return path
 
 
 def _compared(form: Format, source: Original, made: Path, trust_code: bool | Net) -> Manifest:
@@ -99,6 +110,8 @@ def _compared(form: Format, source: Original, made: Path, trust_code: bool | Net
         probe=0,
         difference=0.0,
         logit=0.0,
+        rounds=form.rounds,
+        known=_known(source.checkpoint),
         **{key: getattr(meta, key) for key in ("pruner", "sparsity", "kept", "total", "layers")},
     )
     if meta.net is None and source.given is None:
@@ -120,11 +133,19 @@ def _compared(form: Format, source: Original, made: Path, trust_code: bool | Net
     return manifest.model_copy(update={"probe": len(images), "difference": difference, "logit": logit})
 
 
-def _describe(artifact: Path, source: Original, manifest: Manifest) -> None:
+def _known(checkpoint: Checkpoint) -> Record | None:
+    """What its run, and later commands, measured of a checkpoint."""
+    run, name = checkpoint.folder.parent, checkpoint.folder.name
+    networks = RunFolder(run).networks if is_run(run) else []
+    return next((n.known for n in networks if (n.stage, n.digest) == (name, checkpoint.digest)), None)
+
+
+def _describe(form: Format, artifact: Path, source: Original, manifest: Manifest) -> Manifest:
     if manifest.probe:
         images = probe.images(source.shape)
         save_tensors(beside(artifact, PROBE), {"images": images, "logits": probe.answers(source.network, images)}, {})
-    if artifact.is_dir():  # where the probe is one of its files
-        found = {"sha256": digests(artifact), "bytes": sum(file.stat().st_size for _, file in files(artifact))}
-        manifest = manifest.model_copy(update=found)
+    form.describe(source, artifact, manifest)
+    if artifact.is_dir():
+        manifest = manifest.model_copy(update={"sha256": digests(artifact)})
     write_json(beside(artifact, MANIFEST), manifest.plain())
+    return manifest

@@ -21,7 +21,7 @@ from hydraprune.core.tensors import load_tensors, pack_mask, save_tensors, unpac
 from hydraprune.masks.view import LayerCount, MaskView
 from hydraprune.nets import Net
 from hydraprune.runs import single
-from hydraprune.runs.files import MASKS, META, MODEL, refuse_unfinished
+from hydraprune.runs.files import MASKS, META, MODEL, PACKED, finished, refuse_unfinished
 from hydraprune.runs.fill import fill, misfit
 from hydraprune.runs.lock import own
 from hydraprune.runs.meta import Meta, measured, sha256, versions
@@ -147,6 +147,8 @@ def open_checkpoint(folder: Path | str, trust_code: bool | Net = False) -> Check
         return _open_file(folder, trust_code)
     if folder.name in ("", ".."):
         folder = folder.resolve()  # which has a name
+    if (folder / PACKED).is_file() and not finished(folder):
+        return _open_file(inside(folder, folder / PACKED), trust_code)
     refuse_unfinished(folder)
     meta = _read_meta(inside(folder, folder / META))
     for name in (MODEL, MASKS):

@@ -18,6 +18,9 @@ RESULTS, PICTURE = "results.json", "robust_accuracy.png"
 MODEL, MASKS, META = "model.safetensors", "masks.safetensors", "checkpoint.json"
 STATE = "state.safetensors"
 
+# A checkpoint in one file, in a folder where others find it.
+PACKED = "network.hpk"
+
 # Beside a checkpoint: what was measured of it, image by image and in sum.
 VERDICTS, EXAMPLES, CURVES = "verdicts.safetensors", "examples.safetensors", "curves.json"
 CHECKS, CORRUPTIONS, CLAIM = "checks.json", "corruptions.json", "claim.json"

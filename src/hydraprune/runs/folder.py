@@ -276,11 +276,11 @@ def find_runs(paths: Sequence[Path]) -> list[RunFolder]:
         runs += [RunFolder(folder) for folder in folders_in(path)] or [
             RunFolder(path, problems=["there is no run in this folder"])
         ]
-    if not any(_is_run(run.path) for run in runs):
+    if not any(is_run(run.path) for run in runs):
         names = ", ".join(str(path) for path in paths)
         raise SpecError(f"no run in {names}; give folders that `hydraprune run` wrote, or a folder of such folders")
     for run in runs:
-        if _is_run(run.path):
+        if is_run(run.path):
             run.survey()
     return runs
 
@@ -292,7 +292,7 @@ def folders_in(path: Path) -> list[Path]:
         children.sort()
         if STUDY in files and SHARED in children:
             children.remove(SHARED)
-        if _is_run(Path(folder)):
+        if is_run(Path(folder)):
             children.clear()
             found.append(Path(folder))
     return found
@@ -322,7 +322,7 @@ def trained(recipe: dict[str, Any]) -> list[dict[str, Any]]:
     return [stage for stage in recipe.get("stages") or [] if stage["kind"] == "fit"]
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
     """Whether it is a run; the folder of a study, which has results as well, is none."""
     return any(os.path.isfile(path / file) for file in (RECIPE, RESULTS, FAILED)) and not (path / STUDY).is_file()
 

@@ -28,7 +28,7 @@ class Manifest(Spec):
     Args:
         format: how it was written, with its settings.
         sha256: file -> digest; of a folder, every file but the manifest, by its path there.
-        bytes: of all of them.
+        bytes: of what is run: of a folder without what is said of it (card, probe).
         dense_bytes: of the dense network's parameters and buffers.
         source: digest of the network that it was made from.
         pruner: how its connections were chosen; None if it is dense.
@@ -41,6 +41,8 @@ class Manifest(Spec):
             source names no network that such a process could make.
         difference: the largest difference of their logits there.
         logit: the largest logit of the source there, in absolute value.
+        rounds: whether the numbers of the source were rounded.
+        known: what was measured of the source by then, whenever; None if nothing was.
         before: what was measured of the source; None if nothing was.
         after: the same of the file itself, on the same images.
         versions: of the packages that made it.
@@ -60,6 +62,8 @@ class Manifest(Spec):
     probe: int = Field(ge=0)
     difference: float = Field(ge=0)
     logit: float = Field(ge=0)
+    rounds: bool
+    known: Record | None = None
     before: Record | None = None
     after: Record | None = None
     versions: dict[str, str]

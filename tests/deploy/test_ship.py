@@ -1,0 +1,213 @@
+"""What an export promises, whatever its format."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Literal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import hydraprune as hp
+from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError, TrainingError
+from hydraprune.deploy.base import Format
+from hydraprune.deploy.dense import DenseFormat
+from hydraprune.deploy.opened import opened
+from hydraprune.runs.checkpoint import open_checkpoint, save
+from hydraprune.runs.lock import own
+from hydraprune.runs.manifest import MANIFEST, PROBE, beside, read_manifest
+from hydraprune.runs.single import write_dense
+
+ATTACKS = [{"kind": "pgd", "steps": 3, "restarts": 1}]
+FORMS = [{"kind": "packed"}, {"kind": "packed", "values": "int8"}, {"kind": "dense"}, {"kind": "hub"}]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_the_manifest_is_true_of_what_lies_there(folder, tmp_path, form):
+    out = tmp_path / "out"
+    manifest = hp.export(folder, out, form)
+    assert read_manifest(out) == manifest
+    source, meta = hp.load(folder)
+    assert (manifest.kept, manifest.total, manifest.threat) == (meta.kept, meta.total, meta.threat)
+    assert manifest.dense_bytes == sum(tensor.nbytes for tensor in load_file(folder / "model.safetensors").values())
+    if not out.is_dir():
+        assert manifest.bytes == out.stat().st_size
+    probe = load_file(beside(out, PROBE))
+    with torch.no_grad():
+        expected = source.eval()(probe["images"] / 255)
+        found = opened(out)(probe["images"] / 255)
+    assert torch.allclose(probe["logits"], expected, atol=1e-6)
+    assert float((found - expected).abs().max()) == pytest.approx(manifest.difference, abs=1e-6)
+    assert manifest.rounds == (form.get("values") == "int8") == (manifest.difference > 0)
+    again, _ = hp.load(out)
+    masks = hp.MaskView(again).masks()
+    for name, mask in hp.MaskView(source).masks().items():  # a file of zeros has none where nothing is removed
+        assert torch.equal(mask, masks[name]) if name in masks else bool(mask.all())
+
+
+def test_by_default_it_goes_beside_the_checkpoint(folder):
+    hp.export(folder)
+    hp.export(folder, format="dense")
+    hp.export(folder, format={"kind": "packed", "values": "int8"})
+    names = {"packed-float32.hpk", "packed-int8.hpk", "dense.safetensors"}
+    assert names < {path.name for path in (folder / "export").iterdir()}
+    with pytest.raises(SpecError, match="is no folder to write into; say where to"):
+        hp.export(folder / "export/packed-int8.hpk")
+    hp.load(folder)  # which is as it was
+
+
+def test_what_is_shipped_is_measured_beside_its_source(folder, tmp_path, digits):
+    worth = hp.Worth(attacks=ATTACKS, samples=60)
+    manifest = hp.export(folder, tmp_path / "a", {"kind": "packed", "values": "int8"}, data=digits, worth=worth)
+    net, _ = hp.load(tmp_path / "a")
+    again = hp.evaluate(
+        net,
+        digits.test.take(60).batches(60, seed=0).epoch(0),
+        threat=manifest.threat,
+        attacks=ATTACKS,
+        seed=0,
+    )
+    after = manifest.after
+    assert (after.samples, after.clean_accuracy) == (60, again.clean_accuracy)
+    assert after.robust_accuracy["pgd-3x1"] == again.robust_accuracy["pgd-3x1"]
+    assert "transfer-50-from-source" in after.robust_accuracy  # an adversary who has the float network
+    assert manifest.before.robust_accuracy.keys() == {"pgd-3x1"}
+    exact = hp.export(folder, tmp_path / "b", "dense", data=digits, worth=worth)
+    assert exact.after.robust_accuracy == exact.before.robust_accuracy == manifest.before.robust_accuracy
+    with pytest.raises(SpecError, match="accuracies need images"):
+        hp.export(folder, tmp_path / "c", worth=worth)
+    assert not (tmp_path / "c").exists()
+
+
+class Lossy(DenseFormat):
+    """Says that it rounds nothing, and does."""
+
+    kind: Literal["lossy"] = "lossy"
+
+    def write(self, original, path):
+        rounded = {n: v.half().float() if v.is_floating_point() else v for n, v in original.checkpoint.values.items()}
+        write_dense(path, original.checkpoint.meta, rounded)
+
+
+class Broken(Format):
+    """Writes half of a file."""
+
+    kind: Literal["broken"] = "broken"
+    suffix = ".x"
+
+    def write(self, original, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+
+def test_what_gives_other_logits_does_not_replace_what_was_there(folder, tmp_path):
+    out = tmp_path / "net.hpk"
+    hp.export(folder, out)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("net.hpk*")}
+    with pytest.raises(CheckpointError, match=r"'lossy' gives logits that differ by .* from those of its source"):
+        hp.export(folder, out, Lossy())
+    with pytest.raises(TrainingError, match=r"cannot write .*net\.hpk: No space left"):
+        hp.export(folder, out, Broken())
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("net.hpk*")} == before
+    assert not [*tmp_path.glob(".*.tmp")]
+
+
+def test_folders_of_others_are_not_replaced(folder, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("more")
+    for form, out in (("packed", "mine"), ("hub", "mine"), ("hub", "file"), ("hub", "net")):
+        with pytest.raises(SpecError, match="choose another"):
+            hp.export(folder, tmp_path / out, form)
+    hp.export(folder, tmp_path / "hub", "hub")
+    hp.export(folder, tmp_path / "hub", "hub")  # its own
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+
+
+def test_a_manifest_of_another_file_is_not_believed(folder, tmp_path):
+    out = tmp_path / "net.hpk"
+    hp.export(folder, out)
+    path = beside(out, MANIFEST)
+    figures = json.loads(path.read_text())
+    path.write_text(json.dumps({**figures, "sparsity": 0.99}))
+    with pytest.raises(CheckpointError, match="altered"):
+        read_manifest(out)
+    path.write_text(json.dumps(figures))
+    read_manifest(out)
+    out.write_bytes(out.read_bytes() + b"x")
+    with pytest.raises(CheckpointError, match=r"speaks of other content than .*net\.hpk has; export it again"):
+        read_manifest(out)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"net\.hpk\.json"):
+        read_manifest(out)
+
+
+def test_a_network_of_python_alone(tmp_path, digits):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    save(tmp_path / "own", model)
+    assert hp.export(tmp_path / "own", tmp_path / "a.hpk").probe == 0  # nobody can make it elsewhere
+    with pytest.raises(SpecError, match=r"does not say how large its images are; give `shape=\(C, H, W\)`"):
+        hp.export(tmp_path / "own", tmp_path / "b.hpk", model=model)
+    manifest = hp.export(tmp_path / "own", tmp_path / "b.hpk", model=model, shape=(1, 8, 8))
+    assert (manifest.probe, manifest.difference) == (16, 0)
+    assert hp.export(tmp_path / "own", tmp_path / "c.hpk", model=model, data=digits).probe == 16
+
+
+def test_one_writer_at_a_time(folder):
+    with own(folder / "export"):
+        ran = subprocess.run(
+            [sys.executable, "-m", "hydraprune", "export", str(folder), "--samples", "0"],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "is being written by process" in ran.stderr
+
+
+def test_a_killed_one_leaves_what_was_there(folder, tmp_path):
+    out = tmp_path / "out/net.hpk"
+    before = hp.export(folder, out)
+    command = [sys.executable, "-m", "hydraprune", "export", str(folder), "--samples", "0", "--out", str(out)]
+    process = subprocess.Popen([*command, "--option", "values=int8"])
+    while not [*out.parent.glob(".net.hpk.*.tmp")]:
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert read_manifest(out) == before
+    hp.export(folder, out)
+    assert sorted(path.name for path in out.parent.iterdir() if path.name != ".lock") == [
+        "net.hpk", "net.hpk.json", "net.hpk.probe.safetensors",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("cut", [0, 7, 100, -1])
+def test_damage_is_one_error(folder, tmp_path, cut):
+    for form in ("packed", "dense"):
+        out = tmp_path / form
+        hp.export(folder, out, form)
+        out.write_bytes(out.read_bytes()[:cut])
+        with pytest.raises(HydrapruneError, match=form):
+            hp.load(out)
+
+
+def test_arguments_that_make_no_sense(folder, tmp_path):
+    for form, what in (("densee", "did you mean 'dense'"), ({"kind": "packed", "values": "int7"}, "values")):
+        with pytest.raises(SpecError, match=what):
+            hp.export(folder, tmp_path / "x", form)
+    with pytest.raises(CheckpointError, match="holds no finished checkpoint"):
+        hp.export(tmp_path / "nothing", tmp_path / "x")
+    assert os.listdir(tmp_path) == ["net"]
+
+
+def test_a_dense_file_is_what_load_state_dict_takes(folder, tmp_path):
+    hp.export(folder, tmp_path / "net.safetensors", "dense")
+    checkpoint = open_checkpoint(folder)
+    plain = checkpoint.meta.net.build(10, 1, 8)
+    plain.load_state_dict(load_file(tmp_path / "net.safetensors"))
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(plain.eval()(x), hp.load(folder)[0].eval()(x))
