@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.core.packing import CHECKSUM, MAGIC, pack, unpack
+from hydraprune.core.packing import CHECKSUM, MAGIC, pack, unpack, unpack_each
 
 SHAPES = st.lists(st.integers(0, 7), min_size=1, max_size=4).map(tuple)
 
@@ -107,6 +107,18 @@ def test_a_random_mask_costs_its_entropy(share, values, width):
     p = mask.mean()
     limit = mask.size * -(p * np.log2(p) + (1 - p) * np.log2(1 - p)) + width * mask.sum()
     assert 8 * len(pack({"w": weight}, {"w": mask}, {}, values)) < 1.05 * limit
+
+
+def test_it_is_read_one_tensor_at_a_time():
+    (first, mask), (second, _) = made((50, 60), 0.1), made((7, 8), 0.5, 1)
+    content = pack({"a": first, "b": second, "c": np.float32([1])}, {"a": mask}, {"of": "this"})
+    meta, layers = unpack_each(content, "file")
+    assert meta == {"of": "this"}
+    name, array, found = next(layers)
+    assert (name, np.array_equal(array, first), np.array_equal(found, mask)) == ("a", True, True)
+    assert [(name, mask) for name, _, mask in layers] == [("b", None), ("c", None)]
+    with pytest.raises(CheckpointError, match="its checksum is not that of its content"):
+        unpack_each(content[:-1] + b"x", "file")  # before the first
 
 
 def test_numpy_alone_reads_it(tmp_path):

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -36,7 +36,11 @@ LARGEST, SPARE = 4096, 2**26
 STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "i1", "int64": "<i8"}
 LIMITS = {"float16": 65504.0, "bfloat16": 3.38e38, "int8": 3.38e38}
 """The largest number that is rounded to a finite one."""
+DAMAGE = (ValueError, LookupError, TypeError, OverflowError, RecursionError, struct.error)
+"""What comes of reading bytes that are no packed file."""
 Array = NDArray[Any]
+Layer = tuple[str, Array, Array | None]
+"""Name, tensor, and its mask if it has one."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +103,38 @@ def unpack(content: bytes, where: str) -> PackedFile:
         CheckpointError: if `content` is no packed file, or truncated, or altered; it starts with `where`.
         MissingError: without zstandard.
     """
+    meta, layers = unpack_each(content, where)
+    arrays, masks = dict[str, Array](), dict[str, Array]()
+    for name, array, mask in layers:
+        arrays[name] = array
+        if mask is not None:
+            masks[name] = mask
+    return PackedFile(arrays, masks, meta)
+
+
+def unpack_each(content: bytes, where: str) -> tuple[dict[str, Any], Iterator[Layer]]:
+    """The same, one tensor at a time: what was said of them, and an iterator over (name, tensor, mask or None).
+
+    The whole file is checked by its checksum before the first.
+
+    Raises:
+        CheckpointError: as `unpack`; the iterator does so, too.
+        MissingError: without zstandard.
+    """
     try:
-        return _unpacked(content)
-    except (ValueError, LookupError, TypeError, OverflowError, RecursionError, struct.error) as error:
-        raise CheckpointError(f"{where} is no whole packed file ({error}); restore it or export it again") from None
+        header, body = _opened(content)
+        meta, entries = _mapping(header["meta"]), list(header["tensors"])
+    except DAMAGE as error:
+        raise _damaged(where, error) from None
+    return meta, _layers(entries, body, LARGEST * len(content) + SPARE, where)
 
 
-def _unpacked(content: bytes) -> PackedFile:
+def _damaged(where: str, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{where} is no whole packed file ({error}); restore it or export it again")
+
+
+def _opened(content: bytes) -> tuple[dict[str, Any], memoryview]:
+    """Header and blobs of a file that has its checksum."""
     if content[: len(MAGIC)] != MAGIC:
         raise ValueError("it does not begin as one")
     whole, checksum = memoryview(content)[:-CHECKSUM], content[-CHECKSUM:]
@@ -113,31 +142,37 @@ def _unpacked(content: bytes) -> PackedFile:
         raise ValueError("its checksum is not that of its content")
     (length,) = struct.unpack_from("<I", whole, len(MAGIC))
     start = len(MAGIC) + 4
-    header = unsealed(_mapping(json.loads(bytes(whole[start : start + length]))))
-    body = whole[start + length :]
-    left, arrays, masks = LARGEST * len(content) + SPARE, {}, {}
-    for entry in header["tensors"]:
-        name, shape, kind = str(entry["name"]), _shape(entry["shape"]), str(entry["values"])
-        size = math.prod(shape)
-        left -= 4 * (size + shape[0] if shape else size)  # int8 has scales
-        if left < 0:
-            raise ValueError(f"{name!r} claims more memory than a file of {len(content)} bytes may")
-        frames = []
-        for count in entry["blobs"]:
-            frames.append(bytes(body[: _whole(count)]))
-            body = body[count:]
-        kept = size
-        if "kept" in entry:
-            if (kept := _whole(entry["kept"])) > size:
-                raise ValueError(f"{kept} of {size} weights cannot be kept")
-            masks[name] = _mask(frames.pop(0), kept, shape)
-        values = _read(frames, kind, kept, shape, masks.get(name))
-        if name in arrays:
-            raise ValueError(f"{name!r} is there twice")
-        arrays[name] = values
-    if len(body):
-        raise ValueError(f"{len(body)} bytes are left over")
-    return PackedFile(arrays, masks, _mapping(header["meta"]))
+    return unsealed(_mapping(json.loads(bytes(whole[start : start + length])))), whole[start + length :]
+
+
+def _layers(entries: list[Any], body: memoryview, left: int, where: str) -> Iterator[Layer]:
+    """Each tensor of a file that may claim `left` bytes of them."""
+    names = set[str]()
+    try:
+        for entry in entries:
+            name, shape, kind = str(entry["name"]), _shape(entry["shape"]), str(entry["values"])
+            size = math.prod(shape)
+            left -= 4 * (size + shape[0] if shape else size)  # int8 has scales
+            if left < 0:
+                raise ValueError(f"{name!r} claims more memory than a file of its length may")
+            frames = []
+            for count in entry["blobs"]:
+                frames.append(bytes(body[: _whole(count)]))
+                body = body[count:]
+            kept, mask = size, None
+            if "kept" in entry:
+                if (kept := _whole(entry["kept"])) > size:
+                    raise ValueError(f"{kept} of {size} weights cannot be kept")
+                mask = _mask(frames.pop(0), kept, shape)
+            values = _read(frames, kind, kept, shape, mask)
+            if name in names:
+                raise ValueError(f"{name!r} is there twice")
+            names.add(name)
+            yield name, values, mask
+        if len(body):
+            raise ValueError(f"{len(body)} bytes are left over")
+    except DAMAGE as error:
+        raise _damaged(where, error) from None
 
 
 def _gaps(mask: Array) -> bytes:
