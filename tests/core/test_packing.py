@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,13 +172,35 @@ def test_a_damaged_file_is_refused_or_right(data):
         unpack(bytes(content), "file")
 
 
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_damage_with_a_checksum_of_its_own_is_refused_or_harmless(data):
+    content = bytearray(FILE[:-CHECKSUM])
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(len(MAGIC), len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255))
+    content += hashlib.sha256(content).digest()
+    try:
+        found = unpack(bytes(content), "file")
+    except CheckpointError:
+        return
+    assert sum(array.nbytes for array in found.arrays.values()) < 10_000
+
+
+def test_a_header_that_would_fill_the_memory_is_refused():
+    bomb = zstandard.compress(b" " * 2**25)
+    content = MAGIC + struct.pack("<I", len(bomb)) + bomb
+    with pytest.raises(CheckpointError, match="a part claims another length than it can have"):
+        unpack(content + hashlib.sha256(content).digest(), "file")
+
+
 def signed(change):
     """The file with another header, as whoever knows the format would sign it."""
     (length,) = struct.unpack_from("<I", FILE, len(MAGIC))
     start = len(MAGIC) + 4
-    header = json.loads(FILE[start : start + length])
+    header = json.loads(zstandard.decompress(FILE[start : start + length]))
     body = change(header, FILE[start + length : -CHECKSUM])
-    text = json.dumps(header).encode()
+    text = zstandard.compress(json.dumps(header).encode())
     content = MAGIC + struct.pack("<I", len(text)) + text + body
     return content + hashlib.sha256(content).digest()
 

@@ -1,7 +1,7 @@
 """Sparse tensors in few bytes, and back with numpy alone: gaps between what is kept, values in little room, zstd.
 
 A packed file is: 8 bytes `MAGIC`; the length of the header, 4 bytes, little-endian; the header, JSON with its version;
-the blobs that the header counts, one after the other; and the SHA-256 of all that. Each blob is a zstd frame.
+the blobs that the header counts, one after the other; and the SHA-256 of all that. Header and blobs are zstd frames.
 A tensor with a mask has one of gaps: for each weight that stays, in the order of the flat tensor, the number of those
 before it that are gone, as bytes, where 255 says that 255 are gone and more follow. Its values are those that stay.
 Floats are laid out by significance: all first bytes, then all second ones. One of scales follows
@@ -33,8 +33,10 @@ LEVEL = 1
 """Gaps and values have no repetitions to look for, so higher levels take longer and are no smaller."""
 LARGEST, SPARE = 4096, 2**26
 """A file may claim at most so many bytes of dense tensors for each of its own, and so many more."""
+HEADER = 2**24
+"""Bytes that a header has at most; that of a network with a thousand layers has 300 thousand."""
 STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "i1", "int64": "<i8"}
-LIMITS = {"float16": 65504.0, "bfloat16": 3.38e38, "int8": 3.38e38}
+LIMITS = {"float16": 65504.0, "bfloat16": 3.38e38, "int8": 3.37e38}
 """The largest number that is rounded to a finite one."""
 DAMAGE = (ValueError, LookupError, TypeError, OverflowError, RecursionError, struct.error)
 """What comes of reading bytes that are no packed file."""
@@ -91,7 +93,7 @@ def pack(
         tensors.append(entry | ({} if mask is None else {"kept": int(mask.sum())}))
         blobs += frames
     body = b"".join(blobs)
-    header = json.dumps({SCHEMA: VERSION, "meta": dict(meta), "tensors": tensors}).encode()
+    header = press(json.dumps({SCHEMA: VERSION, "meta": dict(meta), "tensors": tensors}).encode())
     content = MAGIC + struct.pack("<I", len(header)) + header + body
     return content + hashlib.sha256(content).digest()
 
@@ -142,7 +144,8 @@ def _opened(content: bytes) -> tuple[dict[str, Any], memoryview]:
         raise ValueError("its checksum is not that of its content")
     (length,) = struct.unpack_from("<I", whole, len(MAGIC))
     start = len(MAGIC) + 4
-    return unsealed(_mapping(json.loads(bytes(whole[start : start + length])))), whole[start + length :]
+    header = _expanded(bytes(whole[start : start + length]), HEADER)
+    return unsealed(_mapping(json.loads(header))), whole[start + length :]
 
 
 def _layers(entries: list[Any], body: memoryview, left: int, where: str) -> Iterator[Layer]:
@@ -249,7 +252,10 @@ def _read(frames: list[bytes], kind: str, kept: int, shape: tuple[int, ...], mas
         content = _expanded(frames[1], 4 + shape[0])
         if len(content) != 4 + shape[0]:
             raise ValueError(f"{len(content)} bytes stand for the scales of {shape[0]} channels")
-        scale = np.ldexp(np.frombuffer(content, "<f4", 1), -np.frombuffer(content, np.uint8, -1, 4).astype(np.int32))
+        step = np.frombuffer(content, "<f4", 1)
+        if not 0 <= step <= LIMITS[kind] / 127:
+            raise ValueError(f"{step} is no scale")
+        scale = np.ldexp(step, -np.frombuffer(content, np.uint8, -1, 4).astype(np.int32))
         dense *= scale.reshape(-1, *(1 for _ in shape[1:]))
     return dense
 

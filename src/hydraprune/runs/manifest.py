@@ -126,7 +126,7 @@ def files(artifact: Path) -> Iterator[tuple[str, Path]]:
 
 def in_words(manifest: Manifest) -> str:
     """What a command says of it: bytes, and the accuracies before and after."""
-    words = [f"{manifest.bytes:,} bytes, {manifest.smaller:.1f} times smaller than dense"]
+    words = [f"{manifest.bytes:,} bytes instead of {manifest.dense_bytes:,}: {manifest.smaller:.1f} times smaller"]
     if manifest.before is not None and manifest.after is not None:
         for what, worst in (("clean", _clean), ("robust", _robust)):
             old, new = worst(manifest.before), worst(manifest.after)
