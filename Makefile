@@ -6,7 +6,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   prune a robust network on 8x8 digits to 90, 95 and 99 % (three minutes after installation)"
+	@echo "make demo   prune a robust network on 8x8 digits to 90, 95 and 99 %, pack it, measure it again (three minutes after installation)"
 	@echo "make test   run every check and test"
 
 .venv/.installed: pyproject.toml
@@ -19,6 +19,8 @@ install: .venv/.installed
 
 demo: install
 	$(BIN)/hydraprune run digits-demo --out runs/digits-demo
+	$(BIN)/hydraprune export runs/digits-demo/pruner=hydra,sparsity=0.95/finetune --option values=int8
+	$(BIN)/hydraprune report runs/digits-demo --out runs/digits-demo/report.html
 
 check: install
 	$(BIN)/ruff format --check .

@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 
 import hydraprune as hp
 from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError, TrainingError
+from hydraprune.core.sealed import with_digest
 from hydraprune.deploy.base import Format
 from hydraprune.deploy.dense import DenseFormat
 from hydraprune.deploy.opened import opened
 from hydraprune.runs.checkpoint import open_checkpoint, save
 from hydraprune.runs.lock import own
-from hydraprune.runs.manifest import MANIFEST, PROBE, beside, read_manifest
+from hydraprune.runs.manifest import MANIFEST, PROBE, beside, in_words, read_manifest
 from hydraprune.runs.single import write_dense
 
 ATTACKS = [{"kind": "pgd", "steps": 3, "restarts": 1}]
@@ -144,6 +145,41 @@ def test_a_manifest_of_another_file_is_not_believed(folder, tmp_path):
     path.unlink()
     with pytest.raises(CheckpointError, match=r"net\.hpk\.json"):
         read_manifest(out)
+
+
+NONSENSE = [None, -1, 0, 2.5, "", "x" * 99, [], {}, {"kind": 1}, [1, 2], True, 10**30, {"a": [1, 2, 3]}]
+
+
+def test_nonsense_with_a_digest_of_its_own_is_refused_or_harmless(folder, tmp_path):
+    out = tmp_path / "net.hpk"
+    hp.export(folder, out)
+    path = beside(out, MANIFEST)
+    figures = json.loads(path.read_text())
+    refused = []
+    for name in (*figures, "more"):
+        for value in NONSENSE:
+            path.write_text(json.dumps(with_digest({**figures, name: value})))
+            try:
+                found = read_manifest(out)
+            except CheckpointError as error:
+                refused.append(str(error))
+            else:
+                in_words(found)
+    assert len(refused) > 200
+    assert not any("\n" in line for line in refused)
+    for text in ("", "{", "[]", "null", "9" * 5000, "[" * 5000, '{"sha256": NaN}'):
+        path.write_text(text)
+        with pytest.raises(CheckpointError, match=r"net\.hpk\.json"):
+            read_manifest(out)
+
+
+def test_a_folder_that_links_elsewhere_is_refused(folder, tmp_path):
+    hp.export(folder, tmp_path / "hub", "hub")
+    (tmp_path / "secret").write_text("not for you")
+    (tmp_path / "hub/README.md").unlink()
+    (tmp_path / "hub/README.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(CheckpointError):
+        read_manifest(tmp_path / "hub")
 
 
 def test_a_network_of_python_alone(tmp_path, digits):
