@@ -31,6 +31,7 @@ from hydraprune.nets import Net
 from hydraprune.runs.files import MASKS, META, MODEL, refuse_unfinished
 from hydraprune.runs.fill import fill, misfit
 from hydraprune.runs.lock import own
+from hydraprune.runs.named import located
 
 PARTS, ROOM = 32, 8
 """A network has at most so many modules and parameters for each tensor of its file, and takes so much more memory."""
@@ -56,6 +57,7 @@ class Meta(Spec):
         metrics: of its last epoch.
         versions: of the packages that made it.
         data: split -> digest of the images and labels that its run read; empty for a module that was made in Python.
+        origin: of another program's checkpoint: its `file`, that file's `sha256`, and as which `layout` it was read.
         sha256: file -> digest, of the two files of tensors.
     """
 
@@ -73,6 +75,7 @@ class Meta(Spec):
     metrics: dict[str, Any] = {}
     versions: dict[str, str] = {}
     data: dict[str, str] = {}
+    origin: dict[str, str] = {}
     sha256: dict[str, str] = {}
 
     def facts(self) -> dict[str, Any]:
@@ -270,20 +273,21 @@ def _checked(
 
 
 def load(folder: Path | str, model: nn.Module | None = None, *, trust_code: bool = False) -> tuple[nn.Module, Meta]:
-    """The network of a checkpoint folder, with its masks attached, on the CPU; and what it is.
+    """The network of a checkpoint, with its masks attached, on the CPU; and what it is.
 
     Args:
-        folder: of a finished stage, or of `save`.
+        folder: of a finished stage, or of `save`; a packed file; `zoo:NAME`, which comes with the package; or
+            `OWNER/NAME` on the Hugging Face hub, where nothing lies at that path (see `located`).
         model: the network to fill in place, for a checkpoint that names none: plain, masked or compiled.
         trust_code: import and call the factory, `package.module:factory`, that a checkpoint may name. It runs whatever
             whoever wrote the checkpoint chose.
 
     Raises:
         SpecError: for arguments in another order.
-        CheckpointError: if a file is missing, truncated or altered, does not fit the network, or names a factory and
-            `trust_code` is False. `model` is then unchanged.
+        CheckpointError: if a file is missing, truncated or altered, cannot be fetched, does not fit the network, or
+            names a factory and `trust_code` is False. `model` is then unchanged.
     """
-    checkpoint = open_checkpoint(folder, trust_code)
+    checkpoint = open_checkpoint(located(folder), trust_code)
     return checkpoint.network(model), checkpoint.meta
 
 
