@@ -21,9 +21,7 @@ def import_(
     format_: Annotated[
         str, typer.Option("--format", help="auto, hydra, harp, benchmark, robustbench, torchvision or timm")
     ] = "auto",
-    keep: Annotated[
-        float | None, typer.Option(help="Share of the weights that scores keep; 1 takes them dense")
-    ] = None,
+    keep: Annotated[float | None, typer.Option(help="Share of weights that scores keep; 1 takes them dense")] = None,
     sparsity: Annotated[float | None, typer.Option(help="Instead of --keep: the share that they remove")] = None,
     num_classes: Annotated[int, typer.Option(min=1, help="Classes")] = 10,
     in_channels: Annotated[int, typer.Option(min=1, help="Channels of an image")] = 3,

@@ -34,6 +34,7 @@ class Plain:
         masks: name of a weight -> mask (bool, its shape), where the file says which weights stay.
         normalize: mean and standard deviation of each channel, where the file holds them.
         pruner: who chose the masks.
+        layout: as which the file was read; `plain` is under the names of the network.
         notes: what was left out, renamed and guessed.
     """
 
@@ -41,6 +42,7 @@ class Plain:
     masks: dict[str, Tensor] = field(default_factory=dict)
     normalize: tuple[list[float], list[float]] | None = None
     pruner: str | None = None
+    layout: str = "plain"
     notes: tuple[str, ...] = ()
 
 
@@ -91,11 +93,11 @@ def plain(
         raise CheckpointError(f"{where} holds {several}; say which it is: --format {' or --format '.join(seen)}")
     chosen = next(iter(seen), None) if layout == "auto" else layout
     if chosen is None:
-        return Plain(dict(state), notes=("read under the names of the network",))
+        return Plain(dict(state), notes=("read as it is",))
     if others := [name for name in ("harp", "hydra") if name in seen and name != chosen]:
         raise CheckpointError(f"{where} holds {some(seen[others[0]], 1)}, so it is {others[0]}: --format {others[0]}")
     found = LAYOUTS[chosen].read(state, keep, where)
-    return replace(found, notes=(f"read as {chosen}", *found.notes))
+    return replace(found, layout=chosen, notes=(f"read as {chosen}", *found.notes))
 
 
 def share(keep: float | None) -> None:
@@ -146,7 +148,7 @@ def harp(state: State, keep: float | None, where: str) -> Plain:
     masks = {}
     for layer, score in layers.items():
         weight, rate = state[f"{layer}.weight"], state.get(f"{layer}{RATE}")
-        if rate is None or rate.numel() != 1 or not rate.is_floating_point():
+        if rate is None or rate.numel() != 1 or not _sound(rate):
             raise CheckpointError(f"{where}: {layer}{RATE} is no single number; fetch the file again")
         least = ALPHA * keep
         kept = least + (1 - least) * torch.sigmoid(rate.reshape(()).float()) if keep < 1 else torch.ones(())
@@ -196,7 +198,7 @@ def robustbench(state: State, keep: float | None, where: str) -> Plain:
     if any(name.startswith("1.") for name in rest) and "0.mean" in state:
         rest = {name.removeprefix("1."): tensor for name, tensor in rest.items()}
     mean, std = ([round(value, 6) for value in one.double().flatten().tolist()] for one in constants)
-    return Plain(rest, normalize=(mean, std), notes=(f"normalises images as the file does: {mean}, {std}",))
+    return Plain(rest, normalize=(mean, std))
 
 
 def as_named(state: State, keep: float | None, where: str) -> Plain:
@@ -227,7 +229,7 @@ def _layers(state: State, where: str) -> dict[str, Tensor]:
     """The same, each of a layer that has a weight."""
     scores = scores_in(state)
     for layer, score in scores.items():
-        if f"{layer}.weight" not in state or not bool(score.isfinite().all()):
+        if f"{layer}.weight" not in state or not _sound(score):
             raise _misfit(where, layer, score)
     return scores
 
@@ -237,6 +239,10 @@ def _misfit(where: str, layer: str, score: Tensor) -> CheckpointError:
         f"{where}: the scores {layer}{SCORES} {tuple(score.shape)} are not finite, or not those of a weight; "
         "fetch the file again"
     )
+
+
+def _sound(*tensors: Tensor) -> bool:
+    return all(tensor.is_floating_point() and bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _needed(keep: float | None, where: str, what: str) -> float:
@@ -258,7 +264,7 @@ def _mad(state: State, where: str) -> Plain:
     tensors, masks, low = dict(state), {}, 0
     for name in [name for name in state if name.rpartition(".")[2] in ("mask_weight", "mask_bias")]:
         factor, masked = tensors.pop(name), name.replace("mask_", "")
-        if masked not in state or state[masked].shape != factor.shape or not bool(factor.isfinite().all()):
+        if masked not in state or state[masked].shape != factor.shape or not _sound(state[masked], factor):
             raise CheckpointError(f"{where}: {name} {tuple(factor.shape)} is no mask of {masked}; fetch the file again")
         scale = softplus(factor.float())
         stays = scale > 2 * FLOOR
@@ -287,7 +293,7 @@ def _pwoa(state: State, where: str) -> Plain:
         tensors[f"{names.get(own, own)}.{kind}"] = tensor
     for convolution, norm in convolutions.items():
         bias, mean = tensors.pop(f"{convolution}.bias", None), tensors.get(f"{norm}.running_mean")
-        if bias is None or mean is None or bias.shape != mean.shape:
+        if bias is None or mean is None or bias.shape != mean.shape or not _sound(bias, mean):
             raise CheckpointError(f"{where} is no whole VGG-16 of PwoA: {convolution} has no bias or no batch norm")
         tensors[f"{norm}.running_mean"] = mean - bias
     note = "renamed: layer1.0.0 to layer8 as features.0 to classifier.4; biases of convolutions are in the batch norms"

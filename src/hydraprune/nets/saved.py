@@ -22,6 +22,10 @@ WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")
 """What programs that train call the state dict in what they save."""
 PARALLEL = ("module.", "_orig_mod.")
 """What data parallelism and compilation put before the name of every tensor."""
+NUMBERS = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
 OF_TENSORS = ("torch.", "collections.", "_codecs.")
 """Where the classes and functions come from that a file of tensors names."""
 NAMES = 256
@@ -44,6 +48,7 @@ class _Left:
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU, without the prefixes `module.` and `_orig_mod.`.
 
+    Floats of fewer bits become float32.
     The state dict may be bare, or lie under `state_dict`, `model_state_dict`, `model` or `net`. Other objects beside
     it, such as the arguments of a program, are not made: what would make them is neither imported nor called.
 
@@ -67,10 +72,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     state = unwrapped(content, where)
     size = path.stat().st_size
     for name, tensor in state.items():
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-        if not plain or tensor.is_complex() or tensor.nbytes > size:
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.dtype in NUMBERS
+        if not plain or tensor.nbytes > size:
             raise CheckpointError(f"{path}: {name!r} is no plain tensor of the file's own bytes; save dense tensors")
-    return state
+    small = [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.itemsize < 4]
+    return state | {name: state[name].float() for name in small}  # with which one cannot calculate
 
 
 def unwrapped(content: Any, where: str) -> dict[str, Tensor]:

@@ -59,7 +59,8 @@ def import_checkpoint(
     Args:
         source: a `.safetensors` file or one that `torch.save` wrote; or a folder with one of them in it.
         folder: where to, without a checkpoint in it.
-        net: the network, such as `vgg16_bn`, or its settings; `layout="torchvision", net="resnet50"` is that library's. Without `normalize` it has the constants that the file may hold.
+        net: the network, such as `vgg16_bn`, or its settings; with a `layout` of a library, its network of this name.
+            Without `normalize` it has the constants that the file may hold.
         layout: `hydra`, `harp`, `benchmark`, `robustbench`, `torchvision`, `timm`; `auto` recognises it.
         keep: share of the weights that scores keep, in (0, 1], which files do not say: of each layer with HYDRA's, of
             the network with HARP's; 1 takes the weights dense. None for files without scores.
@@ -78,37 +79,36 @@ def import_checkpoint(
     if finished(Path(source)):
         raise SpecError(f"{source} is a checkpoint of hydraprune's own ({META}); load it as it is")
     spec, file = _net(net, layout), found_in(source)
-    sizes = (num_classes, in_channels, image_size)
-    where, state = str(file), read_state(file)
-    expected = spec.sketch(*sizes, parts=PARTS).state_dict()
-    read = plain(state, expected, where, layout, keep)
-    notes = list(read.notes)
-    if read.normalize is not None and spec.normalize is not None:
-        notes.append("left out: the file's own constants, for those given")
+    sizes, where = (num_classes, in_channels, image_size), str(file)
+    model = spec.build(*sizes)
+    read = plain(read_state(file), model.state_dict(), where, layout, keep)
+    notes = []
+    if read.normalize is not None and spec.normalize is None:
+        spec = _normalized(spec, *read.normalize, where)
+        model = spec.build(*sizes)
+        notes.append(f"the network normalises images as the file says: mean and deviation {read.normalize}")
     elif read.normalize is not None:
-        spec = _normalized(spec, read, where)
-        expected = spec.sketch(*sizes, parts=PARTS).state_dict()
-    found = _fitted(read, expected, where, spec, sizes)
-    if keep is not None and not read.masks:
-        notes.append(f"left out: keep {keep:g}, as the file has no scores")
+        notes.append(f"left out: the file's mean and deviation {read.normalize}, for those that were given")
+    found = _fitted(read, model.state_dict(), where, spec, sizes)
     for name, tensor in found.tensors.items():
         if not bool(tensor.float().isfinite().all()):
             raise CheckpointError(f"{where}: {name!r} has values that float32 cannot hold; fetch the file again")
-    model = spec.build(*sizes)
+    if keep is not None and not read.masks:
+        notes.append(f"left out: the share to keep, {keep:g}, as the file has no scores")
     view = MaskView(model)
     masks = {name: mask for name, mask in found.masks.items() if name in view.modules}
-    zeros = [name for name in view.modules if name not in masks and not bool(found.tensors[name].all())]
+    zeros = {name: found.tensors[name] != 0 for name in view.modules if name not in masks}
+    zeros = {name: mask for name, mask in zeros.items() if not bool(mask.all())}
     if zeros:
-        notes.append(f"guessed: weights of {len(zeros)} layers that are 0 are removed")
-    masks |= {name: found.tensors[name] != 0 for name in zeros}
+        notes.append(f"guessed: weights that are 0 are removed, in {len(zeros)} layers")
+    masks |= zeros
     fill(model, model.state_dict() | found.tensors, masks, view.modules, where)
     meta = Meta(
         net=spec, num_classes=num_classes, in_channels=in_channels, image_size=image_size,
         pruner=(found.pruner or "imported") if masks else None,
-        origin={"file": file.name, "sha256": _digest(file), "layout": notes[0]},
+        origin={"file": file.name, "sha256": _digest(file), "layout": read.layout},
     )  # fmt: skip
-    meta = save(folder, model, meta)
-    return Imported(meta, [*notes, *(note for note in found.notes if note not in notes)])
+    return Imported(save(folder, model, meta), [*found.notes, *notes])
 
 
 def _net(net: Net | Mapping[str, Any] | str, layout: str) -> Net:
@@ -123,14 +123,12 @@ def _net(net: Net | Mapping[str, Any] | str, layout: str) -> Net:
     return spec
 
 
-def _normalized(spec: Net, read: Plain, where: str) -> Net:
-    mean, std = read.normalize or ([], [])
+def _normalized(spec: Net, mean: list[float], std: list[float], where: str) -> Net:
     try:
-        return spec.model_copy(update={"normalize": Normalization.parse({"mean": mean, "std": std}, where)})
+        constants = Normalization.parse({"mean": mean, "std": std}, where)
     except SpecError as error:
-        raise CheckpointError(
-            f"{error}; its constants are not those of pixels in [0, 1], so give `normalize`"
-        ) from None
+        raise CheckpointError(f"{error}; it does not normalise pixels in [0, 1]: give `normalize` yourself") from None
+    return spec.model_copy(update={"normalize": constants})
 
 
 def _fitted(read: Plain, expected: Mapping[str, Tensor], where: str, spec: Net, sizes: tuple[int, int, int]) -> Plain:
