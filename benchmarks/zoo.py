@@ -3,8 +3,8 @@
     hydraprune run digits-cnn_digits-trades --set sparsity=0.95 --out runs/zoo
     python benchmarks/zoo.py runs/zoo/finetune --name digits-cnn_digits-hydra-95
 
-It leaves NAME.packed and NAME.json in the package, from where `hp.load("zoo:NAME")` takes it. Attacks, images and threat
-model are those of the run's recipe.
+It leaves NAME.packed and NAME.json in the package, from where `hp.load("zoo:NAME")` takes it. Attacks, images and
+threat model are those of the run's recipe.
 """
 
 from __future__ import annotations

@@ -220,8 +220,13 @@ LAYOUTS = {
 
 def largest(score: Tensor, removed: int) -> Tensor:
     """The mask (bool, the score's shape) without the `removed` smallest absolute values, of equal ones the first."""
-    mask = torch.ones(score.numel(), dtype=torch.bool)
-    mask[score.abs().flatten().argsort(stable=True)[:removed]] = False
+    size = score.abs().flatten()
+    if removed < 1:
+        return torch.ones(score.shape, dtype=torch.bool)
+    threshold = size.kthvalue(removed).values
+    mask = size >= threshold
+    ties = (size == threshold).nonzero().flatten()
+    mask[ties[: removed - int((~mask).sum())]] = False
     return mask.view(score.shape)
 
 

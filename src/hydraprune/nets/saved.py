@@ -28,6 +28,8 @@ NUMBERS = {
 }
 OF_TENSORS = ("torch.", "collections.", "_codecs.")
 """Where the classes and functions come from that a file of tensors names."""
+PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+"""What these modules are called in files that `torch.save` writes."""
 NAMES = 256
 """So many of them a file may name, and of others."""
 
@@ -153,7 +155,8 @@ def _named(file: BufferedReader) -> set[str]:
 def _globals(stream: Any) -> Iterator[str]:
     for operation, argument, _ in pickletools.genops(stream):
         if operation.name == "GLOBAL":
-            yield str(argument).replace(" ", ".")
+            module, _, name = str(argument).partition(" ")
+            yield f"{PYTHON_2.get(module, module)}.{name}"
 
 
 def _named_tensor(item: tuple[Any, Any]) -> bool:
