@@ -39,13 +39,7 @@ def originals():
 def mutant(name, content, rng):
     """The content of a file, changed in one of many ways."""
     ways = [flipped, flipped, cut, doubled, blanked]
-    ways += (
-        [relabelled] * 3
-        if name.endswith("safetensors")
-        else [repickled] * 3
-        if name.endswith("pth")
-        else [flipped_head]
-    )
+    own = {"safetensors": relabelled, "pth": repickled, "pt": flipped_head}[name.partition(".")[2]]
     return rng.choice([*ways, own, own, own])(content, rng)
 
 

@@ -27,7 +27,7 @@ def test_mutants_end_well(tmp_path, seed):
         path.write_bytes(content)
         began = time.perf_counter()
         refused += outcome(path, folder) is not None
-        assert time.perf_counter() - began < 20
+        assert time.perf_counter() - began < 60
         shutil.rmtree(folder, ignore_errors=True)
     assert 20 < refused < 100
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
