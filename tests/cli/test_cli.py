@@ -66,6 +66,7 @@ def test_list(succeeds):
         "cnn_digits",
         "timm:NAME",
         "torchvision:NAME",
+        "zoo:digits-cnn_digits-hydra-95",
         "cifar10",
         "trades",
         "hydra",

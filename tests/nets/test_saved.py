@@ -1,6 +1,7 @@
 """Files that others saved: what is read of them, and what they may not make us do."""
 
 import argparse
+import copy
 import pathlib
 import struct
 import zipfile
@@ -113,6 +114,21 @@ def test_a_file_that_would_grow_is_refused(path, state, tmp_path):
     assert path.stat().st_size < 100_000
     with pytest.raises(CheckpointError, match="damaged"):
         read_state(path)
+
+
+def test_records_that_lie_over_one_another_are_refused(path):
+    """A directory that lists the same bytes fifty times."""
+    torch.save({"w": torch.zeros(1000)}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        (record,) = (entry for entry in archive.filelist if entry.filename.endswith("data/0"))
+        for number in range(50):
+            again = copy.copy(record)
+            again.filename = f"a/data/{number + 1}"
+            archive.filelist.append(again)
+        archive.writestr("a/end", b"")  # so that the directory is written again
+    with pytest.raises(CheckpointError, match=r"damaged.*\(ValueError\)") as caught:
+        read_state(path)
+    assert "claims more bytes than it has" in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize(

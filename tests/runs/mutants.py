@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import random
 import struct
 import zipfile
@@ -129,7 +130,10 @@ def outcome(path, folder, layout="auto"):
         return error
     held = open_checkpoint(folder)
     assert all(bool(tensor.isfinite().all()) for tensor in held.values.values())
-    theirs = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    try:
+        theirs = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except (TypeError, pickle.UnpicklingError):  # it names an object, so torch alone does not read it
+        return None
     while "state_dict" in theirs:
         theirs = theirs["state_dict"]
     theirs = {name.removeprefix("module."): tensor for name, tensor in theirs.items()}
