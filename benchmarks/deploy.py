@@ -5,9 +5,9 @@
     python benchmarks/deploy.py worth RUN/finetune OTHER/finetune --out results/deploy_cpu/cnn_small.json
 
 `sizes` takes a network with random weights (seed 0) and statistics of batch norm that have seen images, dense and
-pruned by magnitude: 90, 95 and 99 % of the weights in every layer, and 50, 75 and 90 % of the coupled channels. Sizes of
-weights that were trained are closer to their limit or below it. Times are those of `hydraprune latency`, all of a
-network in one run: the dense network in every runtime, and of the others what can be faster.
+pruned by magnitude: 90, 95 and 99 % of the weights in every layer, and 50, 75 and 90 % of the coupled channels. Times
+are those of `hydraprune latency`, all of a network in one run: the dense network in every runtime, and of the others
+what can be faster.
 
 `worth` exports trained checkpoints in every format and measures clean and robust accuracy before and after, on the
 first test images of their data.

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from hydraprune.recipes.library import load_recipe
     from hydraprune.recipes.runner import run
     from hydraprune.runs.checkpoint import load, save
+    from hydraprune.runs.imports import import_checkpoint
     from hydraprune.train.fit import fit
     from hydraprune.train.optim import Optim
 
@@ -117,6 +118,7 @@ __all__ = [
     "evaluate",
     "export",
     "fit",
+    "import_checkpoint",
     "load",
     "load_data",
     "load_recipe",

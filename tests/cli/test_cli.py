@@ -65,6 +65,8 @@ def test_list(succeeds):
         *library.names(),
         "cnn_digits",
         "timm:NAME",
+        "torchvision:NAME",
+        "zoo:digits-cnn_digits-hydra-95",
         "cifar10",
         "trades",
         "hydra",
@@ -223,7 +225,7 @@ def test_table_of_several_runs(succeeds, finished, tmp_path):
         ),
         (
             ["prune", "--net", "cnn_digit", "--data", "digits", "--out", "x"],
-            "prune.net.kind: unknown net 'cnn_digit'; did you mean 'cnn_digits'? (or timm:NAME, or package",
+            "prune.net.kind: unknown net 'cnn_digit'; did you mean 'cnn_digits'? (or timm:NAME, torch",
         ),
         (
             ["prune", "--net", "mine:net", "--data", "digits", "--out", "x"],

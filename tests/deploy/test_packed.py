@@ -30,8 +30,8 @@ def logits(model):
 
 def test_it_is_loaded_as_the_folder_is(folder, tmp_path):
     source = open_checkpoint(folder)
-    hp.export(folder, tmp_path / "net.packed")
-    model, meta = hp.load(tmp_path / "net.packed")
+    hp.export(folder, tmp_path / "net.hpk")
+    model, meta = hp.load(tmp_path / "net.hpk")
     assert torch.equal(logits(model), logits(source.network()))
     masks = hp.MaskView(model).masks()
     assert masks.keys() == source.masks.keys()
@@ -39,14 +39,14 @@ def test_it_is_loaded_as_the_folder_is(folder, tmp_path):
     assert (meta.kept, meta.total, meta.pruner) == (source.meta.kept, source.meta.total, "magnitude")
     assert device_of(model).type == "cpu"
     dense = (folder / MODEL).stat().st_size
-    assert (tmp_path / "net.packed").stat().st_size < dense / 4
+    assert (tmp_path / "net.hpk").stat().st_size < dense / 4
 
 
 @pytest.mark.parametrize(("values", "near"), [("float16", 1e-2), ("bfloat16", 5e-2), ("int8", 5e-2)])
 def test_rounded_weights_are_those_of_another_network(folder, tmp_path, values, near):
     source = open_checkpoint(folder)
-    hp.export(folder, tmp_path / "net.packed", {"kind": "packed", "values": values})
-    packed = open_checkpoint(tmp_path / "net.packed")
+    hp.export(folder, tmp_path / "net.hpk", {"kind": "packed", "values": values})
+    packed = open_checkpoint(tmp_path / "net.hpk")
     assert packed.digest != source.digest  # so that no figure is taken over
     assert torch.allclose(logits(packed.network()), logits(source.network()), atol=near)
 
@@ -61,5 +61,5 @@ def test_a_folder_and_a_file_are_told_apart(folder, tmp_path):
 def test_what_a_packed_file_cannot_hold_is_refused(tmp_path):
     save(tmp_path / "half", torch.nn.Sequential(torch.nn.Linear(4, 3)).bfloat16())
     with pytest.raises(SpecError, match=r"'0\.\w+' is torch\.bfloat16; a packed file takes float32"):
-        hp.export(tmp_path / "half", tmp_path / "half.packed")
-    assert not (tmp_path / "half.packed").exists()
+        hp.export(tmp_path / "half", tmp_path / "half.hpk")
+    assert not (tmp_path / "half.hpk").exists()

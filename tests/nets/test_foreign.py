@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hydraprune.core.errors import CheckpointError, SpecError
-from hydraprune.nets.foreign import hydra_masks, load_weights
+from hydraprune.nets.foreign import fitted, hydra_masks, load_weights
+from hydraprune.nets.layouts import plain
 from hydraprune.nets.spec import Net
 
 
@@ -32,7 +33,7 @@ def state():
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth", "pt", "pth.tar"])
-@pytest.mark.parametrize("prefix", ["", "module.", "net.", "module.net."])
+@pytest.mark.parametrize("prefix", ["", "module.", "net.", "module.net.", "model.", "module.model."])
 @pytest.mark.parametrize("model", [digits, normalized])
 def test_every_format_and_prefix(state, tmp_path, suffix, prefix, model):
     path = tmp_path / f"weights.{suffix}"
@@ -51,6 +52,15 @@ def test_wrapped_in_a_training_checkpoint(state, tmp_path, key):
     model = digits()
     load_weights(model, str(path))
     assert torch.equal(model[0].weight, state["0.weight"])
+
+
+def test_what_was_renamed_is_told(state):
+    found = fitted(plain(prefixed(state, "model."), state, "it"), normalized().state_dict(), "it")
+    assert found.tensors.keys() == normalized().state_dict().keys()
+    assert found.notes == ("read as it is", "renamed: model.0.weight as net.0.weight and 25 more")
+    both = prefixed(state, "net.") | {"0.weight": state["0.weight"]}
+    with pytest.raises(CheckpointError, match="it holds tensors twice, under names that differ in a prefix"):
+        fitted(plain(both, state, "it"), state, "it")
 
 
 def test_a_net_of_its_own_called_net_keeps_its_names(tmp_path):

@@ -94,6 +94,10 @@ def test_bad_settings_are_refused_with_their_path(values, message):
         ({"kind": "vgg4", "options": {"num_classes": 10**6}}, "numbers up to 1e.06 in all; give at most 65536"),
         ({"kind": "timm:hf-hub:timm/resnet18"}, "timm would read 'hf-hub:timm/resnet18' from elsewhere.*`weights:`"),
         ({"kind": "timm:resnet18", "options": {"pretrained": True}}, "the option 'pretrained'; .* as `weights:`"),
+        ({"kind": "torchvision:resnet5"}, "torchvision has no network 'resnet5' that classifies; did you mean 'resnet"),
+        ({"kind": "torchvision:fcn_resnet50"}, "torchvision has no network 'fcn_resnet50' that classifies"),
+        ({"kind": "torchvision:resnet18", "options": {"weights": "DEFAULT"}}, "the option 'weights'; .* as `weights:`"),
+        ({"kind": "torchvision:resnet18", "options": {"width_per_group": 10**6}}, "give at most 65536"),
         ({"kind": "builtins:dict", "options": {"a": 1}}, "net 'builtins:dict'"),
         (
             {"kind": "vgg4", "normalize": {"mean": [0.5], "std": [0.5]}},
@@ -127,7 +131,7 @@ def test_options_have_the_types_that_the_factory_annotates():
     assert (net.in_features, net.bias) == (6, None)
 
 
-@pytest.mark.parametrize("kind", [*names(), "timm:resnet18", "timm:vit_tiny_patch16_224"])
+@pytest.mark.parametrize("kind", [*names(), "timm:resnet18", "timm:vit_tiny_patch16_224", "torchvision:resnet18"])
 def test_a_sketch_has_the_tensors_of_the_network_and_no_memory(kind):
     net = Net(kind=kind, normalize="cifar10")
     state = torch.get_rng_state()
@@ -144,6 +148,14 @@ def test_timm_nets_take_classes_channels_and_options():
     net = Net(kind="timm:resnet18", options={"stem_width": 8, "stem_type": "deep"}).build(7, 1)
     assert net.eval()(torch.rand(2, 1, 32, 32)).shape == (2, 7)
     assert net.conv1[0].out_channels == 8
+
+
+def test_torchvision_nets_take_classes_and_options_and_three_channels():
+    net = Net(kind="torchvision:shufflenet_v2_x0_5", options={"progress": False})
+    assert net.build(7).eval()(torch.rand(2, 3, 64, 64)).shape == (2, 7)
+    assert net.calls is None
+    with pytest.raises(SpecError, match="takes images of 3 channels, not 1"):
+        net.build(7, 1)
 
 
 def test_normalisation_is_a_layer_in_front_and_no_part_of_the_state():

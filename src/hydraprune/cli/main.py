@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from hydraprune.cli import checkpoint, deploy
+from hydraprune.cli import checkpoint, deploy, imports
 from hydraprune.cli import study as studies
 from hydraprune.cli.console import console, draw, first, printable, tell
 from hydraprune.cli.options import Out, Runs, Settings, Vary
@@ -43,11 +43,14 @@ def list_() -> None:
     from hydraprune.objectives import OBJECTIVES
     from hydraprune.pruners import PRUNERS
     from hydraprune.recipes import STAGES, library
+    from hydraprune.runs import named
     from hydraprune.study import schema
 
     _section("recipes", ((name, library.about(name)) for name in library.names()))
     _section("studies", ((name, schema.about(name)) for name in schema.names()))
-    _section("nets", ((name, "") for name in [*net_names(), "wrn_DEPTH_WIDTH", "timm:NAME", "package.module:factory"]))
+    others = ["wrn_DEPTH_WIDTH", "timm:NAME", "torchvision:NAME", "package.module:factory"]
+    _section("nets", ((name, "") for name in [*net_names(), *others]))
+    _section("zoo", ((f"zoo:{name}", named.about(name)) for name in named.zoo_names()))
     for registry in (SOURCES, STAGES, OBJECTIVES, PRUNERS, BUDGETS, STRUCTURES, ATTACKS, BOUNDS, FORMATS):
         _section(f"{registry.noun}s", ((name, registry.about(name)) for name in registry.names()))
 
@@ -82,7 +85,7 @@ def run(
 
 @app.command()
 def prune(
-    net: Annotated[str, typer.Option(help="Built-in net, timm:NAME or package.module:factory")],
+    net: Annotated[str, typer.Option(help="Built-in net, timm:NAME, torchvision:NAME or package.module:factory")],
     data: Annotated[str, typer.Option(help="digits, cifar10, svhn or images")],
     out: Out,
     weights: Annotated[Path | None, typer.Option(help="Pre-trained weights; without them a stage pre-trains")] = None,
@@ -113,6 +116,7 @@ def prune(
     _run(library.resolve(values, set_ or [], "prune"), out)
 
 
+app.command("import")(imports.import_)
 for command in (
     *(checkpoint.evaluate, checkpoint.check, checkpoint.benchmark, checkpoint.verify, checkpoint.certify),
     *(studies.study, studies.table),
@@ -152,7 +156,7 @@ def _run(recipe: Recipe, out: Path) -> None:
 def _section(title: str, lines: Iterable[tuple[str, str]]) -> None:
     console.print(f"[bold]{title}[/bold]")
     table = list(lines)
-    width = max(len(name) for name, _ in table)
+    width = max((len(name) for name, _ in table), default=0)
     for name, about in table:
         tell(f"  {name:<{width}}  {about}")
 

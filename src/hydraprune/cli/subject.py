@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,11 +34,25 @@ def recipe_of(checkpoint: Checkpoint, overrides: list[str] | None) -> Recipe:
     from hydraprune.recipes import library
 
     if checkpoint.meta.recipe is None:
-        folder = checkpoint.folder
-        raise SpecError(f"{folder} was not made by a recipe, so its data is unknown; use hydraprune from Python")
+        return _recipe_for(checkpoint, overrides or [])
     where = f"{checkpoint.folder / META}: recipe"
     library.written(checkpoint.meta.recipe, where)
     return library.resolve(checkpoint.meta.recipe, overrides or [], where)
+
+
+def _recipe_for(checkpoint: Checkpoint, overrides: list[str]) -> Recipe:
+    """A recipe for a network that none made: one of the paper's schedule, of which data and adversary are given."""
+    from hydraprune.recipes import library
+
+    folder, meta = checkpoint.folder, checkpoint.meta
+    if meta.net is None or not any(re.match(r"data[.=]", override) for override in overrides):
+        raise SpecError(
+            f"{folder} was not made by a recipe, so its data is unknown; give it: --set data.kind=cifar10, and "
+            "--set threat.eps=... for another radius than 8/255"
+        )
+    own: dict[str, Any] = {"name": folder.resolve().name, "net": meta.net.plain()}
+    own |= {} if meta.threat is None else {"threat": meta.threat.plain()}
+    return library.resolve(library.changed(library.whole("base-own"), own.items()), overrides, str(folder))
 
 
 def bench_of(checkpoint: Checkpoint, recipe: Recipe) -> Bench:

@@ -17,13 +17,18 @@ from hydraprune.core.fingerprint import fingerprint
 from hydraprune.core.tensors import load_tensors, save_tensors
 
 
+def cache_folder() -> Path:
+    """Where to keep what is costly to make or to fetch."""
+    return Path(os.environ.get("HYDRAPRUNE_CACHE", "~/.cache/hydraprune")).expanduser()
+
+
 def cached(name: str, make: Callable[[], dict[str, Tensor]], kinds: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
     """The tensors stored as `name`, or those of `make()`, which are then stored.
 
     The file has a checksum: one that is damaged, or holds others than tensors of these `kinds` and of one length, is
     made anew.
     """
-    file = Path(os.environ.get("HYDRAPRUNE_CACHE", "~/.cache/hydraprune")).expanduser() / f"{name}.safetensors"
+    file = cache_folder() / f"{name}.safetensors"
     with suppress(HydrapruneError):
         held, _ = load_tensors(file)
         lengths = {tuple(tensor.shape[:1]) for tensor in held.values()}

@@ -84,7 +84,7 @@ class HubFormat(Format):
         from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
         recipe = original.checkpoint.meta.recipe or {}
-        data = str(recipe.get("data", {}).get("kind", "unknown"))
+        data = manifest.data or "unknown"
         name = self.repo or str(recipe.get("name", original.checkpoint.folder.name))
         figures = [*_figures(manifest)]
         results = [
@@ -142,8 +142,7 @@ class HubFormat(Format):
 
 
 def _facts(original: Original, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    meta = original.checkpoint.meta
-    yield "network", "made in Python" if meta.net is None else meta.net.kind
+    yield "network", manifest.net or "made in Python"
     yield "images", " × ".join(map(str, original.shape)) + " (channels, height, width), pixels in [0, 1]"
     yield "pruned by", manifest.pruner or "nothing: it is dense"
     yield "threat model", "none" if manifest.threat is None else in_words(manifest.threat)

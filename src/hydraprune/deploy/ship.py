@@ -104,6 +104,8 @@ def _compared(form: Format, source: Original, made: Path, trust_code: bool | Net
         sha256=found,
         bytes=sum(file.stat().st_size for _, file in files(made)),
         dense_bytes=sum(value.numel() * value.element_size() for value in source.checkpoint.values.values()),
+        net=None if meta.net is None else meta.net.kind,
+        data=(meta.recipe or {}).get("data", {}).get("kind"),
         source=source.checkpoint.digest,
         threat=meta.threat,
         versions=versions(),

@@ -1,28 +1,34 @@
-"""Weights that others saved, the HYDRA authors' masked checkpoints among them, read without unpickling objects."""
+"""Weights that others saved, the HYDRA authors' masked checkpoints among them, for a network that is there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.core.errors import CheckpointError
 from hydraprune.core.spec import some
+from hydraprune.nets.layouts import SCORES, Plain, plain, scores_in, share, uniform
+from hydraprune.nets.normalize import Normalize
+from hydraprune.nets.saved import read_state, unwrapped
 
-_SCORES = ".popup_scores"
+PREFIXES = ("net.", "model.")
+"""What wrappers put before the name of every tensor: ours that normalises, and others'."""
+DEAD = "sub_block1."
+"""A group of the HYDRA authors' wide residual networks that no image passes through."""
 
 
 def load_weights(model: nn.Module, path: str | Path, keep: float | None = None) -> None:
     """Load the tensors of a `.safetensors`, `.pth`, `.pt` or `.tar` file into `model`, in place.
 
     Takes a plain state dict or one under `state_dict` or `model`, with or without the prefixes `module.` (data
-    parallel) and `net.` (normalised net). The HYDRA authors' checkpoints hold dense weights and scores, and do not say
-    how many of them count: the masks that the scores give are multiplied in (see `hydra_masks`). `sub_block1` is left
-    out where the model lacks it. Pruning by magnitude to the same sparsity finds these masks again.
+    parallel), `model.` and `net.` (normalised net), in any of the `layouts` that can be recognised. The HYDRA authors'
+    checkpoints hold dense weights and scores, and do not say how many of them count: the masks that the scores give are
+    multiplied in (see `hydra_masks`). `sub_block1` is left out where the model lacks it. Pruning by magnitude to the
+    same sparsity finds these masks again.
 
     Args:
         keep: share of each layer that an authors' checkpoint keeps, their `k`, in (0, 1]; 1 takes the dense weights.
@@ -31,40 +37,52 @@ def load_weights(model: nn.Module, path: str | Path, keep: float | None = None) 
         SpecError: if `keep` is out of range.
         CheckpointError: if the file is missing, damaged, or made for another network; the model is then unchanged.
     """
-    expected = model.state_dict()
-    state = _renamed(_masked(read_state(path), path, keep), expected)
-    state = {name: tensor for name, tensor in state.items() if name in expected or "sub_block1." not in name}
+    expected, where = model.state_dict(), str(path)
+    found = fitted(plain(read_state(path), expected, where, keep=keep), expected, where)
+    own = getattr(model, "normalize", None)
+    if found.normalize is not None and not (isinstance(own, Normalize) and own.is_by(*found.normalize)):
+        mean, std = found.normalize
+        raise CheckpointError(
+            f"{where} normalises images otherwise; give the net `normalize: {{mean: {mean}, std: {std}}}`"
+        )
+    model.load_state_dict(found.tensors, strict=False)
+
+
+def fitted(found: Plain, expected: Mapping[str, Tensor], where: str) -> Plain:
+    """The same under the names of a network, without what the network lacks for a reason.
+
+    Args:
+        found: weights and masks.
+        expected: the network's state dict, on any device.
+        where: what they come from, for errors.
+
+    Raises:
+        CheckpointError: if they were made for another network.
+    """
+    rename = _rename(found.tensors, expected)
+    dead = [name for name in found.tensors if rename(name) not in expected and DEAD in name]
+    tensors = {rename(name): tensor for name, tensor in found.tensors.items() if name not in dead}
+    masks = {rename(name): mask for name, mask in found.masks.items() if name not in dead}
+    if len(tensors) < len(found.tensors) - len(dead):
+        raise CheckpointError(f"{where} holds tensors twice, under names that differ in a prefix; keep one of each")
     # Files of torch before 0.4.1 do not count batches.
-    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in expected]
+    missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in tensors if name not in expected]
     misshapen = [
         f"{name} {tuple(tensor.shape)} for {tuple(expected[name].shape)}"
-        for name, tensor in state.items()
+        for name, tensor in tensors.items()
         if name in expected and tensor.shape != expected[name].shape
     ]
     groups = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if problems := [f"{label}: {some(names)}" for label, names in groups.items() if names]:
         raise CheckpointError(
-            f"{path} was made for another network; {'; '.join(problems)}. "
+            f"{where} was made for another network; {'; '.join(problems)}. "
             "Check the net's kind, its options, the number of classes and the image size"
         )
-    model.load_state_dict(state, strict=False)
-
-
-def _masked(state: dict[str, Tensor], path: str | Path, keep: float | None) -> dict[str, Tensor]:
-    """`state` without the authors' scores, their masks applied."""
-    weights = {name: tensor for name, tensor in state.items() if not name.endswith(_SCORES)}
-    if len(weights) == len(state):
-        return weights
-    if keep is None:
-        raise CheckpointError(
-            f"{path} holds scores of the HYDRA authors' code, which mask its weights; say what share of each layer it "
-            "keeps, their k: `net.keep=0.1` (--set on the command line), or 1 for the dense weights"
-        )
-    for name, mask in hydra_masks(state, keep).items():
-        if name in weights and weights[name].shape == mask.shape:
-            weights[name] = weights[name] * mask
-    return weights
+    notes = [f"left out: {len(dead)} tensors of {DEAD[:-1]}, through which no image passes"] if dead else []
+    if changed := [f"{name} as {rename(name)}" for name in found.tensors if rename(name) != name and name not in dead]:
+        notes.append(f"renamed: {some(changed, 1)}")
+    return replace(found, tensors=tensors, masks=masks, notes=(*found.notes, *notes))
 
 
 def hydra_masks(source: str | Path | Mapping[str, Any], k: float) -> dict[str, Tensor]:
@@ -82,60 +100,20 @@ def hydra_masks(source: str | Path | Mapping[str, Any], k: float) -> dict[str, T
         CheckpointError: if the file cannot be read or holds no scores.
         SpecError: if `k` is out of range.
     """
-    if not 0 < k <= 1:
-        raise SpecError(f"k is {k}; give the kept fraction of the checkpoint, in (0, 1]")
+    share(k)
     where = "the state dict" if isinstance(source, Mapping) else str(source)
-    state = _unwrapped(source, where) if isinstance(source, Mapping) else read_state(source)
-    scores = {name.removesuffix(_SCORES): score for name, score in state.items() if name.endswith(_SCORES)}
+    state = unwrapped(source, where) if isinstance(source, Mapping) else read_state(source)
+    scores = scores_in(state)
     if not scores:
-        raise CheckpointError(f"{where} holds no {_SCORES[1:]!r}: it is dense; load it as weights instead")
-    return {f"{layer}.weight": _largest(score.abs(), k) for layer, score in scores.items()}
+        raise CheckpointError(f"{where} holds no {SCORES[1:]!r}: it is dense; load it as weights instead")
+    return uniform(scores, k)
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, on the CPU, without the prefix `module.`.
+def _rename(names: Collection[str], expected: Collection[str]) -> Callable[[str], str]:
+    """How names become those of a network, with or without the prefix of a wrapper: whichever fits best."""
 
-    Raises:
-        CheckpointError: if there is no such file, or it is damaged, or it holds anything but tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give the path of a .safetensors, .pth, .pt or .tar checkpoint")
-    try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage shows in as many ways as there are bytes
-        raise CheckpointError(
-            f"{path} is damaged, or holds objects other than tensors, which are never unpickled "
-            f"({type(error).__name__}); fetch it again, or save its state dict alone as .safetensors"
-        ) from error
-    return _unwrapped(content, str(path))
+    def renamed(stripped: str, added: str) -> Callable[[str], str]:
+        return lambda name: added + name.removeprefix(stripped)
 
-
-def _unwrapped(content: Any, where: str) -> dict[str, Tensor]:
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content or not all(map(_named_tensor, content.items())):
-        raise CheckpointError(f"{where} holds no state dict; save `model.state_dict()`, bare or under `state_dict`")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _named_tensor(item: tuple[Any, Any]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
-
-
-def _renamed(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` as it is, without or with the prefix of a normalised net: whichever fits the model best."""
-    bare = {name.removeprefix("net."): tensor for name, tensor in state.items()}
-    prefixed = {f"net.{name}": tensor for name, tensor in state.items()}
-    return max(state, bare, prefixed, key=lambda names: len(names.keys() & expected.keys()))
-
-
-def _largest(score: Tensor, k: float) -> Tensor:
-    mask = torch.ones(score.numel(), dtype=torch.bool)
-    # The same rounding as in training: numel - int((1 - k) numel) stay.
-    mask[score.flatten().argsort(stable=True)[: int((1 - k) * score.numel())]] = False
-    return mask.view(score.shape)
+    ways = [renamed(stripped, added) for added in ("", PREFIXES[0]) for stripped in ("", *PREFIXES)]
+    return max(ways, key=lambda way: len({way(name) for name in names} & set(expected)))

@@ -36,6 +36,13 @@ class Normalize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 
+    def is_by(self, mean: Sequence[float], std: Sequence[float]) -> bool:
+        """Whether these are its constants, to two places after the point."""
+        return len(mean) == self.mean.numel() and all(
+            torch.allclose(own.flatten(), torch.tensor(given), atol=5e-3)
+            for own, given in ((self.mean, mean), (self.std, std))
+        )
+
 
 class Normalization(Spec):
     """Mean and standard deviation of each channel, for pixels in [0, 1]."""

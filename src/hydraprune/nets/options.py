@@ -13,8 +13,11 @@ from hydraprune.core.spec import nearest, sentence
 
 LARGEST = 2**16
 """What the numbers among the options of a network may add up to: no width, depth or list of depths is larger."""
-# What timm.create_model reads files or the network for, what it is told anyway, and where it would allocate.
-_NOT_FOR_TIMM = {"model_name", "checkpoint_path", "cache_dir", "device", "dtype", "pruned"}
+# What libraries read files or the network for, what they are told anyway, and where they would allocate.
+_NOT_FOR_LIBRARIES = {
+    *("model_name", "checkpoint_path", "cache_dir", "device", "dtype", "pruned"),
+    *("name", "weights", "weights_backbone"),
+}
 
 
 def require_side(net: str, image_size: int, least: int) -> None:
@@ -52,13 +55,13 @@ def _size(value: Any) -> float:
 
 
 def without_files(kind: str, options: Mapping[str, Any]) -> None:
-    """See that no option of a timm network makes it read files, or fetch them.
+    """See that no option of a library's network makes it read files, or fetch them.
 
     Raises:
         SpecError: naming the option.
     """
     for option in options:
-        if option in _NOT_FOR_TIMM or option.startswith("pretrained"):
+        if option in _NOT_FOR_LIBRARIES or option.startswith("pretrained"):
             raise SpecError(
                 f"net {kind!r} does not take the option {option!r}; to start from weights that you have, "
                 "give their file as `weights:`"

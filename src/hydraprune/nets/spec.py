@@ -1,4 +1,4 @@
-"""The network of a recipe: a built-in, a timm model, or any factory that can be imported."""
+"""The network of a recipe: a built-in, one of timm or torchvision, or any factory that can be imported."""
 
 from __future__ import annotations
 
@@ -27,14 +27,18 @@ from hydraprune.nets.init import fast_certified_init
 from hydraprune.nets.normalize import NamedNormalization, Normalize
 from hydraprune.nets.options import bounded, typed, without_files
 
+LIBRARIES = ("timm:", "torchvision:")
+"""Packages whose networks are made by name, without their weights: they need no more trust than this one."""
+
 
 class Net(Spec):
     """Which network, and how it starts.
 
     Args:
-        kind: a built-in name, among them `wrn_DEPTH_WIDTH`, `timm:NAME`, or `package.module:factory`.
-        options: keyword arguments for the factory, of the types that it annotates; in those of a built-in or timm
-            network numbers add up to 65,536 at most.
+        kind: a built-in name, among them `wrn_DEPTH_WIDTH`, `timm:NAME`, `torchvision:NAME` (for classification), or
+            `package.module:factory`.
+        options: keyword arguments for the factory, of the types that it annotates; but for the last kind numbers among
+            them add up to 65,536 at most.
         normalize: per-channel constants, or the name of standard ones; None feeds pixels in [0, 1] as they are.
         init: how the weights start: `fast-certified` for certified training (see `fast_certified_init`); None leaves
             that to the factory.
@@ -56,13 +60,14 @@ class Net(Spec):
     @classmethod
     def _known(cls, kind: str) -> str:
         if built_in(kind) is None and not re.fullmatch(r"[^\W\d][\w.]*:\S+", kind):
-            raise ValueError(f"unknown net {kind!r}; {nearest(kind, NETS)} (or timm:NAME, or package.module:factory)")
+            others = "timm:NAME, torchvision:NAME or package.module:factory"
+            raise ValueError(f"unknown net {kind!r}; {nearest(kind, NETS)} (or {others})")
         return kind
 
     @property
     def calls(self) -> str | None:
-        """What `build` imports and calls from outside of the package and timm, in words; None if nothing."""
-        if built_in(self.kind) is not None or self.kind.startswith("timm:"):
+        """What `build` imports and calls from outside of the package and `LIBRARIES`, in words; None if nothing."""
+        if built_in(self.kind) is not None or self.kind.startswith(LIBRARIES):
             return None
         return f"{self.kind} with options {self.options}"
 
@@ -81,6 +86,8 @@ class Net(Spec):
         try:
             if self.kind.startswith("timm:"):
                 factory, values = self._timm(num_classes, in_channels)
+            elif self.kind.startswith("torchvision:"):
+                factory, values = self._torchvision(num_classes, in_channels)
             else:
                 factory, values = self._imported(num_classes, in_channels, image_size)
             net = factory(**values)
@@ -144,6 +151,19 @@ class Net(Spec):
         bounded(self.kind, self.options)
         values = {"model_name": name, "pretrained": False, "num_classes": num_classes, "in_chans": in_channels}
         return timm.create_model, values | self.options
+
+    def _torchvision(self, num_classes: int, in_channels: int) -> tuple[Callable[..., Any], dict[str, Any]]:
+        with extra("images", f"net {self.kind!r}"):
+            from torchvision import models
+
+        name, known = self.kind.removeprefix("torchvision:"), models.list_models(module=models)
+        if name not in known:
+            raise SpecError(f"torchvision has no network {name!r} that classifies; {nearest(name, known)}")
+        if in_channels != 3:
+            raise SpecError(f"net {self.kind!r} takes images of 3 channels, not {in_channels}; choose one of timm's")
+        without_files(self.kind, self.options)
+        bounded(self.kind, self.options)
+        return models.get_model, {"name": name, "weights": None, "num_classes": num_classes} | self.options
 
     def _imported(
         self, num_classes: int, in_channels: int, image_size: int

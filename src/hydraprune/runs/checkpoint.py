@@ -25,6 +25,7 @@ from hydraprune.runs.files import MASKS, META, MODEL, PACKED, finished, refuse_u
 from hydraprune.runs.fill import fill, misfit
 from hydraprune.runs.lock import own
 from hydraprune.runs.meta import Meta, measured, sha256, versions
+from hydraprune.runs.named import located
 
 PARTS, ROOM = 32, 8
 """A network has at most so many modules and parameters for each tensor of its file, and takes so much more memory."""
@@ -186,17 +187,18 @@ def load(folder: Path | str, model: nn.Module | None = None, *, trust_code: bool
     """The network of a checkpoint, with its masks attached, on the CPU; and what it is.
 
     Args:
-        folder: of a finished stage, or of `save`; or one file that `export` wrote of it.
+        folder: of a finished stage, or of `save`; one file that `export` wrote of it; `zoo:NAME`, which comes with the
+            package; or `OWNER/NAME` on the Hugging Face hub, where nothing lies at that path (see `located`).
         model: the network to fill in place, for a checkpoint that names none: plain, masked or compiled.
         trust_code: import and call the factory, `package.module:factory`, that a checkpoint may name. It runs whatever
             whoever wrote the checkpoint chose.
 
     Raises:
         SpecError: for arguments in another order.
-        CheckpointError: if a file is missing, truncated or altered, does not fit the network, or names a factory and
-            `trust_code` is False. `model` is then unchanged.
+        CheckpointError: if a file is missing, truncated or altered, cannot be fetched, does not fit the network, or
+            names a factory and `trust_code` is False. `model` is then unchanged.
     """
-    checkpoint = open_checkpoint(folder, trust_code)
+    checkpoint = open_checkpoint(located(folder), trust_code)
     return checkpoint.network(model), checkpoint.meta
 
 

@@ -19,7 +19,8 @@ MODEL, MASKS, META = "model.safetensors", "masks.safetensors", "checkpoint.json"
 STATE = "state.safetensors"
 
 # A checkpoint in one file, in a folder where others find it.
-PACKED = "network.hpk"
+PACKED_SUFFIX = ".hpk"
+PACKED = f"network{PACKED_SUFFIX}"
 
 # Beside a checkpoint: what was measured of it, image by image and in sum.
 VERDICTS, EXAMPLES, CURVES = "verdicts.safetensors", "examples.safetensors", "curves.json"

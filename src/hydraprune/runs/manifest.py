@@ -30,6 +30,8 @@ class Manifest(Spec):
         sha256: file -> digest; of a folder, every file but the manifest, by its path there.
         bytes: of what is run: of a folder without what is said of it (card, probe).
         dense_bytes: of the dense network's parameters and buffers.
+        net: kind of the network; None for a module that was made in Python.
+        data: kind of the data of its recipe; None without one.
         source: digest of the network that it was made from.
         pruner: how its connections were chosen; None if it is dense.
         sparsity: removed / total over prunable weights.
@@ -52,6 +54,8 @@ class Manifest(Spec):
     sha256: dict[str, str]
     bytes: int = Field(ge=1)
     dense_bytes: int = Field(ge=1)
+    net: str | None = None
+    data: str | None = None
     source: str
     pruner: str | None = None
     sparsity: float = Field(ge=0, le=1)

@@ -36,6 +36,7 @@ class Meta(Spec):
         metrics: of its last epoch.
         versions: of the packages that made it.
         data: split -> digest of the images and labels that its run read; empty for a module that was made in Python.
+        origin: of another program's checkpoint: its `file`, that file's `sha256`, and as which `layout` it was read.
         sha256: file -> digest, of the two files of tensors.
     """
 
@@ -53,6 +54,7 @@ class Meta(Spec):
     metrics: dict[str, Any] = {}
     versions: dict[str, str] = {}
     data: dict[str, str] = {}
+    origin: dict[str, str] = {}
     sha256: dict[str, str] = {}
 
     def facts(self) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hydraprune.core.errors import SpecError
 from hydraprune.core.files import write_atomically
 from hydraprune.core.packing import MAGIC, Values, pack, unpack
-from hydraprune.core.tensors import load_tensors, save_tensors
+from hydraprune.core.tensors import HEADER, load_tensors, save_tensors
 from hydraprune.masks.view import LayerCount
 from hydraprune.runs.meta import Meta, measured, sha256
 
@@ -64,6 +65,20 @@ def write_dense(path: Path, meta: Meta, values: Mapping[str, Tensor]) -> None:
     """
     counts = {name: LayerCount(int(values[name].count_nonzero()), values[name].numel()) for name in meta.layers}
     save_tensors(path, values, meta.model_copy(update=measured(counts)).plain())
+
+
+def ours(path: Path) -> bool:
+    """Whether a file is one of these, so far as its beginning tells; that it is whole is for `read` to find."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) == MAGIC:
+            return True
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return (tensors.metadata() or {}).keys() == {HEADER}
+    except (OSError, SafetensorError):
+        return False
 
 
 def read(path: Path) -> Single:
