@@ -14,7 +14,7 @@ from hydraprune.runs.checkpoint import open_checkpoint
 def opened(artifact: Path, trust_code: bool | Net = False, given: nn.Module | None = None) -> nn.Module:
     """The network of an exported file or folder, or of a checkpoint's folder: images (B, C, H, W) to logits (B, K).
 
-    It is in evaluation mode, on the CPU, without parametrizations.
+    It is in evaluation mode, on the CPU, without parametrizations. That of an ONNX file has no gradients.
 
     Args:
         artifact: what `export` or `save` wrote.
@@ -23,6 +23,11 @@ def opened(artifact: Path, trust_code: bool | Net = False, given: nn.Module | No
 
     Raises:
         CheckpointError: if it is damaged, of no known format, or names no network and none was given.
+        MissingError: for an ONNX file without the packages that run it.
     """
+    if artifact.suffix == ".onnx":
+        from hydraprune.deploy.onnx_network import OnnxNetwork
+
+        return OnnxNetwork(artifact).eval()
     given = None if given is None else plain_copy(given)
     return plain_copy(open_checkpoint(artifact, trust_code).network(given)).eval()
