@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from hydraprune.core.plain import plain_copy
+from hydraprune.deploy.vnncomp import network_in
 from hydraprune.nets import Net
 from hydraprune.runs.checkpoint import open_checkpoint
 
@@ -25,9 +26,10 @@ def opened(artifact: Path, trust_code: bool | Net = False, given: nn.Module | No
         CheckpointError: if it is damaged, of no known format, or names no network and none was given.
         MissingError: for an ONNX file without the packages that run it.
     """
-    if artifact.suffix == ".onnx":
+    graph = artifact if artifact.suffix == ".onnx" else network_in(artifact)
+    if graph is not None:
         from hydraprune.deploy.onnx_network import OnnxNetwork
 
-        return OnnxNetwork(artifact).eval()
+        return OnnxNetwork(graph).eval()
     given = None if given is None else plain_copy(given)
     return plain_copy(open_checkpoint(artifact, trust_code).network(given)).eval()
