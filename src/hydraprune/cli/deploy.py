@@ -26,7 +26,7 @@ def export(
     set_: Settings = None,
 ) -> None:
     """Write a checkpoint as a file or folder that is smaller or runs elsewhere; compared, and measured again."""
-    from hydraprune.deploy import Worth
+    from hydraprune.deploy import FORMATS, Worth
     from hydraprune.deploy.ship import export as write
     from hydraprune.recipes.library import parsed
     from hydraprune.runs.manifest import in_words
@@ -36,9 +36,10 @@ def export(
     form: dict[str, Any] = {"kind": format, **dict(parsed(option or []))}
     data = worth = None
     with progress_bar(console) as bar:
-        if samples:
+        if samples or FORMATS.get(format).needs_data:
             recipe = recipe_of(opened, set_)
             data = bench_of(opened, recipe).data
+        if samples:
             task = bar.add_task(f"{format}: measure", total=None, note="")
             worth = Worth(
                 threat=recipe.threat,

@@ -40,6 +40,7 @@ class OnnxInt8Format(Format):
     calibration: int = Field(default=300, ge=1)
     suffix: ClassVar[str] = ".onnx"
     alone: ClassVar[bool] = True
+    needs_data: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -56,8 +57,8 @@ class OnnxInt8Format(Format):
     def check(self, source: Original) -> None:
         if source.data is None:
             raise SpecError(
-                "format 'onnx-int8' measures ranges on training images; give `data=`, or export as packed, which rounds "
-                "weights alone"
+                "format 'onnx-int8' measures ranges on training images; give `data=`, or export as packed, which "
+                "rounds weights alone"
             )
 
     def write(self, source: Original, path: Path) -> None:

@@ -26,9 +26,9 @@ Function = Callable[..., Tensor]
 class OnnxTwin(nn.Module):
     """The network of an ONNX file as torch computes it: images (B, C, H, W) in [0, 1] to logits (B, K).
 
-    Where the file rounds, this does, to the same levels; in the backward pass rounding counts as the identity
-    (straight-through, arXiv:1308.3432), clipping to the ends of the levels as what it is. So an attack on it is one on
-    the rounded network, whose own gradient is zero almost everywhere.
+    Where the file rounds, this does, to the same levels; in the backward pass rounding and clipping to the levels count
+    as the identity (straight-through, arXiv:1308.3432; arXiv:1802.00420), or as ReLU where they stand for one. So an
+    attack on it is one on the rounded network, whose own gradient is zero almost everywhere.
 
     Args:
         path: an `.onnx` file, of which every operator must be in `OPERATORS`.
@@ -118,7 +118,9 @@ class _Node:
                 raise self.unlike(f"{name} {self.given[name]!r}")
 
     def unlike(self, what: str) -> SpecError:
-        return SpecError(f"the ONNX operator {self.kind!r} with {what} is not known here; measure nothing: `--samples 0`")
+        return SpecError(
+            f"the ONNX operator {self.kind!r} with {what} is not known here; measure nothing: `--samples 0`"
+        )
 
     def sides(self, name: str) -> tuple[int, int]:
         first, second = self.given.get(name, (1, 1))
@@ -146,14 +148,20 @@ def _padded(x: Tensor, padding: tuple[int, int, int, int], value: float, functio
 
 def _conv(node: _Node) -> Function:
     left, right, top, bottom = padding = node.padding()
-    settings = {"stride": node.sides("strides"), "dilation": node.sides("dilations"), "groups": node.given.get("group", 1)}
+    settings = {
+        "stride": node.sides("strides"),
+        "dilation": node.sides("dilations"),
+        "groups": node.given.get("group", 1),
+    }
     if (left, top) == (right, bottom):
         return partial(F.conv2d, padding=(top, left), **settings)
     return partial(_conv_uneven, sides=padding, settings=settings)
 
 
-def _conv_uneven(x: Tensor, *weights: Tensor, sides: tuple[int, int, int, int], settings: dict[str, Any]) -> Tensor:
-    return F.conv2d(F.pad(x, sides), *weights, **settings)
+def _conv_uneven(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, sides: tuple[int, int, int, int], settings: dict[str, Any]
+) -> Tensor:
+    return F.conv2d(F.pad(x, sides), weight, bias, **settings)
 
 
 def _max_pool(node: _Node) -> Function:
@@ -260,16 +268,24 @@ def _global_average(x: Tensor) -> Tensor:
     return torch.mean(x, dim=(2, 3), keepdim=True)
 
 
-class _Round(torch.autograd.Function):
-    """To the nearest integer, of two the even one; its gradient is taken for 1."""
+class _Levels(torch.autograd.Function):
+    """To the nearest level, of two the even one. The gradient is that of ReLU where 0 is the lowest level, else 1.
+
+    It passes through the upper end, too: an adversary drives activations beyond what training images cause, and would
+    else be left without a gradient there.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.round()
+    def forward(ctx: Any, x: Tensor, scale: float, zero: int, least: int, most: int) -> Tensor:
+        ctx.scale = scale
+        ctx.save_for_backward(x < 0 if zero == least else None)
+        return ((x / scale).round() + zero).clamp(least, most)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (cut,) = ctx.saved_tensors
+        passed = gradient if cut is None else gradient.masked_fill(cut, 0)
+        return passed / ctx.scale, None, None, None, None
 
 
 def _quantize(node: _Node) -> Function:
@@ -283,8 +299,8 @@ def _quantize(node: _Node) -> Function:
 
 
 def _levels(x: Tensor, scale: float, zero: int, least: int, most: int) -> Tensor:
-    rounded: Tensor = _Round.apply(x / scale)  # type: ignore[no-untyped-call]
-    return (rounded + zero).clamp(least, most)
+    levels: Tensor = _Levels.apply(x, scale, zero, least, most)  # type: ignore[no-untyped-call]
+    return levels
 
 
 def _dequantize(node: _Node) -> Function:

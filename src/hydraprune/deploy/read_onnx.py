@@ -77,7 +77,12 @@ def _foreign(proto: ModelProto) -> str | None:
     if other := domains - {"", "ai.onnx"}:
         return f"it needs operators of {min(other)[:80]!r}"
     for node, attribute in _attributes(proto.graph):
-        if attribute.HasField("g") or attribute.graphs or attribute.HasField("sparse_tensor") or attribute.ref_attr_name:
+        if (
+            attribute.HasField("g")
+            or attribute.graphs
+            or attribute.HasField("sparse_tensor")
+            or attribute.ref_attr_name
+        ):
             return f"{node.op_type[:80]!r} holds another graph"
     for tensor in _tensors(proto.graph):
         if tensor.data_location != TensorProto.DEFAULT or tensor.external_data:
@@ -116,7 +121,7 @@ def _signature(graph: GraphProto) -> str | None:
 
 
 def _shapes(proto: ModelProto) -> dict[str, tuple[int, ...]]:
-    """Name -> shape for one image, of every value whose shape follows; what the file says of them counts for nothing."""
+    """Name -> shape for one image, of every value whose shape follows; what the file says of it counts for nothing."""
     import onnx
 
     bare = onnx.ModelProto()

@@ -52,6 +52,7 @@ class VnnCompFormat(Format):
     timeout: int = Field(default=300, ge=1)
     seed: int = Field(default=0, ge=0)
     alone: ClassVar[bool] = True
+    needs_data: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
