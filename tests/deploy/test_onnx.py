@@ -89,6 +89,7 @@ def test_it_is_judged_as_any_network_is_but_has_no_gradients(file, source, test_
 
 def test_threads_are_as_many_as_asked_for(file, test_pair):
     network = OnnxNetwork(file, threads=1)
+    assert network.shape == (1, 8, 8)
     assert network.session.get_session_options().intra_op_num_threads == 1
     assert copy.deepcopy(network).session is network.session
     with refused("threads is 0; give a whole number of at least 1"):

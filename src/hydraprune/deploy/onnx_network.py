@@ -26,6 +26,9 @@ class OnnxNetwork(nn.Module):
         path: an `.onnx` file.
         threads: of one operator; None takes as many as there are cores.
 
+    Attributes:
+        shape: (C, H, W) of its images.
+
     Raises:
         CheckpointError: if the file is missing, damaged, or no image classifier; see `read_onnx`.
         MissingError: without the packages onnx and onnxruntime.
@@ -49,7 +52,8 @@ class OnnxNetwork(nn.Module):
             raise CheckpointError(f"{path} is not run: {reason(error)}; restore it or export it again") from None
         self.session: Any = session
         self.input = images.name
-        self.batch = images.type.tensor_type.shape.dim[0].dim_value
+        self.batch, *shape = (side.dim_value for side in images.type.tensor_type.shape.dim)
+        self.shape = tuple(shape)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         twin = copy.copy(self)
