@@ -26,9 +26,9 @@ from hydraprune.attacks import ATTACKS
 from hydraprune.attacks.autoattack import AutoAttack
 from hydraprune.attacks.fgsm import FGSM
 from hydraprune.bounds import BOUNDS
-from hydraprune.deploy import FORMATS
 from hydraprune.cli import main
 from hydraprune.cli.main import app
+from hydraprune.deploy import FORMATS
 from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.objectives import OBJECTIVES
 from hydraprune.pruners import PRUNERS
