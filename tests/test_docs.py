@@ -28,6 +28,7 @@ from hydraprune.attacks.fgsm import FGSM
 from hydraprune.bounds import BOUNDS
 from hydraprune.cli import main
 from hydraprune.cli.main import app
+from hydraprune.deploy import FORMATS
 from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.objectives import OBJECTIVES
 from hydraprune.pruners import PRUNERS
@@ -44,7 +45,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [str(page.relative_to(ROOT)) for where in ("*.md", "docs/*.md", "results/*.md") for page in ROOT.glob(where)]
 PACKAGE, SCRIPTS = ROOT / "src" / "hydraprune", sorted((ROOT / "benchmarks").glob("*.py"))
 COMMANDS = get_command(app).commands
-REGISTERED = {registry.noun: registry for registry in (PRUNERS, OBJECTIVES, STRUCTURES, BUDGETS, ATTACKS, BOUNDS)}
+REGISTERED = {
+    registry.noun: registry for registry in (PRUNERS, OBJECTIVES, STRUCTURES, BUDGETS, ATTACKS, BOUNDS, FORMATS)
+}
 NOT_RUN = {
     ".venv/bin/ruff": "a check of `make test`",
     ".venv/bin/lint-imports": "a check of `make test`",

@@ -1,5 +1,6 @@
 """Attacks made of others: the union in sequence, and images found on another network."""
 
+import copy
 from typing import Literal
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn.utils import parametrize
 from attacks.trained import THREAT, digits
 from hydraprune.attacks.ensemble import Ensemble
 from hydraprune.attacks.fgsm import FGSM
+from hydraprune.attacks.gradient import cross_entropy_of, pgd
 from hydraprune.attacks.pgd import PGD
 from hydraprune.attacks.square import Square
 from hydraprune.attacks.transfer import Transfer
@@ -132,3 +134,25 @@ def test_a_network_that_draws_is_evaluated_reproducibly_and_more_draws_break_mor
     for name, verdict in once.survived.items():
         assert torch.equal(verdict, again.survived[name])
     assert once.robust_accuracy["pgd-10x1-eot8"] < once.robust_accuracy["pgd-10x1"]
+
+
+def test_restarts_of_a_transfer_are_judged_one_by_one():
+    net, (x, y) = some()
+    torch.manual_seed(5)
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight += 0.1 * torch.randn(weight.shape)
+    assert Transfer(origin="other").name == "transfer-50-from-other"
+    attack = Transfer(origin="other", steps=3, restarts=4)
+    assert attack.name == "transfer-3x4-from-other"
+    rng = generator(0)
+    each = [pgd(other, x, THREAT, cross_entropy_of(y), steps=3, start="uniform", rng=rng) for _ in range(4)]
+    fooled = torch.stack([net(images).argmax(1) != y for images in each])
+    first = torch.where(fooled.any(0), fooled.int().argmax(0), 3)
+    found = attack.using({"other": other}).search(net, x, y, THREAT, generator(0))
+    expected = torch.stack([each[restart][place] for place, restart in enumerate(first.tolist())])
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert fooled[0].sum() < fooled.any(0).sum() < len(y)
+    once = Transfer(origin="other", steps=3).using({"other": other}).search(net, x, y, THREAT, generator(0))
+    assert torch.allclose(once, each[0], atol=1e-6)

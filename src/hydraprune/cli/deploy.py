@@ -21,11 +21,12 @@ def export(
     ] = None,
     attacks: Annotated[str, typer.Option(help="That judge it before and after, separated by commas")] = "pgd",
     samples: Annotated[int, typer.Option(min=0, help="First test images that they run on; 0 measures nothing")] = 500,
+    bounds: Annotated[str, typer.Option(help="That prove accuracies too, separated by commas: best")] = "",
     trust_code: TrustCode = False,
     set_: Settings = None,
 ) -> None:
     """Write a checkpoint as a file or folder that is smaller or runs elsewhere; compared, and measured again."""
-    from hydraprune.deploy import Worth
+    from hydraprune.deploy import FORMATS, Worth
     from hydraprune.deploy.ship import export as write
     from hydraprune.recipes.library import parsed
     from hydraprune.runs.manifest import in_words
@@ -35,13 +36,15 @@ def export(
     form: dict[str, Any] = {"kind": format, **dict(parsed(option or []))}
     data = worth = None
     with progress_bar(console) as bar:
-        if samples:
+        if samples or FORMATS.get(format).needs_data:
             recipe = recipe_of(opened, set_)
             data = bench_of(opened, recipe).data
+        if samples:
             task = bar.add_task(f"{format}: measure", total=None, note="")
             worth = Worth(
                 threat=recipe.threat,
                 attacks=attacks.split(","),
+                bounds=[name for name in bounds.split(",") if name],
                 samples=samples,
                 seed=recipe.seed,
                 progress=lambda what, done, total: bar.update(task, note=f"{what} {done}/{total}"),

@@ -66,11 +66,13 @@ class Format(Spec, ABC):
     Attributes:
         suffix: of the file that it writes; a folder has none.
         alone: whether it is read without the code that made the network.
+        needs_data: whether it is made with images of the data set.
     """
 
     kind: str
     suffix: ClassVar[str] = ""
     alone: ClassVar[bool] = False
+    needs_data: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
