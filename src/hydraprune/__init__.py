@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hydraprune.evaluation.worst_case import evaluate
     from hydraprune.masks import budgets, structures
     from hydraprune.masks.budgets import ERK, Global, Uniform
+    from hydraprune.masks.quantize import quantized
     from hydraprune.masks.view import MaskView
     from hydraprune.nets.spec import Net
     from hydraprune.objectives.fast import Fast
@@ -125,6 +126,7 @@ __all__ = [
     "objectives",
     "prune",
     "pruners",
+    "quantized",
     "run",
     "save",
     "structures",
