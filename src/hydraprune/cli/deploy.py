@@ -21,6 +21,7 @@ def export(
     ] = None,
     attacks: Annotated[str, typer.Option(help="That judge it before and after, separated by commas")] = "pgd",
     samples: Annotated[int, typer.Option(min=0, help="First test images that they run on; 0 measures nothing")] = 500,
+    bounds: Annotated[str, typer.Option(help="That prove accuracies too, separated by commas: best")] = "",
     trust_code: TrustCode = False,
     set_: Settings = None,
 ) -> None:
@@ -42,6 +43,7 @@ def export(
             worth = Worth(
                 threat=recipe.threat,
                 attacks=attacks.split(","),
+                bounds=[name for name in bounds.split(",") if name],
                 samples=samples,
                 seed=recipe.seed,
                 progress=lambda what, done, total: bar.update(task, note=f"{what} {done}/{total}"),

@@ -63,6 +63,8 @@ def export(
     form.require()
     source = Original(open_checkpoint(checkpoint, trust_code), model, shape, data)
     form.check(source)
+    if worth is not None:
+        worth.refuse_unless_possible(source)
     path = _place(source.checkpoint, out, form)
     with own(path.parent), staged(path) as made:
         form.write(source, made)

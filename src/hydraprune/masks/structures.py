@@ -204,6 +204,12 @@ class NOfM(Structure):
     def groups(self, shape: tuple[int, ...]) -> int:
         return math.prod(shape)
 
+    def beyond(self, weight: Tensor) -> int:
+        """How many weights other than zero there are beyond `n` of every `m`."""
+        there = self._laid_out(weight) != 0
+        runs = F.pad(there, (0, 0, 0, -there.shape[2] % self.m)).unflatten(2, (-1, self.m)).sum(3)
+        return int((runs - self.n).clamp_min(0).sum())
+
     def pool(self, score: Tensor) -> Tensor:
         """|score|, lifted above all others for the `n` best of every `m`: the best `decided` ones are the pattern."""
         laid_out = self._laid_out(score)

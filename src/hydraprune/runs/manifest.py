@@ -128,6 +128,9 @@ def in_words(manifest: Manifest) -> str:
             old, new = worst(manifest.before), worst(manifest.after)
             if old is not None and new is not None:
                 words.append(f"{what} {old:.3f} before, {new:.3f} after")
+        for bound, proved in manifest.after.verified.items():
+            old = manifest.before.verified[bound].verified_accuracy
+            words.append(f"{bound} proves {old:.3f} before, {proved.verified_accuracy:.3f} after")
         words.append(f"on {manifest.after.samples} images")
     return ", ".join(words)
 
