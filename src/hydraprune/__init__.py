@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hydraprune.core.results import Record
     from hydraprune.core.threat import ThreatModel
     from hydraprune.data.dataset import Dataset
+    from hydraprune.deploy.latency import latency
     from hydraprune.deploy.ship import export
     from hydraprune.deploy.worth import Worth
     from hydraprune.evaluation.smoothing import Smoothing
@@ -118,6 +119,7 @@ __all__ = [
     "evaluate",
     "export",
     "fit",
+    "latency",
     "load",
     "load_data",
     "load_recipe",

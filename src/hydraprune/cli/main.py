@@ -116,7 +116,7 @@ def prune(
 for command in (
     *(checkpoint.evaluate, checkpoint.check, checkpoint.benchmark, checkpoint.verify, checkpoint.certify),
     *(studies.study, studies.table),
-    *(deploy.export,),
+    *(deploy.export, deploy.latency),
 ):
     app.command()(command)
 
