@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hydraprune.core.results import Record
     from hydraprune.core.threat import ThreatModel
     from hydraprune.data.dataset import Dataset
+    from hydraprune.deploy.latency import latency
     from hydraprune.deploy.ship import export
     from hydraprune.deploy.worth import Worth
     from hydraprune.evaluation.smoothing import Smoothing
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from hydraprune.evaluation.worst_case import evaluate
     from hydraprune.masks import budgets, structures
     from hydraprune.masks.budgets import ERK, Global, Uniform
+    from hydraprune.masks.quantize import quantized
     from hydraprune.masks.view import MaskView
     from hydraprune.nets.spec import Net
     from hydraprune.objectives.fast import Fast
@@ -119,6 +121,7 @@ __all__ = [
     "export",
     "fit",
     "import_checkpoint",
+    "latency",
     "load",
     "load_data",
     "load_recipe",
@@ -127,6 +130,7 @@ __all__ = [
     "objectives",
     "prune",
     "pruners",
+    "quantized",
     "run",
     "save",
     "structures",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,11 +30,16 @@ def tell(text: str) -> None:
 
 
 def draw(table: Sequence[Row], path: Path, title: str = "") -> None:
-    """The table as a PNG, or a line that says what it takes: a picture beside a table is worth no failure."""
+    """The table as a PNG, or a line that says what it takes."""
     from hydraprune import report
 
+    pictured(lambda: report.draw(table, path, title))
+
+
+def pictured(paint: Callable[[], None]) -> None:
+    """What `paint` draws, or a line that says what it takes: a picture beside a table is worth no failure."""
     try:
-        report.draw(table, path, title)
+        paint()
     except MissingError as error:
         tell(str(error))
 

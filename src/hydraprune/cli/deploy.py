@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from hydraprune.cli.console import console, tell
+from hydraprune.cli.console import console, pictured, tell
 from hydraprune.cli.options import Settings, TrustCode
 from hydraprune.cli.subject import Folder, bench_of, opened_by, recipe_of
+from hydraprune.core.errors import SpecError
 
 
 def export(
@@ -51,3 +52,63 @@ def export(
             )
         manifest = write(checkpoint, out, form, data=data, worth=worth, trust_code=trust_code)
     tell(in_words(manifest))
+
+
+def latency(
+    artifacts: Annotated[
+        list[Path] | None, typer.Argument(help="Checkpoint folders, and what `hydraprune export` wrote")
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Images at a time, separated by commas")] = "1,64",
+    threads: Annotated[str | None, typer.Option(help="Of the CPU: 1,2; one and all of them by default")] = None,
+    runtimes: Annotated[
+        str | None, typer.Option(help="torch,compiled,onnxruntime,openvino; what is installed, but for compiled")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Timings of each, interleaved")] = 20,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="ARTIFACT", help="Others are compared with it; the first by default")
+    ] = None,
+    shape: Annotated[str | None, typer.Option(metavar="C,H,W", help="Of an image, where no artifact says it")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="latency.json in the folder that the artifacts have in common by default"),
+    ] = None,
+    trust_code: TrustCode = False,
+) -> None:
+    """Time checkpoints and exported files in every runtime that takes them, on the CPU."""
+    from hydraprune.deploy.latency import latency as measure
+    from hydraprune.deploy.latency import place_of
+    from hydraprune.report import against_size, paint, speeds
+    from hydraprune.report.summary import for_terminal
+    from hydraprune.train.hooks import progress_bar
+
+    size = None if shape is None else _numbers(shape, "--shape")
+    if size is not None and len(size) != 3:
+        raise SpecError(f"--shape is {shape!r}; write it as C,H,W: 3,32,32")
+    file = place_of(artifacts or [], out)
+    with progress_bar(console) as bar:
+        task = bar.add_task("latency", total=None, note="")
+        found = measure(
+            *artifacts or [],
+            batch=_numbers(batch, "--batch"),
+            threads=None if threads is None else _numbers(threads, "--threads"),
+            runtimes=None if runtimes is None else runtimes.split(","),
+            repeats=repeats,
+            baseline=baseline,
+            shape=None if size is None else (size[0], size[1], size[2]),
+            out=file,
+            trust_code=trust_code,
+            progress=lambda what, done, total: bar.update(task, completed=done, total=total, note=what),
+        )
+    for why in found.left_out:
+        tell(why)
+    console.print(for_terminal(speeds(found)))
+    if charts := against_size(found):
+        pictured(lambda: paint(charts, file.with_suffix(".png")))
+    tell(f"written to {file}")
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SpecError(f"{option} is {text!r}; write whole numbers, separated by commas: 1,64") from None

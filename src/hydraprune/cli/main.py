@@ -120,7 +120,7 @@ app.command("import")(imports.import_)
 for command in (
     *(checkpoint.evaluate, checkpoint.check, checkpoint.benchmark, checkpoint.verify, checkpoint.certify),
     *(studies.study, studies.table),
-    *(deploy.export,),
+    *(deploy.export, deploy.latency),
 ):
     app.command()(command)
 

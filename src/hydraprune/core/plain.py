@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -33,16 +33,20 @@ def plain_copy(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         plain = copy.deepcopy(model)
         values = {name: getattr(module, tensor).detach().clone() for name, module, tensor in parametrized(model)}
-    for module in plain.modules():
-        if parametrize.is_parametrized(module):
-            # Not `remove_parametrizations`: it deletes from the class, which the copy shares with the original.
-            module.__class__ = parametrize.type_before_parametrizations(module)
-            del module.parametrizations
     for name, value in values.items():
         path, _, tensor = name.rpartition(".")
-        module = plain.get_submodule(path)
-        module._parameters = {tensor: nn.Parameter(value), **module._parameters}
+        unparametrized(plain.get_submodule(path), {tensor: nn.Parameter(value)})
     return plain
+
+
+def unparametrized(module: nn.Module, values: Mapping[str, nn.Parameter]) -> None:
+    """Take all parametrizations off `module`, in place, and give it ordinary parameters of these names."""
+    if parametrize.is_parametrized(module):
+        # Not `remove_parametrizations`: it deletes from the class, which deep copies share with the original.
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        del module.parametrizations
+    for tensor, value in values.items():
+        module._parameters = {tensor: value, **module._parameters}
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:

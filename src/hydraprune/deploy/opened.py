@@ -26,10 +26,14 @@ def opened(artifact: Path, trust_code: bool | Net = False, given: nn.Module | No
         CheckpointError: if it is damaged, of no known format, or names no network and none was given.
         MissingError: for an ONNX file without the packages that run it.
     """
-    graph = artifact if artifact.suffix == ".onnx" else network_in(artifact)
-    if graph is not None:
+    if (graph := graph_of(artifact)) is not None:
         from hydraprune.deploy.onnx_network import OnnxNetwork
 
         return OnnxNetwork(graph).eval()
     given = None if given is None else plain_copy(given)
     return plain_copy(open_checkpoint(artifact, trust_code).network(given)).eval()
+
+
+def graph_of(artifact: Path) -> Path | None:
+    """The ONNX file that an artifact is, or that lies in it; None if there is none."""
+    return artifact if artifact.suffix == ".onnx" else network_in(artifact)

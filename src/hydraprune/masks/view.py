@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from hydraprune.core.errors import PruningError
-from hydraprune.core.plain import canonical, plain_copy
+from hydraprune.core.plain import canonical, plain_copy, unparametrized
 from hydraprune.core.spec import nearest, said
 from hydraprune.masks.names import exempt as exempted
 from hydraprune.masks.source import MaskSource, Over, frozen
@@ -110,6 +110,15 @@ class MaskView:
                 else:
                     # The shape was checked above; torch's own check would call the source once and keep its result.
                     parametrize.register_parametrization(module, _tensor(name), source, unsafe=True)
+
+    def detach(self, names: Iterable[str]) -> None:
+        """Take the masks off these weights; what is stored is then what acts."""
+        for name in names:
+            for module in self.modules[name]:
+                parts = dict(module.parametrizations.items())
+                unparametrized(module, {tensor: part.original for tensor, part in parts.items()})
+                for tensor in parts.keys() - {_tensor(name)}:
+                    parametrize.register_parametrization(module, tensor, parts[tensor][0], unsafe=True)
 
     @torch.no_grad()
     def freeze(self) -> None:

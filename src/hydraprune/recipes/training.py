@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -20,6 +20,7 @@ from hydraprune.core.spec import nearest
 from hydraprune.data import Dataset
 from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.masks.budgets import Budget
+from hydraprune.masks.quantize import quantized
 from hydraprune.masks.source import Over
 from hydraprune.masks.structures import Structure, Weight
 from hydraprune.masks.view import MaskView
@@ -58,6 +59,8 @@ class Fit(Stage):
         exempt: layers that the pruner leaves dense: names, patterns such as `*.shortcut.*`, `first` and `last`. The
             budget's sparsity is that of the others; counts and tables cover all.
         train_norm: whether scale and shift of norm layers move with the scores, as in the paper.
+        quantize: `int8` trains with the rounding of weights and activations that an export to int8 brings; the weights
+            that the stage hands on are rounded. None trains in floating point.
         select: which epoch's network the stage hands on: the `last`, or the `best` on validation images.
         validation: what is measured after each epoch.
         objective: another objective than the recipe's; without a `kind`, what changes in the recipe's for this stage,
@@ -77,6 +80,7 @@ class Fit(Stage):
     structure: Annotated[Structure, STRUCTURES] = Weight()
     exempt: list[str] = []
     train_norm: bool = True
+    quantize: Literal["int8"] | None = None
     select: Literal["last", "best"] = "last"
     validation: Validation = Validation()
     objective: AnyObjective | None = None
@@ -100,6 +104,8 @@ class Fit(Stage):
                 f"pruner {self.pruner.kind!r} learns its scores, and over weights none would move; use `over: scores`, "
                 "or pruner magnitude"
             )
+        if self.quantize is not None and (self.over == "scores" or self.pruner is not None):
+            raise ValueError("masks may not move while weights are rounded; use `quantize` in a stage after pruning")
         if self.select == "best" and self.pruner is not None and self.pruner.paced:
             raise ValueError(f"masks of pruner {self.pruner.kind!r} are found by the last epoch; use `select: last`")
         if self.select == "best" and not self.validation.samples:
@@ -165,28 +171,29 @@ class Fit(Stage):
             later = [s for s in recipe.stages[recipe.stages.index(self) + 1 :] if isinstance(s, Fit)]
             forecast = Forecast(sum(stage.epochs for stage in later), bar.on_note)
             hooks += [Log(self.name, run.metrics, run.curves, bar.on_note), bar, forecast]
-        history = fit(
-            model,
-            view.train(self.over, train_norm=self.train_norm) if self.epochs else [],
-            batches,
-            self.objective or recipe.objective,
-            epochs=self.epochs,
-            optim=self.optim,
-            threat=recipe.threat,
-            networks=networks,
-            seed=seed,
-            fabric=fabric,
-            channels_last=recipe.trainer.channels_last,
-            compile=recipe.trainer.compile,
-            state=folder / STATE,
-            key=fingerprint(recipe=recipe.training(), stage=self.plain()),
-            hooks=hooks,
-        )
-        if pruning is not None:
-            pruning.finish()
-        if fabric.is_global_zero:
-            if validate.best:
+        with nullcontext() if self.quantize is None else quantized(model):
+            history = fit(
+                model,
+                view.train(self.over, train_norm=self.train_norm) if self.epochs else [],
+                batches,
+                self.objective or recipe.objective,
+                epochs=self.epochs,
+                optim=self.optim,
+                threat=recipe.threat,
+                networks=networks,
+                seed=seed,
+                fabric=fabric,
+                channels_last=recipe.trainer.channels_last,
+                compile=recipe.trainer.compile,
+                state=folder / STATE,
+                key=fingerprint(recipe=recipe.training(), stage=self.plain()),
+                hooks=hooks,
+            )
+            if pruning is not None:
+                pruning.finish()
+            if fabric.is_global_zero and validate.best:
                 model.load_state_dict(validate.best)
+        if fabric.is_global_zero:
             view.freeze()
             if pruning is not None:
                 run.tell(f"{self.name}: {_removed(view)}")

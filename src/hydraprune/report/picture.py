@@ -43,11 +43,19 @@ def draw(table: Sequence[Row], path: Path, title: str = "") -> None:
     Raises:
         MissingError: without matplotlib.
     """
+    paint(pictured(table), path, title)
+
+
+def paint(charts: Sequence[Chart], path: Path, title: str = "") -> None:
+    """Write a PNG of charts side by side, with the legend of the first.
+
+    Raises:
+        MissingError: without matplotlib.
+    """
     with extra("report", "the picture"):
         import matplotlib as mpl
         from matplotlib.figure import Figure
 
-    charts = pictured(table)
     sideways, places = charts[0].sideways, len(charts[0].x_ticks or ())
     size = (4.6 * len(charts), 1.2 + 0.24 * places if sideways else 3.8)
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):

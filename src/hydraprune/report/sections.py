@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydraprune.report import (
+    artifacts,
     charts,
     checks,
     claims,
@@ -74,6 +75,11 @@ def sections(
         ],
         "costs": [part for setting, some in pictured for part in _costs(setting, some)],
         "inside": [part for setting, some in pictured for part in _inside(setting, some, palette)],
+        "artifacts": [
+            *_parts("table", [artifacts.table(variants)]),
+            *_parts("figure", (artifacts.figure(setting) for setting in shown)),
+            *_parts("table", artifacts.timed(variants)),
+        ],
         "examples": _galleries(map(images.gallery, chosen)),
         "training": _parts("figure", (f for setting in shown for f in training(setting, palette))),
         "paper": _parts("table", (reported.compared(setting) for setting in settings)),

@@ -21,6 +21,7 @@ from hydraprune.runs.cells import Done, Failure, read_end
 from hydraprune.runs.checkpoint import unpacked
 from hydraprune.runs.entries import Told
 from hydraprune.runs.files import DONE, ENVIRONMENT, FAILED, MASKS, META, METRICS, RECIPE, RESULTS, SHARED, STUDY
+from hydraprune.runs.manifest import EXPORTS, MANIFEST, Manifest, beside, read_manifest
 from hydraprune.runs.records import (
     Others,
     StaleError,
@@ -124,6 +125,24 @@ class Network:
             if lines:
                 found[path.stem] = lines
         return found
+
+    def exported(self) -> dict[str, Manifest]:
+        """Name -> manifest, of what was exported from the checkpoint and is there, whole and of these weights."""
+        found = {}
+        for name in sorted(path.name for path in (self.run.path / self.stage / EXPORTS).glob("*")):
+            manifest = self.read(self._manifest, f"{EXPORTS}/{name}")
+            if manifest is not None:
+                found[name] = manifest
+        return found
+
+    def _manifest(self, artifact: Path) -> Manifest | None:
+        """None for what is no artifact."""
+        if not beside(artifact, MANIFEST).is_file():
+            return None
+        manifest = read_manifest(artifact)
+        if not fits(manifest.source, self.meta.network):
+            raise StaleError("it was made from other weights than the checkpoint's; export it again")
+        return manifest
 
     def _certificates(self, path: Path) -> list[contents.CertifiedLine]:
         lines = {n: line for n, line in read_lines(path).items() if "radius" in line}

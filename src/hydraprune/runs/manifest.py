@@ -78,6 +78,11 @@ class Manifest(Spec):
         return str(self.format.get("kind"))
 
     @property
+    def label(self) -> str:
+        """The same for tables, with how values are written."""
+        return "-".join(str(self.format[part]) for part in ("kind", "values") if part in self.format)
+
+    @property
     def smaller(self) -> float:
         """How many times smaller than the dense network it is."""
         return self.dense_bytes / self.bytes
@@ -132,7 +137,7 @@ def in_words(manifest: Manifest) -> str:
     """What a command says of it: bytes, and the accuracies before and after."""
     words = [f"{manifest.bytes:,} bytes instead of {manifest.dense_bytes:,}: {manifest.smaller:.1f} times smaller"]
     if manifest.before is not None and manifest.after is not None:
-        for what, worst in (("clean", _clean), ("robust", _robust)):
+        for what, worst in (("clean", _clean), ("robust", robust)):
             old, new = worst(manifest.before), worst(manifest.after)
             if old is not None and new is not None:
                 words.append(f"{what} {old:.3f} before, {new:.3f} after")
@@ -147,5 +152,6 @@ def _clean(record: Record) -> float:
     return record.clean_accuracy
 
 
-def _robust(record: Record) -> float | None:
+def robust(record: Record) -> float | None:
+    """The accuracy under the strongest attack; None if there was none."""
     return min(record.robust_accuracy.values(), default=None)
