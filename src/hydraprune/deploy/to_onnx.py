@@ -12,6 +12,7 @@ from hydraprune.core.errors import SpecError
 from hydraprune.core.extras import extra
 from hydraprune.core.twin import judged
 from hydraprune.deploy.base import Original
+from hydraprune.deploy.read_onnx import LARGEST
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 INPUT, OUTPUT = "images", "logits"
 OPSET = 18
 """The oldest that the exporter writes without conversion; ONNX Runtime and OpenVINO take it."""
-LARGEST = 2**31 - 1
-"""Bytes of a message of protobuf."""
 
 
 def require_onnx(what: str) -> None:
