@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hydraprune.evaluation.worst_case import evaluate
     from hydraprune.masks import budgets, structures
     from hydraprune.masks.budgets import ERK, Global, Uniform
+    from hydraprune.masks.shrink import shrink
     from hydraprune.masks.view import MaskView
     from hydraprune.nets.spec import Net
     from hydraprune.objectives.fast import Fast
@@ -124,6 +125,7 @@ __all__ = [
     "pruners",
     "run",
     "save",
+    "shrink",
     "structures",
     "verify",
 ]
