@@ -1,4 +1,4 @@
-"""Which channels a tensor on its way through a network has, and the book of who makes, scales and reads each of them."""
+"""The channels of a tensor on its way through a network, and the book of who makes, scales and reads them."""
 
 from __future__ import annotations
 

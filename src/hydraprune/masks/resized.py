@@ -20,7 +20,7 @@ def resize(model: nn.Module, shapes: Mapping[str, Sequence[int]], image_shape: t
     """Give the layers of `model` the sizes that they have in a shrunk one, in place, so that it takes its state dict.
 
     Layers keep their kind; only channels can be fewer, and whole groups of convolutions and norms. Tensors that change
-    are new and empty, on their device. Nothing larger than what is there is made, and on the meta device nothing at all.
+    are new and empty, on their device, and none is larger than the one that is there.
 
     Args:
         model: plain, as it was made; on the meta device or any other.

@@ -61,7 +61,7 @@ def needed_channels(plain: nn.Module, coupling: Coupling) -> Tensor:
     for each in coupling.sets:
         needed[each.channels.start : each.channels.stop] = each.reason is not None
     reads = {}
-    for name, reader in reversed(coupling.readers.items()):
+    for name, reader in reversed(list(coupling.readers.items())):
         weight = plain.get_parameter(name)
         nonzero = (weight != 0)[..., None].movedim((reader.outputs, reader.inputs), (0, 1)).flatten(2).any(2).cpu()
         at = coupling.places[name]

@@ -52,7 +52,10 @@ class Pruner(Spec, ABC):
         """Why this pruner, budget and structure do not go together; None if they do."""
         if structure.spans and not self.spans:
             able = ", ".join(name for name in PRUNERS.names() if PRUNERS.get(name).spans)
-            return f"pruner {self.kind!r} chooses in each layer by itself, not over layers as structure {structure.kind!r}; use {able}"
+            return (
+                f"pruner {self.kind!r} chooses in each layer by itself, and structure {structure.kind!r} reaches over "
+                f"layers; use {able}"
+            )
         if structure.spans and budget is not None and budget.counts != "groups":
             return (
                 f"budget {budget.kind!r} counts {budget.counts}, of which structure {structure.kind!r} gives each to "
