@@ -33,7 +33,7 @@ def elementwise(layers: Layers, step: Step) -> Value:
             own.append(value.labels)
     for labels in own[1:]:
         book.join(own[0], labels, "what cannot be removed is joined to them")
-    labels = torch.broadcast_tensors(*own)[0] if own else torch.full([1] * len(shape), FIXED)
+    labels = torch.broadcast_tensors(*own, torch.full([1] * len(shape), FIXED))[0]
     work = Step(_OUT_OF_PLACE.get(step.target, step.target), step.args, step.kwargs, step.written)
     const = work.again(Value.known)
     hazy = torch.broadcast_tensors(*(value.const.isnan() for value in values))

@@ -103,8 +103,8 @@ def linear(layers: Layers, step: Step) -> Value:
 
 def batch_norm(layers: Layers, step: Step) -> Value:
     """A norm of each channel by itself."""
-    x, tensors = step.args[0], step.tensors()
-    own: Any = step.target
+    x, own = step.args[0], step.target
+    tensors: list[Any] = step.tensors()
     if isinstance(own, nn.Module):
         tensors = [own.running_mean, own.running_var, own.weight, own.bias]
         settled = isinstance(own, nn.modules.batchnorm._BatchNorm) and own.running_mean is not None
@@ -125,8 +125,8 @@ def batch_norm(layers: Layers, step: Step) -> Value:
 
 def group_norm(layers: Layers, step: Step) -> Value:
     """A norm of whole groups of channels."""
-    x, groups, tensors = step.args[0], step.setting(1, "num_groups"), step.tensors()
-    own: Any = step.target
+    x, own, groups = step.args[0], step.target, step.setting(1, "num_groups")
+    tensors: list[Any] = step.tensors()
     if isinstance(own, nn.Module):
         groups, tensors = own.num_groups, [own.weight, own.bias]
     names = [layers.name(tensor, nn.GroupNorm) for tensor in tensors if isinstance(tensor, Tensor)]
