@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from hydraprune.masks.channels import FIXED, Value
+from hydraprune.masks.channels import FIXED, Signal
 from hydraprune.masks.layers import PLAIN, TRANSPOSED, Conv, Norm, batch_norm, conv, group_norm, linear
-from hydraprune.masks.step import Layers, Mixed, Step, several
+from hydraprune.masks.operation import Layers, Mixed, Operation, several
 
-Rule = Callable[[Layers, Step], Any]
+Rule = Callable[[Layers, Operation], Any]
 
 
-def elementwise(layers: Layers, step: Step) -> Value:
+def elementwise(layers: Layers, step: Operation) -> Signal:
     """Numbers at the same place: their channels live and die together."""
     values, book = step.values(), layers.book
     shape = torch.broadcast_shapes(*(x.shape for x in values), *(x.shape for x in step.tensors()))
@@ -34,23 +34,23 @@ def elementwise(layers: Layers, step: Step) -> Value:
     for labels in own[1:]:
         book.join(own[0], labels, "what cannot be removed is joined to them")
     labels = torch.broadcast_tensors(*own, torch.full([1] * len(shape), FIXED))[0]
-    work = Step(_OUT_OF_PLACE.get(step.target, step.target), step.args, step.kwargs, step.written)
-    const = work.again(Value.known)
+    work = Operation(_OUT_OF_PLACE.get(step.target, step.target), step.args, step.kwargs, step.written)
+    const = work.again(Signal.known)
     hazy = torch.broadcast_tensors(*(value.const.isnan() for value in values))
     const = torch.where(torch.stack(hazy).any(0), torch.nan, const)
     if step.target in _PRODUCTS:
         for value in values:
             const = torch.where(value.const == 0, 0, const)
-    return Value(shape, labels, const)
+    return Signal(shape, labels, const)
 
 
-def _shared(longer: Sequence[int], shorter: Sequence[int], values: list[Value]) -> bool:
+def _shared(longer: Sequence[int], shorter: Sequence[int], values: list[Signal]) -> bool:
     """Whether channels of a value differ along an axis, counted from the last, on which one is longer than another."""
     axes = [axis - len(longer) for axis, size in enumerate(longer) if size != shorter[axis - len(longer)]]
     return any(-axis <= len(value.shape) and value.varies(axis) for axis in axes for value in values)
 
 
-def window(layers: Layers, step: Step) -> Value:
+def window(layers: Layers, step: Operation) -> Signal:
     """Something that moves over each channel by itself: pooling, padding, interpolation."""
     x, result = step.args[0], step.stand_in()
     if (
@@ -61,14 +61,14 @@ def window(layers: Layers, step: Step) -> Value:
     ):
         raise Mixed
     hazy = x.const.isnan().reshape(*x.const.shape[:2], -1).any(2)
-    return Value(result.shape, _trailing(x.labels, result), torch.where(_trailing(hazy, result), torch.nan, result))
+    return Signal(result.shape, _trailing(x.labels, result), torch.where(_trailing(hazy, result), torch.nan, result))
 
 
 def _trailing(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor.reshape(*tensor.shape[:2], *[1] * (like.dim() - 2))
 
 
-def reduced(layers: Layers, step: Step) -> Value:
+def reduced(layers: Layers, step: Operation) -> Signal:
     """Something over axes along which channels do not change."""
     x, axes = step.args[0], step.setting(1, "dim", "axis")
     result = step.stand_in()
@@ -76,10 +76,10 @@ def reduced(layers: Layers, step: Step) -> Value:
         raise Mixed
     axes, stays = several(axes), result.dim() == len(x.shape)
     hazy = x.const.isnan().sum(axes, keepdim=stays) > 0
-    return Value(result.shape, x.labels.amax(axes, keepdim=stays), torch.where(hazy, torch.nan, result))
+    return Signal(result.shape, x.labels.amax(axes, keepdim=stays), torch.where(hazy, torch.nan, result))
 
 
-def moved(layers: Layers, step: Step) -> Any:
+def moved(layers: Layers, step: Operation) -> Any:
     """Numbers that change their place."""
     labels, const = step.again(lambda x: x.labels.expand(x.shape)), step.again(lambda x: x.const.expand(x.shape))
     return _paired(labels, const)
@@ -87,13 +87,13 @@ def moved(layers: Layers, step: Step) -> Any:
 
 def _paired(labels: Any, const: Any) -> Any:
     if isinstance(labels, Tensor):
-        return Value(labels.shape, labels, const)
+        return Signal(labels.shape, labels, const)
     return tuple(_paired(*pair) for pair in zip(labels, const, strict=True))
 
 
-def sized(layers: Layers, step: Step) -> Value:
+def sized(layers: Layers, step: Operation) -> Signal:
     """Numbers that are laid out anew, in sizes that follow from others where channels change."""
-    result: Value = moved(layers, step)
+    result: Signal = moved(layers, step)
     start, sizes = 0, list(step.written[1:])
     if isinstance(step.target, nn.Unflatten):
         start, sizes = int(step.target.dim), [*step.target.unflattened_size]
@@ -108,7 +108,7 @@ def sized(layers: Layers, step: Step) -> Value:
     return result
 
 
-def squeezed(layers: Layers, step: Step) -> Any:
+def squeezed(layers: Layers, step: Operation) -> Any:
     """Axes of length 1 that go; one of many channels may become one."""
     axes = step.setting(1, "dim")
     if axes is None or any(step.args[0].varies(axis) for axis in several(axes)):
@@ -116,14 +116,14 @@ def squeezed(layers: Layers, step: Step) -> Any:
     return moved(layers, step)
 
 
-def cut(layers: Layers, step: Step) -> Any:
+def cut(layers: Layers, step: Operation) -> Any:
     """Parts along an axis on which channels do not change."""
     if step.args[0].varies(step.setting(1 if _named(step.target) == "unbind" else 2, "dim") or 0):
         raise Mixed
     return moved(layers, step)
 
 
-def taken(layers: Layers, step: Step) -> Any:
+def taken(layers: Layers, step: Operation) -> Any:
     """`x[...]` with numbers and slices, along axes on which channels do not change."""
     x, index = step.args[0], several(step.args[1])
     axis = 0
@@ -138,22 +138,22 @@ def taken(layers: Layers, step: Step) -> Any:
     return moved(layers, step)
 
 
-def joined(layers: Layers, step: Step) -> Value:
+def joined(layers: Layers, step: Operation) -> Signal:
     """Tensors side by side; those that do not depend on the image have no channels."""
-    parts = [part if isinstance(part, Value) else Value.unknown(part) for part in step.setting(0, "tensors")]
+    parts = [part if isinstance(part, Signal) else Signal.unknown(part) for part in step.setting(0, "tensors")]
     labels, const = (
         step.run([getattr(part, of).expand(part.shape) for part in parts], step.setting(1, "dim", "axis") or 0)
         for of in ("labels", "const")
     )
-    return Value(labels.shape, labels, const)
+    return Signal(labels.shape, labels, const)
 
 
-def asked(layers: Layers, step: Step) -> Any:
+def asked(layers: Layers, step: Operation) -> Any:
     """What is known of a tensor by its shape and type."""
     return step.stand_in()
 
 
-def attribute(layers: Layers, step: Step) -> Any:
+def attribute(layers: Layers, step: Operation) -> Any:
     """The same, but for the tensor itself in another way."""
     result = step.stand_in()
     if isinstance(result, Tensor):

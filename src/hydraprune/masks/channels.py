@@ -13,13 +13,13 @@ FIXED = 0
 """The label of everything that is no removable channel, such as the images."""
 
 
-class Value:
+class Signal:
     """A tensor on its way through a network: for each of its numbers a label, and what is known of it.
 
     Both are stored once along axes on which they do not change, with length 1 there.
 
     Attributes:
-        shape: of the tensor, for one image.
+        shape: of the tensor, for two images.
         labels: which channel a number belongs to (int64); `FIXED` for none.
         const: the number itself where it is the same for every image, NaN elsewhere.
         dtype: of the tensor.
@@ -30,7 +30,7 @@ class Value:
         self.labels, self.const = _thin(labels), _thin(const)
 
     @classmethod
-    def unknown(cls, like: Tensor) -> Value:
+    def unknown(cls, like: Tensor) -> Signal:
         """Any tensor of this shape and type that has no channels."""
         ones = [1] * like.dim()
         const = torch.full(ones, torch.nan, device=like.device, dtype=torch.promote_types(like.dtype, torch.bfloat16))
@@ -45,7 +45,7 @@ class Value:
         axis, size = axis % len(self.shape), self.shape[axis]
         if self.labels.numel() != self.labels.shape[axis]:
             return None
-        const = self.const.movedim(axis, 0).flatten(1)
+        const = self.const.movedim(axis, 0).reshape(self.const.shape[axis], -1)
         same = torch.where((const == const[:, :1]).all(1), const[:, 0], torch.nan)
         return self.labels.flatten().expand(size), same.expand(size)
 

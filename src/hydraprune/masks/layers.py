@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hydraprune.masks.channels import Reader, Value
-from hydraprune.masks.step import Layers, Mixed, Step, several
+from hydraprune.masks.channels import Reader, Signal
+from hydraprune.masks.operation import Layers, Mixed, Operation, several
 
 Conv, Norm = nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase
 PLAIN = (F.conv1d, F.conv2d, F.conv3d)
@@ -22,7 +22,7 @@ _ORDER = {
 """What follows the bias, of plain and of transposed functions."""
 
 
-def conv(layers: Layers, step: Step) -> Value:
+def conv(layers: Layers, step: Operation) -> Signal:
     """A convolution; what it groups lives and dies with its group."""
     module = step.target
     if not isinstance(module, nn.Module):
@@ -39,13 +39,13 @@ def conv(layers: Layers, step: Step) -> Value:
 def _convolved(
     layers: Layers,
     function: Any,
-    input: Value,
+    input: Signal,
     weight: Tensor,
     bias: Tensor | None = None,
     *rest: Any,
     wraps: bool = False,
     **settings: Any,
-) -> Value:
+) -> Signal:
     transposed, book = function in TRANSPOSED, layers.book
     settings = dict(zip(_ORDER[transposed], rest, strict=False)) | settings
     name, groups = layers.name(weight, Conv), settings.get("groups", 1)
@@ -79,7 +79,7 @@ def _convolved(
     return _spread(shape, 1, made, result if bias is None else result + bias)
 
 
-def linear(layers: Layers, step: Step) -> Value:
+def linear(layers: Layers, step: Operation) -> Signal:
     """A linear layer, which reads features: those of a flattened channel are several."""
     x, book = step.args[0], layers.book
     if isinstance(step.target, nn.Module):
@@ -101,7 +101,7 @@ def linear(layers: Layers, step: Step) -> Value:
     return _spread((*x.shape[:-1], len(weight)), -1, made, result if bias is None else result + bias)
 
 
-def batch_norm(layers: Layers, step: Step) -> Value:
+def batch_norm(layers: Layers, step: Operation) -> Signal:
     """A norm of each channel by itself."""
     x, own = step.args[0], step.target
     tensors: list[Any] = step.tensors()
@@ -123,7 +123,7 @@ def batch_norm(layers: Layers, step: Step) -> Value:
     return _spread(x.shape, 1, labels, step.run(const.view(1, -1, *ones), *step.args[1:], **step.kwargs).flatten())
 
 
-def group_norm(layers: Layers, step: Step) -> Value:
+def group_norm(layers: Layers, step: Operation) -> Signal:
     """A norm of whole groups of channels."""
     x, own, groups = step.args[0], step.target, step.setting(1, "num_groups")
     tensors: list[Any] = step.tensors()
@@ -137,7 +137,7 @@ def group_norm(layers: Layers, step: Step) -> Value:
     layers.book.join(each[:, :1], each, f"{names[0]!r} normalises them in groups")
     for name in names:
         layers.book.use(name, (0, ends[0]))
-    return Value(x.shape, x.labels, torch.full_like(x.const, torch.nan))
+    return Signal(x.shape, x.labels, torch.full_like(x.const, torch.nan))
 
 
 def _mapped(weight: Tensor, const: Tensor) -> Tensor:
@@ -146,8 +146,8 @@ def _mapped(weight: Tensor, const: Tensor) -> Tensor:
     return (weight.sum(3) * const.nan_to_num()[:, None]).sum(2).masked_fill(hazy, torch.nan)
 
 
-def _spread(shape: Sequence[int], axis: int, labels: Tensor, const: Tensor) -> Value:
+def _spread(shape: Sequence[int], axis: int, labels: Tensor, const: Tensor) -> Signal:
     """A value that changes along one axis only."""
     ones = [1] * len(shape)
     ones[axis] = shape[axis]
-    return Value(shape, labels.view(ones), const.view(ones))
+    return Signal(shape, labels.view(ones), const.view(ones))

@@ -12,12 +12,12 @@ from hydraprune.core.graph import called, in_place, inside, place, traced
 from hydraprune.core.network import device_of, dtype_of
 from hydraprune.core.plain import evaluating
 from hydraprune.masks.carry import ANYWHERE, LAYERS, rule_for
-from hydraprune.masks.channels import Book, Value
-from hydraprune.masks.step import Layers, Mixed, Step, found
+from hydraprune.masks.channels import Book, Signal
+from hydraprune.masks.operation import Layers, Mixed, Operation, found
 
 
 def wired(model: nn.Module, image_shape: tuple[int, int, int]) -> Book:
-    """Who makes, scales and reads each channel of a plain network when it sees an image of this shape (C, H, W).
+    """Who makes, scales and reads each channel of a plain network when it sees images of this shape (C, H, W).
 
     Raises:
         SpecError: if the network cannot be traced, or does not take such an image.
@@ -37,11 +37,12 @@ class _Walk:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
             if node.op == "placeholder":
                 pixel = torch.zeros((), device=device_of(self.model), dtype=dtype_of(self.model))
-                known[node] = Value.unknown(pixel.expand(1, *image_shape))
+                # Two of them, as an axis of length 1 may be squeezed.
+                known[node] = Signal.unknown(pixel.expand(2, *image_shape))
             elif node.op == "get_attr":
                 known[node] = self._stored(node)
             elif node.op == "output":
-                self._fix(found(args, Value), "they are the network's output")
+                self._fix(found(args, Signal), "they are the network's output")
             else:
                 try:
                     known[node] = self._step(node, args, kwargs)
@@ -69,7 +70,7 @@ class _Walk:
 
     def _step(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target: Any = self.root.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-        step = Step(target, args, kwargs, node.args)
+        step = Operation(target, args, kwargs, node.args)
         values = step.values()
         rule = rule_for(target) if values else None
         if rule not in LAYERS:
@@ -78,7 +79,7 @@ class _Walk:
         if not values:
             return step.run(*args, **kwargs)
         try:
-            if rule is None or (rule not in ANYWHERE and not (args and isinstance(args[0], Value))):
+            if rule is None or (rule not in ANYWHERE and not (args and isinstance(args[0], Signal))):
                 raise Mixed
             result = rule(self.layers, step)
         except Mixed:
@@ -86,14 +87,14 @@ class _Walk:
             by = where if node.op == "call_module" else f"{called(node)} in {where}"
             self._fix(values, f"{by} mixes them, or counts on their number")
             result = fx.node.map_aggregate(step.stand_in(), _unknown)
-        if in_place(node, self.root) and isinstance(result, Value) and isinstance(args[0], Value):
+        if in_place(node, self.root) and isinstance(result, Signal) and isinstance(args[0], Signal):
             args[0].labels, args[0].const = result.labels, result.const
         return result
 
-    def _fix(self, values: list[Value], why: str) -> None:
+    def _fix(self, values: list[Signal], why: str) -> None:
         for value in values:
             self.book.fix(value.labels, why)
 
 
 def _unknown(value: Any) -> Any:
-    return Value.unknown(value) if isinstance(value, Tensor) else value
+    return Signal.unknown(value) if isinstance(value, Tensor) else value

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
-from hydraprune.masks.channels import Book, Value
+from hydraprune.masks.channels import Book, Signal
 
 
-class Step(NamedTuple):
-    """An operation of a network on one image.
+class Operation(NamedTuple):
+    """An operation of a network on two images.
 
     Attributes:
         target: the module, the function, or the name of the method.
@@ -32,27 +32,27 @@ class Step(NamedTuple):
             return getattr(args[0], self.target)(*args[1:], **kwargs)
         return self.target(*args, **kwargs)
 
-    def again(self, take: Callable[[Value], Tensor]) -> Any:
+    def again(self, take: Callable[[Signal], Tensor]) -> Any:
         """Do it on tensors in place of the values."""
 
         def taken(value: Any) -> Any:
-            return take(value) if isinstance(value, Value) else value
+            return take(value) if isinstance(value, Signal) else value
 
         args, kwargs = fx.node.map_aggregate((self.args, self.kwargs), taken)
         return self.run(*args, **kwargs)
 
     def stand_in(self) -> Any:
         """The result for tensors that are like those of the network."""
-        return self.again(Value.stand_in)
+        return self.again(Signal.stand_in)
 
     def setting(self, position: int, *names: str) -> Any:
         """An argument by its position or one of its names; None without."""
         named = [self.kwargs[name] for name in names if name in self.kwargs]
         return named[0] if named else self.args[position] if len(self.args) > position else None
 
-    def values(self) -> list[Value]:
+    def values(self) -> list[Signal]:
         """All values that it works on."""
-        return found((self.args, self.kwargs), Value)
+        return found((self.args, self.kwargs), Signal)
 
     def tensors(self) -> list[Tensor]:
         """All tensors that it works on and that do not depend on the image."""
