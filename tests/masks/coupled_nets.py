@@ -18,7 +18,7 @@ NETS = {
     **{kind: (lambda kind=kind: built(kind)) for kind in ("cnn_digits", "cnn_small", "cnn_large", "cnn7_bn")},
     "resnet50": lambda: torchvision.models.resnet50(weights=None, num_classes=10),
     "shufflenet": lambda: torchvision.models.shufflenet_v2_x0_5(weights=None, num_classes=10),
-    "regnet": lambda: torchvision.models.regnet_y_400mf(weights=None, num_classes=10),
+    "timm:regnet": lambda: timm.create_model("regnety_002", num_classes=10),
     "mobilenetv2": lambda: torchvision.models.mobilenet_v2(weights=None, num_classes=10),
     "timm:mobilenetv3": lambda: timm.create_model("mobilenetv3_small_050", num_classes=10),
     "timm:convnext": lambda: timm.create_model("convnext_atto", num_classes=10),

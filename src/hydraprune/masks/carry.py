@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from hydraprune.masks.channels import FIXED, Signal
 from hydraprune.masks.layers import PLAIN, TRANSPOSED, Conv, Norm, batch_norm, conv, group_norm, linear
-from hydraprune.masks.operation import Layers, Mixed, Operation, several
+from hydraprune.masks.operation import Layers, Mingled, Operation, several
 
 Rule = Callable[[Layers, Operation], Any]
 
@@ -59,7 +59,7 @@ def window(layers: Layers, step: Operation) -> Signal:
         or result.shape[:2] != x.shape[:2]
         or len(step.values()) > 1
     ):
-        raise Mixed
+        raise Mingled
     hazy = x.const.isnan().reshape(*x.const.shape[:2], -1).any(2)
     return Signal(result.shape, _trailing(x.labels, result), torch.where(_trailing(hazy, result), torch.nan, result))
 
@@ -73,7 +73,7 @@ def reduced(layers: Layers, step: Operation) -> Signal:
     x, axes = step.args[0], step.setting(1, "dim", "axis")
     result = step.stand_in()
     if axes is None or any(x.varies(axis) for axis in several(axes)) or not isinstance(result, Tensor):
-        raise Mixed
+        raise Mingled
     axes, stays = several(axes), result.dim() == len(x.shape)
     hazy = x.const.isnan().sum(axes, keepdim=stays) > 0
     return Signal(result.shape, x.labels.amax(axes, keepdim=stays), torch.where(hazy, torch.nan, result))
@@ -104,7 +104,7 @@ def sized(layers: Layers, step: Operation) -> Signal:
     start %= len(step.args[0].shape)
     literal = [axis for axis, size in enumerate(sizes, start) if size != -1 and not isinstance(size, fx.Node)]
     if step.kwargs or any(result.varies(axis) for axis in literal):
-        raise Mixed
+        raise Mingled
     return result
 
 
@@ -112,14 +112,14 @@ def squeezed(layers: Layers, step: Operation) -> Any:
     """Axes of length 1 that go; one of many channels may become one."""
     axes = step.setting(1, "dim")
     if axes is None or any(step.args[0].varies(axis) for axis in several(axes)):
-        raise Mixed
+        raise Mingled
     return moved(layers, step)
 
 
 def cut(layers: Layers, step: Operation) -> Any:
     """Parts along an axis on which channels do not change."""
     if step.args[0].varies(step.setting(1 if _named(step.target) == "unbind" else 2, "dim") or 0):
-        raise Mixed
+        raise Mingled
     return moved(layers, step)
 
 
@@ -133,7 +133,7 @@ def taken(layers: Layers, step: Operation) -> Any:
         elif part is not None:
             whole = isinstance(part, slice) and part == slice(None)
             if not isinstance(part, int | slice) or (x.varies(axis) and not whole):
-                raise Mixed
+                raise Mingled
             axis += 1
     return moved(layers, step)
 
@@ -157,7 +157,7 @@ def attribute(layers: Layers, step: Operation) -> Any:
     """The same, but for the tensor itself in another way."""
     result = step.stand_in()
     if isinstance(result, Tensor):
-        raise Mixed
+        raise Mingled
     return result
 
 

@@ -109,8 +109,6 @@ def coupling_of(book: Book) -> Coupling:
         numbers |= {channel: start + place for place, channel in enumerate(channels)}
         span = range(start, start + len(channels))
         sets.append(ChannelSet(next(iter(channels.values())), span, reasons.get(of)))
-    places = {
-        name: {axis: torch.tensor([numbers[root(label)] for label in at.tolist()]) for axis, at in axes}
-        for name, axes in book.places.items()
-    }
+    of_label = torch.tensor([numbers[root(label)] for label in range(len(book.unions.parent))])
+    places = {name: {axis: of_label[at] for axis, at in axes} for name, axes in book.places.items()}
     return Coupling(tuple(sets), places, dict(book.readers))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hydraprune.masks.channels import Reader, Signal
-from hydraprune.masks.operation import Layers, Mixed, Operation, several
+from hydraprune.masks.operation import Layers, Mingled, Operation, several
 
 Conv, Norm = nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase
 PLAIN = (F.conv1d, F.conv2d, F.conv3d)
@@ -53,7 +53,7 @@ def _convolved(
     ends = input.along(1) if len(input.shape) == weight.dim() else None
     owner: Any = layers.owners[name]
     if ends is None or groups != owner.groups:
-        raise Mixed
+        raise Mingled
     labels, const = ends
     x = torch.empty(input.shape, dtype=weight.dtype, device="meta")
     shape = function(x, weight.to("meta"), **settings).shape
@@ -90,7 +90,7 @@ def linear(layers: Layers, step: Operation) -> Signal:
     name, biases = layers.name(weight, nn.Linear), [] if bias is None else [layers.name(bias, nn.Linear)]
     ends = x.along(-1)
     if ends is None:
-        raise Mixed
+        raise Mingled
     labels, const = ends
     made = book.block(name, len(weight))
     book.use(name, (0, made), (1, labels))
@@ -113,7 +113,7 @@ def batch_norm(layers: Layers, step: Operation) -> Signal:
     names = [layers.name(tensor, Norm) for tensor in tensors if isinstance(tensor, Tensor)]
     ends = x.along(1)
     if ends is None or not names:
-        raise Mixed
+        raise Mingled
     labels, const = ends
     for name in names:
         layers.book.use(name, (0, labels))
@@ -132,7 +132,7 @@ def group_norm(layers: Layers, step: Operation) -> Signal:
     names = [layers.name(tensor, nn.GroupNorm) for tensor in tensors if isinstance(tensor, Tensor)]
     ends = x.along(1)
     if ends is None or not names:
-        raise Mixed
+        raise Mingled
     each = ends[0].view(groups, -1)
     layers.book.join(each[:, :1], each, f"{names[0]!r} normalises them in groups")
     for name in names:

@@ -59,7 +59,7 @@ class Operation(NamedTuple):
         return found((self.args, self.kwargs), Tensor)
 
 
-class Mixed(Exception):
+class Mingled(Exception):
     """An operation that does not treat channels one by one."""
 
 
@@ -89,12 +89,12 @@ class Layers:
         """The name of a tensor of a layer of this kind.
 
         Raises:
-            Mixed: if it is none.
+            Mingled: if it is none.
         """
         name = self.names.get(id(tensor), "")
         owner = self.owners.get(name)
         if not isinstance(owner, kind) or owner._forward_hooks or owner._forward_pre_hooks:
-            raise Mixed
+            raise Mingled
         return name
 
 

@@ -13,7 +13,7 @@ from hydraprune.core.network import device_of, dtype_of
 from hydraprune.core.plain import evaluating
 from hydraprune.masks.carry import ANYWHERE, LAYERS, rule_for
 from hydraprune.masks.channels import Book, Signal
-from hydraprune.masks.operation import Layers, Mixed, Operation, found
+from hydraprune.masks.operation import Layers, Mingled, Operation, found
 
 
 def wired(model: nn.Module, image_shape: tuple[int, int, int]) -> Book:
@@ -80,9 +80,9 @@ class _Walk:
             return step.run(*args, **kwargs)
         try:
             if rule is None or (rule not in ANYWHERE and not (args and isinstance(args[0], Signal))):
-                raise Mixed
+                raise Mingled
             result = rule(self.layers, step)
-        except Mixed:
+        except Mingled:
             where = place(self.model, node.meta["where"])
             by = where if node.op == "call_module" else f"{called(node)} in {where}"
             self._fix(values, f"{by} mixes them, or counts on their number")
