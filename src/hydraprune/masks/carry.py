@@ -189,7 +189,7 @@ _NAMES: dict[Rule, str] = {
         adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
     """,
     reduced: "mean sum amax amin softmax log_softmax logsumexp var std",
-    moved: "flatten permute transpose swapaxes movedim unsqueeze contiguous clone detach flip roll",
+    moved: "flatten permute transpose swapaxes movedim unsqueeze contiguous clone detach flip",
     squeezed: "squeeze",
     sized: "view reshape unflatten expand",
     cut: "chunk split unbind tensor_split",
