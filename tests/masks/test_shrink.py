@@ -110,6 +110,18 @@ def test_in_a_residual_stream_all_must_agree_and_a_constant_stays():
     assert shapes(shrink(model, (1, 6, 6))) == shapes(model)
 
 
+def test_a_constant_that_differs_at_the_border_is_none():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
+    model = lively(model)
+    with torch.no_grad():
+        model[0].weight[0], model[0].bias[0] = 0, 1  # constant
+        model[1].weight[1] = 0
+        model[1].weight[1, 0], model[1].bias[1] = -1, 6.5  # below 0 but where zeros stand beside it
+        model[1].weight[0, 0] = 0
+    small = shrink(model, (1, 4, 4))
+    assert shapes(small) == shapes(model)
+
+
 def test_what_only_the_dead_read_is_dead_and_one_channel_stays():
     model = lively(Residual())
     with torch.no_grad():
@@ -126,7 +138,7 @@ def test_what_only_the_dead_read_is_dead_and_one_channel_stays():
 
 
 class Twice(nn.Module):
-    """The same layer called twice, or one weight in two layers."""
+    """The same layer called twice, or one weight in two layers, of which one may be idle."""
 
     def __init__(self, tied):
         super().__init__()
@@ -137,7 +149,7 @@ class Twice(nn.Module):
 
     def forward(self, x):
         x = self.second(self.first(x)).relu()
-        x = self.third(x) if self.tied else self.second(x)
+        x = self.third(x) if self.tied == "tied" else self.second(x) if not self.tied else x
         return self.head(x.mean((2, 3)))
 
 
@@ -192,7 +204,7 @@ def test_what_mixes_channels_keeps_them_and_says_so(what):
     assert shapes(small) == shapes(model)
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", ["", "tied", "idle"])
 def test_a_weight_that_is_used_twice_keeps_its_channels(tied):
     model = lively(Twice(tied))
     with torch.no_grad():
