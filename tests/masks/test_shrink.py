@@ -350,7 +350,7 @@ class Drawn(nn.Module):
         return self.layers["head"](values[-1].flatten(1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(networks(), st.integers(0, 9), st.floats(0.2, 0.9), st.booleans())
 def test_any_small_network_keeps_its_logits(model, seed, share, single):
     model = lively(model, seed)
