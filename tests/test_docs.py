@@ -205,6 +205,9 @@ def test_the_page_of_pruners_runs_as_it_is_printed_and_prunes(perform):
     assert 0.09 < count.kept / count.total < 0.11
     x = torch.rand(4, 1, 8, 8)
     assert torch.equal(model.eval()(x), plain.eval()(x))
+    resnet, small = names["resnet"], names["small"]
+    assert small.conv1.out_channels == 16
+    torch.testing.assert_close(small.eval()(x), resnet.eval()(x))
     with hp.prune(pruned := net(), names["Halfway"](), 0.5) as pruning:
         how = {"epochs": 4, "optim": Optim(lr=0.1), "hooks": [pruning]}
         hp.fit(pruned, pruning.parameters(), Batches(), hp.Natural(), **how)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hydraprune.masks import budgets, structures
     from hydraprune.masks.budgets import ERK, Global, Uniform
     from hydraprune.masks.quantize import quantized
+    from hydraprune.masks.shrink import shrink
     from hydraprune.masks.view import MaskView
     from hydraprune.nets.spec import Net
     from hydraprune.objectives.fast import Fast
@@ -133,6 +134,7 @@ __all__ = [
     "quantized",
     "run",
     "save",
+    "shrink",
     "structures",
     "verify",
 ]

@@ -27,7 +27,8 @@ ROBUST = PGD(steps=1)
 
 PATTERNS = [name for name in STRUCTURES.names() if STRUCTURES.get(name)().sparsity is not None]
 """Structures that take no budget."""
-GROUPED = [name for name in STRUCTURES.names() if name not in PATTERNS]
+GROUPED = [name for name in STRUCTURES.names() if name not in PATTERNS and not STRUCTURES.get(name).spans]
+"""Structures whose groups lie in one layer each; `tests/pruners/test_coupled.py` has those that reach over layers."""
 
 
 def pairs(pruner):

@@ -18,7 +18,7 @@ def test_the_card_says_what_was_measured(folder, tmp_path, digits):
         "robust accuracy under pgd-2x1, 40 images": round(100 * manifest.after.robust_accuracy["pgd-2x1"], 2),
     }
     assert card.data.library_name == "hydraprune"
-    assert "| threat model | ℓ∞, radius 0.05 (12.75/255) |" in card.text
+    assert "| threat model | ℓ∞, radius 0.06 (15.3/255) |" in card.text
     assert f"{manifest.kept:,} of {manifest.total:,} prunable weights" in " ".join(card.text.split())
     model, meta = hp.load(tmp_path / "hub")
     assert (hp.MaskView(model).count().kept, meta.kept) == (manifest.kept, manifest.kept)

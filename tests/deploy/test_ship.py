@@ -75,7 +75,7 @@ def test_what_is_shipped_is_measured_beside_its_source(folder, tmp_path, digits)
     after = manifest.after
     assert (after.samples, after.clean_accuracy) == (60, again.clean_accuracy)
     assert after.robust_accuracy["pgd-3x1"] == again.robust_accuracy["pgd-3x1"]
-    assert "transfer-50-from-source" in after.robust_accuracy  # an adversary who has the float network
+    assert "transfer-3-from-source" in after.robust_accuracy  # an adversary who has the float network
     assert manifest.before.robust_accuracy.keys() == {"pgd-3x1"}
     exact = hp.export(folder, tmp_path / "b", "dense", data=digits, worth=worth)
     assert exact.after.robust_accuracy == exact.before.robust_accuracy == manifest.before.robust_accuracy

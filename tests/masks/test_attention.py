@@ -84,7 +84,7 @@ def test_every_matrix_is_prunable_but_embeddings(make):
 
 
 @nets
-@pytest.mark.parametrize("structure", STRUCTURES.names())
+@pytest.mark.parametrize("structure", [name for name in STRUCTURES.names() if not STRUCTURES.get(name).spans])
 def test_attention_computes_with_the_masked_weights_in_every_mode(make, structure):
     """Fused or not: against a plain network that has the same zeros."""
     model, plain = make(), make()

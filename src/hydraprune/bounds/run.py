@@ -14,9 +14,8 @@ from hydraprune.bounds.rules import Call, Value, rule_for
 from hydraprune.bounds.statistics import Statistics
 from hydraprune.bounds.tape import IMAGES, Tape
 from hydraprune.core.errors import SpecError
-from hydraprune.core.graph import inside, place, traced
+from hydraprune.core.graph import called, in_place, inside, place, traced
 
-_INPLACE = {"iadd", "isub", "imul", "itruediv"}
 _graphs: WeakKeyDictionary[nn.Module, dict[Any, fx.Graph]] = WeakKeyDictionary()
 
 
@@ -90,7 +89,7 @@ class _Runner:
         while name in self.tape.steps:
             name += "+"
         memory = inputs[0].memory if isinstance(op, Reshape | Permute) else name
-        if _inplace(node, self.root):
+        if in_place(node, self.root):
             memory = inputs[0].memory
             self.writes[memory] += 1
         box = self.tape.append(name, op, tuple(value.name for value in inputs))
@@ -117,15 +116,4 @@ def _graph_of(model: nn.Module) -> fx.Graph:
 
 
 def _called(node: fx.Node) -> str:
-    return "this layer" if node.op == "call_module" else _name(node)
-
-
-def _inplace(node: fx.Node, root: nn.Module) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
-    name = _name(node)
-    return name in _INPLACE or name.endswith("_") or bool(node.kwargs.get("inplace"))
-
-
-def _name(node: fx.Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))
+    return "this layer" if node.op == "call_module" else called(node)

@@ -18,7 +18,8 @@ class _Proxy(fx.Proxy):
         return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
 
 
-for _name in ("iadd", "isub", "imul", "itruediv"):
+_INPLACE = ("iadd", "isub", "imul", "itruediv")
+for _name in _INPLACE:
     setattr(_Proxy, f"__{_name}__", lambda self, other, name=_name: self._inplace(name, other))
 
 
@@ -72,3 +73,16 @@ def place(model: nn.Module, where: str) -> str:
     path = inside(where)
     kind = parametrize.type_before_parametrizations(model.get_submodule(path)).__name__
     return f"{path} ({kind})" if path else kind
+
+
+def in_place(node: fx.Node, root: nn.Module) -> bool:
+    """Whether a step overwrites its first input; `root` is what was traced, `nn.Sequential(model)`."""
+    if node.op == "call_module":
+        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
+    name = called(node)
+    return name in _INPLACE or name.endswith("_") or bool(node.kwargs.get("inplace"))
+
+
+def called(node: fx.Node) -> str:
+    """The name of the function or method of a step."""
+    return str(getattr(node.target, "__name__", node.target))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from hydraprune.core.errors import SpecError
-from hydraprune.core.spec import said
+from hydraprune.core.spec import said, whole
 
 
 def device_of(model: Any) -> torch.device:
@@ -35,6 +35,18 @@ def device_of(model: Any) -> torch.device:
 def dtype_of(model: nn.Module) -> torch.dtype:
     """The type of its first floating-point parameter; float32 if it has none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def image_of(shape: Any) -> tuple[int, int, int]:
+    """The shape (C, H, W) of an image that an argument says.
+
+    Raises:
+        SpecError: for anything but three sizes.
+    """
+    if not isinstance(shape, Sequence) or len(shape) != 3:
+        raise SpecError(f"image_shape is {said(shape)}; give channels, height and width, such as (3, 32, 32)")
+    channels, height, width = (whole(size, "image_shape", 1) for size in shape)
+    return channels, height, width
 
 
 def by_name(networks: Mapping[str, nn.Module] | None) -> Mapping[str, nn.Module]:

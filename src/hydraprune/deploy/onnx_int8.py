@@ -73,7 +73,7 @@ class OnnxInt8Format(Format):
         return OnnxTwin(path)
 
 
-class _Reader:
+class _CalibrationReader:
     """Images as ONNX Runtime asks for them."""
 
     def __init__(self, images: Images) -> None:
@@ -96,7 +96,7 @@ def _rounded(proto: ModelProto, images: Images, aside: Path) -> ModelProto:
         quantize_static(
             proto,
             aside,
-            _Reader(images),
+            _CalibrationReader(images),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,

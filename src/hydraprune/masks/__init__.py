@@ -18,6 +18,7 @@ STRUCTURES: Registry[Structure] = Registry(
         "weight": "hydraprune.masks.structures:Weight",
         "filter": "hydraprune.masks.structures:Filter",
         "channel": "hydraprune.masks.structures:Channel",
+        "coupled": "hydraprune.masks.structures:Coupled",
         "block": "hydraprune.masks.structures:Block",
         "n:m": "hydraprune.masks.structures:NOfM",
     },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,8 @@ class Structure(Spec, ABC):
     """
 
     kind: str
+    spans: ClassVar[bool] = False
+    """Whether groups reach over layers, so that they are found in the network as a whole."""
     _convolutions: int = PrivateAttr(1)
     _transposed: bool = PrivateAttr(False)
 
@@ -112,21 +114,44 @@ class Filter(Structure):
         return self._stored(kept.view(*self._sides(shape)[:2], 1, 1), shape)
 
 
-class Channel(Structure):
-    """Input channels: all weights that read one input channel; their importance is the mean of |score|."""
-
-    kind: Literal["channel"] = "channel"
+class _Inputs(Structure, ABC):
+    """All weights of a layer that read one input channel."""
 
     def groups(self, shape: tuple[int, ...]) -> int:
         convolutions, _, inputs, _ = self._sides(shape)
         return convolutions * inputs
 
-    def pool(self, score: Tensor) -> Tensor:
-        return self._laid_out(score).mean((1, 3)).flatten()
-
     def expand(self, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
         convolutions, _, inputs, _ = self._sides(shape)
         return self._stored(kept.view(convolutions, 1, inputs, 1), shape)
+
+
+class Channel(_Inputs):
+    """Input channels: all weights that read one input channel; their importance is the mean of |score|."""
+
+    kind: Literal["channel"] = "channel"
+
+    def pool(self, score: Tensor) -> Tensor:
+        return self._laid_out(score).mean((1, 3)).flatten()
+
+
+class Coupled(_Inputs):
+    """Channels with all that makes and reads them, through the graph of the network (arXiv:2301.12900).
+
+    Filters whose outputs are added up, as in residual streams, live and die with each other and with the weights of
+    every layer that reads them, so `shrink` takes them out of the network and its logits stay the same. The importance
+    of a channel is the L2 norm of the scores of the weights that read it. Budgets share out whole sets of channels,
+    each called by the weight that makes them first. What cannot be removed, such as channels that attention mixes,
+    stays, and so does every set that an exempt layer makes or reads.
+
+    Sample: `structure: coupled` in a stage with pruner `magnitude` or `gradual`
+    """
+
+    kind: Literal["coupled"] = "coupled"
+    spans: ClassVar[bool] = True
+
+    def pool(self, score: Tensor) -> Tensor:
+        return self._laid_out(score).square().sum((1, 3)).sqrt().flatten()
 
 
 class Block(Structure):

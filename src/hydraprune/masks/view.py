@@ -75,6 +75,11 @@ class MaskView:
             if parametrize.is_parametrized(module, _tensor(name))
         }
 
+    @property
+    def exempt(self) -> list[str]:
+        """The weights that are never masked."""
+        return list(self._exempt)
+
     def stored(self) -> dict[str, nn.Parameter]:
         """The weights as they are stored, without masks."""
         return {name: _stored(module, _tensor(name)) for name, (module, *_) in self.modules.items()}

@@ -14,6 +14,7 @@ from hydraprune.masks.budgets import Budget
 from hydraprune.masks.source import FixedMask, LearnedMask, MaskSource, Over, PassingMask
 from hydraprune.masks.structures import Structure
 from hydraprune.masks.view import MaskView
+from hydraprune.pruners import PRUNERS
 from hydraprune.pruners.probe import Probe
 from hydraprune.pruners.selection import Selection
 
@@ -30,10 +31,12 @@ class Pruner(Spec, ABC):
 
     Attributes:
         over: what trains while the masks are found: `scores`, `weights`, or None where they are fixed at once.
+        spans: whether it leaves all masks to the selection, so that groups may reach over layers.
     """
 
     kind: str
     over: ClassVar[Over | None] = None
+    spans: ClassVar[bool] = False
 
     @property
     def paced(self) -> bool:
@@ -47,6 +50,17 @@ class Pruner(Spec, ABC):
 
     def unfit(self, budget: Budget | None, structure: Structure) -> str | None:
         """Why this pruner, budget and structure do not go together; None if they do."""
+        if structure.spans and not self.spans:
+            able = ", ".join(name for name in PRUNERS.names() if PRUNERS.get(name).spans)
+            return (
+                f"pruner {self.kind!r} chooses in each layer by itself, and structure {structure.kind!r} reaches over "
+                f"layers; use {able}"
+            )
+        if structure.spans and budget is not None and budget.counts != "groups":
+            return (
+                f"budget {budget.kind!r} counts {budget.counts}, of which structure {structure.kind!r} gives each to "
+                "two groups; use another budget, such as uniform"
+            )
         if (budget is None) != (structure.sparsity is None):
             return None
         if budget is None:
@@ -82,6 +96,8 @@ class Pruner(Spec, ABC):
 
 class OneShot(Pruner, ABC):
     """Says how important each weight is, and the most important groups stay."""
+
+    spans: ClassVar[bool] = True
 
     @abstractmethod
     def score(self, view: MaskView, probe: Probe) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from hydraprune.core.objective import Clock
 from hydraprune.masks.budgets import Budget
@@ -17,6 +18,8 @@ from hydraprune.pruners.selection import masked_weights
 
 class GrowingSparsity(Moving, ABC):
     """The smallest |weight| of those that remain go, step by step, until the budget is met."""
+
+    spans: ClassVar[bool] = True
 
     @abstractmethod
     def level(self, clock: Clock, sparsity: float) -> float:

@@ -90,5 +90,5 @@ class Probe:
 
     def _first(self, count: int) -> Iterator[Batch]:
         if self.batches is None:
-            raise PruningError("this pruner or budget looks at images; give `prune` a Probe with batches")
+            raise PruningError("this pruner, budget or structure looks at images; give `prune` a Probe with batches")
         return islice(self.batches(), count)

@@ -13,12 +13,13 @@ from torch.utils.hooks import RemovableHandle
 
 from hydraprune.core.errors import PruningError
 from hydraprune.core.hook import Hook, alike
-from hydraprune.core.network import device_of
+from hydraprune.core.network import device_of, image_of
 from hydraprune.core.objective import Clock
 from hydraprune.core.plain import values_on_failure
 from hydraprune.core.spec import whole
 from hydraprune.masks import BUDGETS, STRUCTURES
 from hydraprune.masks.budgets import Budget, Uniform
+from hydraprune.masks.coupling import coupled_channels
 from hydraprune.masks.source import selected
 from hydraprune.masks.structures import Structure, Weight
 from hydraprune.masks.view import MaskView
@@ -72,7 +73,8 @@ def prune(
     probe = probe or Probe(torch.Generator(device).manual_seed(0))
     probe.try_on(view.model)
     costs = budget.costs(view, probe.images)
-    return Pruning(pruner, Selection(view, budget, structure, costs), probe)
+    coupling = coupled_channels(view.model, image_of(probe.images().shape[1:])) if structure.spans else None
+    return Pruning(pruner, Selection(view, budget, structure, costs, coupling), probe)
 
 
 class Pruning(Hook):

@@ -9,10 +9,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from hydraprune.core.errors import PruningError
 from hydraprune.core.plain import tensors
 from hydraprune.masks.budgets import Budget
+from hydraprune.masks.coupling import ChannelSet, Coupling
 from hydraprune.masks.source import selected
 from hydraprune.masks.structures import Structure
+from hydraprune.masks.topk import top_mask
 from hydraprune.masks.view import MaskView
 
 
@@ -25,12 +28,31 @@ class Selection:
         budget: how many groups each layer keeps.
         structure: what a group is; `structures` has it for each layer.
         each: name -> what each weight has of what the budget counts; None counts groups.
+        coupling: the channels of the model, if groups are those.
     """
 
     view: MaskView
     budget: Budget
     structure: Structure
     each: Mapping[str, float] | None = None
+    coupling: Coupling | None = None
+
+    @cached_property
+    def sets(self) -> tuple[ChannelSet, ...]:
+        """Sets of coupled channels that can be removed, none of which an exempt layer makes or reads.
+
+        Raises:
+            PruningError: if there are none.
+        """
+        if self.coupling is None:
+            return ()
+        if found := self.coupling.removable(self.view.exempt):
+            return found
+        reasons = [f"those of {each.name!r}: {each.reason}" for each in self.coupling.sets if each.reason]
+        raise PruningError(
+            f"no channels of {type(self.view.model).__name__} can be removed, but by exempting fewer layers or with "
+            f"another structure; {reasons[0] if reasons else 'it has none'}"
+        )
 
     @cached_property
     def structures(self) -> dict[str, Structure]:
@@ -45,13 +67,27 @@ class Selection:
         if own:
             return own
         budget = self.budget if sparsity is None else self.budget.model_copy(update={"sparsity": sparsity})
-        pooled = {name: self.structures[name].pool(score) for name, score in scores.items()}
-        return budget.allocate(pooled, shapes, self.costs(shapes))
+        return budget.allocate(self.pooled(scores), shapes, self.costs(shapes))
+
+    def pooled(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The importance (groups,) of the groups of each weight; or of each set of channels, by its name."""
+        if self.coupling is None:
+            return {name: self.structures[name].pool(score) for name, score in scores.items()}
+        read = {name: self.structures[name].pool(scores[name]) for name in self.coupling.readers if name in scores}
+        every = self.coupling.importance(read)
+        return {each.name: every[each.channels.start : each.channels.stop] for each in self.sets}
 
     def masks(self, scores: dict[str, Tensor], sparsity: float | None = None) -> dict[str, Tensor]:
         """Name -> mask (bool, the weight's shape) of what survives."""
         keep = self.keep(scores, sparsity)
-        return {name: selected(score, keep[name], self.structures[name]) for name, score in scores.items()}
+        if self.coupling is None:
+            return {name: selected(score, keep[name], self.structures[name]) for name, score in scores.items()}
+        stays = torch.ones(self.coupling.size, dtype=torch.bool)
+        pooled = self.pooled(scores)
+        for each in self.sets:
+            kept, _ = top_mask(pooled[each.name], keep[each.name])
+            stays[each.channels.start : each.channels.stop] = kept.cpu()
+        return {n: self.coupling.mask(n, score.shape, stays).to(score.device) for n, score in scores.items()}
 
     def costs(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
         """Name -> (groups,) what each group has of what the budget counts; None if it counts groups."""
