@@ -19,6 +19,7 @@ FORMATS: Registry[Format] = Registry(
         "packed": "hydraprune.deploy.packed:PackedFormat",
         "dense": "hydraprune.deploy.dense:DenseFormat",
         "hub": "hydraprune.deploy.hub:HubFormat",
+        "shrunk": "hydraprune.deploy.shrunk:ShrunkFormat",
         "n:m": "hydraprune.deploy.n_of_m:NOfMFormat",
         "onnx": "hydraprune.deploy.onnx_format:OnnxFormat",
         "onnx-int8": "hydraprune.deploy.onnx_int8:OnnxInt8Format",

@@ -10,10 +10,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from hydraprune.core.errors import SpecError
+from hydraprune.core.errors import PruningError, SpecError
 from hydraprune.core.plain import plain_copy
 from hydraprune.core.spec import Spec
 from hydraprune.data import Dataset
+from hydraprune.masks.shrink import shrink
 from hydraprune.runs.checkpoint import Checkpoint
 from hydraprune.runs.manifest import Manifest
 
@@ -42,6 +43,14 @@ class Original:
             CheckpointError: if the checkpoint names no network and none was given.
         """
         return plain_copy(self.checkpoint.network(self.given)).eval()
+
+    @cached_property
+    def small(self) -> nn.Module:
+        """The same without channels that do not matter to its logits; the network itself where they cannot be found."""
+        try:
+            return shrink(self.network, self.shape)
+        except (SpecError, PruningError):
+            return self.network
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -37,8 +37,8 @@ def require_onnx(what: str) -> None:
 def as_onnx(source: Original, batch: int | None = None) -> ModelProto:
     """The network: `images` (B, C, H, W) in [0, 1], float32, to `logits` (B, K).
 
-    Batch norm is folded into the convolution before it, and a weight that is zero stays zero. Nothing in it tells of
-    the machine that wrote it.
+    Channels that do not matter to the logits are gone. Batch norm is folded into the convolution before it, and a
+    weight that is zero stays zero. Nothing in it tells of the machine that wrote it.
 
     Args:
         batch: images at a time, for programs that take no other number; None takes any.
@@ -46,7 +46,7 @@ def as_onnx(source: Original, batch: int | None = None) -> ModelProto:
     Raises:
         SpecError: if it cannot be exported, or takes more than 2 GB.
     """
-    network = judged(source.network)
+    network = judged(source.small)
     proto = _exported(network, source.shape, batch)
     for node in proto.graph.node:
         del node.metadata_props[:]  # names of files, lines of code

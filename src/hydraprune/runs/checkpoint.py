@@ -18,6 +18,7 @@ from hydraprune.core.files import inside, read_json, write_json
 from hydraprune.core.network import device_of
 from hydraprune.core.plain import tensors
 from hydraprune.core.tensors import load_tensors, pack_mask, save_tensors, unpack_mask
+from hydraprune.masks.resized import resize
 from hydraprune.masks.view import LayerCount, MaskView
 from hydraprune.nets import Net
 from hydraprune.runs import single
@@ -108,6 +109,8 @@ class Checkpoint:
         """
         if model is not None and not isinstance(model, nn.Module):
             raise SpecError(f"load(folder, model) takes a network second, got {type(model).__name__}")
+        if model is not None and self.meta.shrunk:
+            raise CheckpointError(f"{self.folder} holds a network whose layers were shrunk; load it without a model")
         model = self._made() if model is None else model
         fill(model, self.values, self.masks, self.meta.layers, str(self.folder))
         return model
@@ -119,17 +122,28 @@ class Checkpoint:
             raise CheckpointError(f"{where} does not say which network it holds; pass it: load(folder, model)")
         net = meta.net.model_copy(update={"weights": None, "init": None})
         shape = meta.num_classes, meta.in_channels or 3, meta.image_size or 32
+        image = shape[1], shape[2], shape[2]
+        sizes = {name: tuple(value.shape) for name, value in self.values.items()} if meta.shrunk else {}
         if self.calls() is None:
             try:
                 sketch = net.sketch(*shape, parts=PARTS * len(self.values) + SPARE[0])
             except SpecError as error:
                 raise CheckpointError(f"{where} names a network that cannot be made: {error}") from None
-            if problem := misfit(sketch.state_dict(), self.values):
+            taken = sum(tensor.nbytes for tensor in (*sketch.parameters(), *sketch.buffers()))
+            try:
+                if sizes:
+                    resize(sketch, sizes, image)
+                problem = misfit(sketch.state_dict(), self.values)
+            except CheckpointError as error:
+                problem = str(error)
+            if problem:
                 raise CheckpointError(f"{where} does not fit {net.kind}: {problem}")
-            held = sum(value.nbytes for value in self.values.values())
-            if sum(tensor.nbytes for tensor in (*sketch.parameters(), *sketch.buffers())) > ROOM * held + SPARE[1]:
+            if taken > ROOM * sum(value.nbytes for value in self.values.values()) + SPARE[1]:
                 raise CheckpointError(f"{where} does not fit {net.kind}: that takes far more memory than its file")
-        return net.build(*shape)
+        model = net.build(*shape)
+        if sizes:
+            resize(model, sizes, image)
+        return model
 
 
 def open_checkpoint(folder: Path | str, trust_code: bool | Net = False) -> Checkpoint:

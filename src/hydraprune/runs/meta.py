@@ -32,6 +32,7 @@ class Meta(Spec):
         kept: prunable weights left.
         total: prunable weights of the dense network.
         layers: name -> [kept, total].
+        shrunk: whether channels that do not matter are gone, so that layers are smaller than `net` makes them.
         recipe: the recipe that made it.
         metrics: of its last epoch.
         versions: of the packages that made it.
@@ -50,6 +51,7 @@ class Meta(Spec):
     kept: int = 0
     total: int = 0
     layers: dict[str, tuple[int, int]] = {}
+    shrunk: bool = False
     recipe: dict[str, Any] | None = None
     metrics: dict[str, Any] = {}
     versions: dict[str, str] = {}
