@@ -89,9 +89,9 @@ class Lossy(DenseFormat):
 
     kind: Literal["lossy"] = "lossy"
 
-    def write(self, original, path):
-        rounded = {n: v.half().float() if v.is_floating_point() else v for n, v in original.checkpoint.values.items()}
-        write_dense(path, original.checkpoint.meta, rounded)
+    def write(self, source, path):
+        rounded = {n: v.half().float() if v.is_floating_point() else v for n, v in source.checkpoint.values.items()}
+        write_dense(path, source.checkpoint.meta, rounded)
 
 
 class Broken(Format):
@@ -100,7 +100,7 @@ class Broken(Format):
     kind: Literal["broken"] = "broken"
     suffix = ".x"
 
-    def write(self, original, path):
+    def write(self, source, path):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 

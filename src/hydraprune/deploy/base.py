@@ -93,14 +93,14 @@ class Format(Spec, ABC):
         """Whether numbers of the network are rounded; if not, its logits are the source's to `TOLERANCE`."""
         return False
 
-    def check(self, original: Original) -> None:
+    def check(self, source: Original) -> None:
         """Raise a SpecError unless it can serve this network; the message says which formats can."""
 
     @abstractmethod
-    def write(self, original: Original, path: Path) -> None:
+    def write(self, source: Original, path: Path) -> None:
         """Write the file, or the folder, `path`, which is not there yet."""
 
-    def describe(self, original: Original, path: Path, manifest: Manifest) -> None:
+    def describe(self, source: Original, path: Path, manifest: Manifest) -> None:
         """Add to a folder what is said of it in words, once it is measured."""
         return
 
@@ -108,7 +108,7 @@ class Format(Spec, ABC):
         """Bring what is whole to where others find it, if that is asked for."""
         return
 
-    def twin(self, original: Original, path: Path) -> nn.Module | None:
+    def twin(self, source: Original, path: Path) -> nn.Module | None:
         """A network with gradients and the numbers of `path`, for attacks on what cannot be differentiated itself.
 
         None if what `opened` gives is such a network.

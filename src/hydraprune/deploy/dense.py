@@ -15,5 +15,5 @@ class DenseFormat(Format):
     kind: Literal["dense"] = "dense"
     suffix: ClassVar[str] = ".safetensors"
 
-    def write(self, original: Original, path: Path) -> None:
-        write_dense(path, original.checkpoint.meta, original.checkpoint.values)
+    def write(self, source: Original, path: Path) -> None:
+        write_dense(path, source.checkpoint.meta, source.checkpoint.values)

@@ -75,17 +75,17 @@ class HubFormat(Format):
         with extra("hub", "format 'hub'"):
             import huggingface_hub  # noqa: F401
 
-    def write(self, original: Original, path: Path) -> None:
-        checkpoint = original.checkpoint
+    def write(self, source: Original, path: Path) -> None:
+        checkpoint = source.checkpoint
         path.mkdir()
         write_packed(path / PACKED, checkpoint.meta, checkpoint.values, checkpoint.masks, self.values)
 
-    def describe(self, original: Original, path: Path, manifest: Manifest) -> None:
+    def describe(self, source: Original, path: Path, manifest: Manifest) -> None:
         from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-        recipe = original.checkpoint.meta.recipe or {}
+        recipe = source.checkpoint.meta.recipe or {}
         data = manifest.data or "unknown"
-        name = self.repo or str(recipe.get("name", original.checkpoint.folder.name))
+        name = self.repo or str(recipe.get("name", source.checkpoint.folder.name))
         figures = [*_figures(manifest)]
         results = [
             EvalResult(
@@ -114,7 +114,7 @@ class HubFormat(Format):
             name=name,
             where=self.repo or "this folder",
             packed=PACKED,
-            facts=[*_facts(original, manifest)],
+            facts=[*_facts(source, manifest)],
             figures=[(what, f"{100 * value:.1f} %", images) for what, value, images in figures],
             removed=manifest.kept < manifest.total,
             resists=manifest.threat is not None,
@@ -141,9 +141,9 @@ class HubFormat(Format):
             ) from None
 
 
-def _facts(original: Original, manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _facts(source: Original, manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "network", manifest.net or "made in Python"
-    yield "images", " × ".join(map(str, original.shape)) + " (channels, height, width), pixels in [0, 1]"
+    yield "images", " × ".join(map(str, source.shape)) + " (channels, height, width), pixels in [0, 1]"
     yield "pruned by", manifest.pruner or "nothing: it is dense"
     yield "threat model", "none" if manifest.threat is None else in_words(manifest.threat)
     yield "weights", "float32" if not manifest.rounds else f"rounded to {manifest.format['values']}"

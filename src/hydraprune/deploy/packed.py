@@ -30,6 +30,6 @@ class PackedFormat(Format):
     def rounds(self) -> bool:
         return self.values != "float32"
 
-    def write(self, original: Original, path: Path) -> None:
-        checkpoint = original.checkpoint
+    def write(self, source: Original, path: Path) -> None:
+        checkpoint = source.checkpoint
         write_packed(path, checkpoint.meta, checkpoint.values, checkpoint.masks, self.values)
