@@ -2,7 +2,8 @@
 
     python benchmarks/deploy.py sizes --data data/cifar10 --out results/deploy_cpu/vgg16_bn.json
     python benchmarks/deploy.py sizes --net resnet18 --data data/cifar10 --out results/deploy_cpu/resnet18.json
-    python benchmarks/deploy.py worth RUN/finetune OTHER/finetune --out results/deploy_cpu/cnn_small.json
+    python benchmarks/deploy.py worth RUN/finetune OTHER/finetune --out results/deploy_cpu/worth.json
+    python benchmarks/deploy.py picture results/deploy_cpu/worth.json --out results/deploy_cpu.png
 
 `sizes` takes a network with random weights (seed 0) and statistics of batch norm that have seen images, dense and
 pruned by magnitude: 90, 95 and 99 % of the weights in every layer, and 50, 75 and 90 % of the coupled channels. Times
@@ -10,13 +11,15 @@ are those of `hydraprune latency`, all of a network in one run: the dense networ
 what can be faster.
 
 `worth` exports trained checkpoints in every format and measures clean and robust accuracy before and after, on the
-first test images of their data.
+first test images of their data. `picture` draws what that found.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,18 @@ import torch
 
 import hydraprune as hp
 from hydraprune.core.errors import SpecError
+from hydraprune.core.results import Record
+from hydraprune.deploy import FORMATS
 from hydraprune.recipes import library
+from hydraprune.report.chart import Chart, Palette, Point, Series
+from hydraprune.report.picture import paint
+from hydraprune.report.spread import interval
 from hydraprune.runs.checkpoint import open_checkpoint, save
+from hydraprune.runs.manifest import EXPORTS, in_words, robust
 from hydraprune.runs.meta import Meta
 from machine import publish
 
-FORMATS: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "packed float32": {"kind": "packed"},
     "packed float16": {"kind": "packed", "values": "float16"},
     "packed bfloat16": {"kind": "packed", "values": "bfloat16"},
@@ -39,7 +48,6 @@ FORMATS: dict[str, dict[str, Any]] = {
     "onnx": {"kind": "onnx"},
     "onnx-int8": {"kind": "onnx-int8"},
 }
-TIMED = "dense", "shrunk", "onnx", "onnx-int8"
 CASES = [("dense", None, 0.0)]
 CASES += [("weights", "weight", sparsity) for sparsity in (0.9, 0.95, 0.99)]
 CASES += [("channels", "coupled", sparsity) for sparsity in (0.5, 0.75, 0.9)]
@@ -57,68 +65,126 @@ def sizes(net: str, data: Path, repeats: int) -> dict[str, Any]:
             for x, _ in images.train.take(256).batches(64, seed=0).epoch(0):
                 model(x)
             if structure is not None:
-                probe = hp.Probe.of(images.train.take(8)) if hasattr(hp.Probe, "of") else None
-                hp.prune(model, "magnitude", hp.Uniform(sparsity=sparsity), structure=structure, probe=probe)
+                some = hp.Batch(*next(iter(images.train.take(8).batches(8, seed=0).epoch(0))))
+                probe = hp.Probe(torch.Generator(), batches=partial(list, [some]))
+                hp.prune(model, "magnitude", hp.Uniform(sparsity=sparsity), structure, probe)
                 hp.MaskView(model).freeze()
-            meta = Meta(net=hp.Net(kind=net), num_classes=10, in_channels=3, image_size=32, pruner="magnitude")
+            pruner = None if structure is None else "magnitude"
+            meta = Meta(net=hp.Net(kind=net), num_classes=10, in_channels=3, image_size=32, pruner=pruner)
             folder = Path(place) / f"{what}-{100 * sparsity:g}"
             save(folder, model, meta)
-            for name, form in FORMATS.items():
+            for name, form in SETTINGS.items():
                 if name == "shrunk" and structure != "coupled":
                     continue
-                manifest = hp.export(folder, folder / name.replace(" ", "-"), form, data=images)
+                manifest = hp.export(folder, None, form, data=images)
                 rows.append(
                     {
-                        "what": what, "sparsity": sparsity, "format": name, "bytes": manifest.bytes,
+                        "removed": what, "sparsity": sparsity, "format": name, "bytes": manifest.bytes,
                         "dense_bytes": manifest.dense_bytes, "smaller": manifest.smaller, "kept": manifest.kept,
                         "total": manifest.total, "difference": manifest.difference, "logit": manifest.logit,
                     }
                 )  # fmt: skip
                 print(what, sparsity, name, manifest.bytes, f"{manifest.smaller:.1f}", flush=True)
-            timed += [folder / name for name in TIMED if (folder / name).exists() and (name, what) not in _SAME]
+            timed += [
+                folder / EXPORTS / f"{form.name}{form.suffix}"
+                for form in (FORMATS.make(SETTINGS[name], name) for name in _timed(what, sparsity))
+            ]
         found = hp.latency(*timed, repeats=repeats, out=Path(place) / "latency.json")
     return {"net": net, "seed": 0, "sizes": rows, "latency": found.plain()}
 
 
-_SAME = {("dense", "weights"), ("dense", "channels")}
-"""Zeros in a dense network change no time in torch; ONNX files of all are timed."""
+def _timed(removed: str, sparsity: float) -> tuple[str, ...]:
+    """The formats that are timed. Zeros change no time where they are multiplied, as one sparsity is to show."""
+    if removed == "channels":
+        return "shrunk", "onnx", "onnx-int8"
+    if removed == "weights":
+        return ("onnx", "onnx-int8") if sparsity == CASES[3][2] else ()
+    return "dense", "onnx", "onnx-int8"
 
 
-def worth(checkpoints: list[Path], samples: int, attacks: list[str]) -> dict[str, Any]:
-    """Accuracies before and after every format."""
-    rows = []
+EXACT = "packed float32", "dense"
+"""Formats that hold the numbers of the checkpoint bit by bit, so that nothing is to be measured again."""
+
+
+def worth(checkpoints: list[Path], samples: int, restarts: int, steps: int) -> dict[str, Any]:
+    """Accuracies before and after every format that is not exact."""
+    attacks, rows = [{"kind": "pgd", "steps": steps, "restarts": restarts}], []
     for folder in checkpoints:
         recipe = library.resolve(open_checkpoint(folder).meta.recipe or {}, (), str(folder))
         data = recipe.data.load()
         how = hp.Worth(threat=recipe.threat, attacks=attacks, samples=samples, seed=recipe.seed)
         with tempfile.TemporaryDirectory() as place:
-            for name, form in FORMATS.items():
+            for name, form in SETTINGS.items():
+                measured, suffix = None if name in EXACT else how, FORMATS.make(form, name).suffix
                 try:
-                    manifest = hp.export(folder, Path(place) / name.replace(" ", "-"), form, data=data, worth=how)
+                    manifest = hp.export(folder, Path(place) / f"net{suffix}", form, data=data, worth=measured)
                 except SpecError as error:
                     print(folder, name, error, flush=True)
                     continue
                 rows.append({"checkpoint": str(folder), "name": name, **manifest.plain()})
-                print(folder, name, manifest.bytes, manifest.after, flush=True)
-    return {"samples": samples, "attacks": attacks, "rows": rows}
+                print(folder, name, in_words(manifest), flush=True)
+    return {"samples": samples, "attacks": f"PGD-{steps}×{restarts}", "rows": rows}
+
+
+def picture(report: dict[str, Any], out: Path) -> None:
+    """Robust accuracy against bytes: a chart for each network, a line over the formats for each sparsity."""
+    nets: dict[str, dict[str, list[Point]]] = {}
+    for row in report["rows"]:
+        record = Record.parse(row["after"] or _source_of(row, report["rows"]), "after")
+        share, removed = robust(record), "channels" if "channels" in row["checkpoint"] else "weights"
+        assert share is not None
+        line = f"{100 * row['sparsity']:.0f} % of the {removed}" if row["kept"] < row["total"] else "dense"
+        point = Point(row["bytes"], 100 * share, row["name"], *(100 * end for end in interval(share, record.samples)))
+        nets.setdefault(row["net"], {}).setdefault(line, []).append(point)
+    lines = sorted({line for found in nets.values() for line in found}, key=lambda line: (line != "dense", line))
+    palette = Palette(lines)
+    ticks = {10.0**power: f"{10 ** (power - 3)} kB" for power in (4, 5, 6)}
+    charts = [
+        Chart(
+            [
+                Series(line, palette[line], sorted(found.get(line, ()), key=lambda point: point.x))
+                for line in lines
+                if line in found or net == next(iter(nets))
+            ],
+            "bytes",
+            "accuracy, %",
+            f"{net}: robust accuracy, {report['attacks']}",
+            ticks,
+            (0, None),
+            log_x=True,
+        )
+        for net, found in nets.items()
+    ]
+    paint(charts, out)
+
+
+def _source_of(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was measured of the source of an exact export."""
+    found: dict[str, Any] = next(r["before"] for r in rows if r["checkpoint"] == row["checkpoint"] and r["before"])
+    return found
 
 
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["sizes", "worth"])
-    parser.add_argument("checkpoints", nargs="*", type=Path)
+    parser.add_argument("what", choices=["sizes", "worth", "picture"])
+    parser.add_argument("checkpoints", nargs="*", type=Path, help="or the file that `picture` draws")
     parser.add_argument("--net", default="vgg16_bn")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--attacks", default="pgd")
+    parser.add_argument("--steps", type=int, default=20, help="of PGD")
+    parser.add_argument("--restarts", type=int, default=3)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
+    if asked.what == "picture":
+        (found,) = asked.checkpoints
+        picture(json.loads(found.read_text()), asked.out)
+        return
     if asked.what == "sizes":
         report = sizes(asked.net, asked.data, asked.repeats)
     else:
-        report = worth(asked.checkpoints, asked.samples, asked.attacks.split(","))
+        report = worth(asked.checkpoints, asked.samples, asked.restarts, asked.steps)
     publish(report, asked.out)
 
 
