@@ -85,7 +85,7 @@ class Format(Spec, ABC):
 
     @property
     def name(self) -> str:
-        """What its file is called by default; other settings that give other files have other names."""
+        """What its file or folder is called by default."""
         return self.kind.replace(":", "")
 
     @property

@@ -43,10 +43,6 @@ class OnnxInt8Format(Format):
     needs_data: ClassVar[bool] = True
 
     @property
-    def name(self) -> str:
-        return f"{self.kind}-{self.calibration}"
-
-    @property
     def rounds(self) -> bool:
         return True
 

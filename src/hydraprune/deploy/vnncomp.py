@@ -54,10 +54,6 @@ class VnnCompFormat(Format):
     alone: ClassVar[bool] = True
     needs_data: ClassVar[bool] = True
 
-    @property
-    def name(self) -> str:
-        return f"{self.kind}-{self.instances}-{self.timeout}-{self.seed}"
-
     def require(self) -> None:
         super().require()
         require_onnx(f"format {self.kind!r}")
