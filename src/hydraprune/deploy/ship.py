@@ -117,7 +117,7 @@ def _refuse_others(path: Path) -> None:
     except CheckpointError:
         for place in (path, beside(path, MANIFEST), beside(path, PROBE)):
             if os.path.lexists(place):
-                raise SpecError(f"{place} is there, and no earlier export; choose another path, or remove it") from None
+                raise SpecError(f"{place} is there, and is no earlier export; choose another path") from None
 
 
 def _compared(form: Format, source: Original, made: Path, trust_code: bool | Net) -> Manifest:
