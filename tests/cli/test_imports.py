@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import hydraprune as hp
+from hydraprune.runs.meta import Meta
 from nets.test_golden import checkpoint, entries
 
 NET = ["--net", "cnn_digits", "--in-channels", "1", "--image-size", "8", "--out", "ours"]
@@ -92,3 +93,52 @@ def test_other_commands_take_what_was_imported(command):
         assert (code, err) == (0, "")
         assert "read as one of ours" in out
         assert hp.load(f"from-{form}")[1].sha256["model.safetensors"] == hp.load("ours")[1].sha256["model.safetensors"]
+
+
+OWN = """
+from torch import nn
+
+
+def made(num_classes=10):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, num_classes))
+"""
+
+
+def test_a_network_that_was_saved_without_its_name(command, monkeypatch):
+    Path("strange_nets.py").write_text(OWN)
+    monkeypatch.syspath_prepend(".")
+    import strange_nets
+
+    model = strange_nets.made()
+    hp.prune(model, "magnitude", 0.5)
+    saved = hp.save("saved", model)
+    code, _, err = command("evaluate", "saved", "--set", "data.kind=digits", "--samples", "4")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "does not say which network it holds; name what makes it: `hydraprune import saved --net" in err
+    code, _, err = command("import", "saved", "--out", "ours")
+    assert (code, "say which network it holds: --net" in err) == (2, True)
+    made = ["--net", "strange_nets:made", "--out", "ours"]
+    code, _, err = command("import", "saved", *made)
+    assert (code, err.count("\n"), Path("ours").exists()) == (2, 1, False)
+    assert "does not take images (1, 3, 32, 32)" in err
+    assert "--in-channels, --image-size" in err
+    size = ["--in-channels", "1", "--image-size", "8"]
+    assert command("import", "saved", *made, *size)[0] == 0
+    found, meta = hp.load("ours", trust_code=True)
+    assert (meta.kept, meta.layers, meta.net.kind) == (saved.kept, saved.layers, "strange_nets:made")
+    x = torch.rand(4, 1, 8, 8)
+    assert torch.equal(found(x), model(x))
+    assert "load it as it is" in command("import", "ours", "--net", "strange_nets:made", "--out", "again")[2]
+
+
+def test_a_folder_of_the_hub_is_imported_and_an_export_is_no_folder(command):
+    model = hp.Net(kind="cnn_digits").build(10, 1, 8)
+    hp.save("net", model, Meta(net=hp.Net(kind="cnn_digits"), num_classes=10, in_channels=1, image_size=8))
+    hp.export("net", "card", "hub")
+    hp.export("net", "net.hpk")
+    code, out, _ = command("import", "card", "--out", "again")
+    assert (code, out.splitlines()[0]) == (0, "read as one of ours")
+    assert hp.load("again")[1].kept == hp.load("net")[1].kept
+    code, _, err = command("evaluate", "net.hpk")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "net.hpk is a file, and this takes the folder of a checkpoint; make one of it: `hydraprune import" in err

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import hydraprune as hp
+from hydraprune.core.errors import SpecError
 from hydraprune.nets import Net
 from hydraprune.runs.checkpoint import save
 from hydraprune.runs.latency import read_latency
@@ -51,3 +52,9 @@ def test_what_is_refused_in_one_line(command, net, arguments, words):
     assert code == 2
     assert words in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("settings", [{"batch": 4}, {"threads": 1}, {"runtimes": "torch"}, {"artifact": ["net"]}])
+def test_one_where_several_are_taken(net, settings):
+    with pytest.raises(SpecError, match=r"give a list: \[|give paths, one after the other"):
+        hp.latency(settings.pop("artifact", net), **settings)

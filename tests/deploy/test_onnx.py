@@ -142,3 +142,23 @@ def test_half_precision_is_written_as_what_it_is_judged_as(tmp_path):
     OnnxFormat().write(original, tmp_path / "net.onnx")
     x = torch.rand(3, 1, 4, 4)
     assert torch.allclose(opened(tmp_path / "net.onnx")(x), model.float()(x), atol=1e-5)
+
+
+class Branching(torch.nn.Module):
+    """Goes on by what it sees, so that no graph says what it computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        y = self.layer(x.flatten(1))
+        return y if y.mean() > 0 else -y
+
+
+def test_a_network_that_cannot_be_traced_is_refused_in_one_line(tmp_path, capfd):
+    save(tmp_path / "own", Branching())
+    with pytest.raises(SpecError, match="the network cannot be exported to ONNX"):
+        hp.export(tmp_path / "own", tmp_path / "a.onnx", "onnx", model=Branching(), shape=(1, 8, 8))
+    assert capfd.readouterr().err == ""
+    assert not list(tmp_path.glob("*.onnx*"))

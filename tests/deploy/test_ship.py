@@ -247,3 +247,69 @@ def test_a_dense_file_is_what_load_state_dict_takes(folder, tmp_path):
     plain.load_state_dict(load_file(tmp_path / "net.safetensors"))
     x = torch.rand(3, 1, 8, 8)
     assert torch.equal(plain.eval()(x), hp.load(folder)[0].eval()(x))
+
+
+@pytest.mark.parametrize("out", ["net/model.safetensors", "net/checkpoint", "theirs.pth", "links.hpk"])
+def test_files_of_others_are_not_replaced(folder, tmp_path, out):
+    torch.save({"years": torch.ones(1)}, tmp_path / "theirs.pth")
+    (tmp_path / "links.hpk").symlink_to(tmp_path / "theirs.pth")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SpecError, match="is there, and is no earlier export; choose another path"):
+        hp.export(folder, tmp_path / out, "dense")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    hp.load(folder)
+
+
+def test_what_is_exported_is_not_replaced(folder, tmp_path):
+    out = tmp_path / "net.hpk"
+    hp.export(folder, out)
+    with pytest.raises(SpecError, match="is what is exported; choose another path"):
+        hp.export(out, out, {"kind": "packed", "values": "int8"})
+    out.unlink()
+    hp.export(folder, out)  # its manifest says whose it was
+
+
+def test_a_name_by_which_a_file_would_not_be_known(folder, tmp_path):
+    for form, name, other in (("packed", "net.onnx", r"net\.hpk"), ("onnx", "net.hpk", r"net\.onnx")):
+        with pytest.raises(SpecError, match=f"call it {other}"):
+            hp.export(folder, tmp_path / name, form)
+
+
+def test_without_pgd_both_are_judged_by_the_one_that_finds_images_elsewhere(folder, tmp_path, digits):
+    worth = hp.Worth(attacks=["fgsm"], samples=10)
+    manifest = hp.export(folder, tmp_path / "a", {"kind": "packed", "values": "int8"}, data=digits, worth=worth)
+    assert manifest.before.robust_accuracy.keys() == {"fgsm", "pgd-50x10", "worst-case"}
+    assert manifest.after.robust_accuracy.keys() - manifest.before.robust_accuracy.keys() == {
+        "transfer-50x10-from-source"
+    }
+    exact = hp.export(folder, tmp_path / "b", "dense", data=digits, worth=worth)
+    assert exact.before.robust_accuracy.keys() == exact.after.robust_accuracy.keys() == {"fgsm"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"shape": (3, 8, 8)}, r"the network does not take images \(16, 3, 8, 8\)"),
+        ({"shape": (8, 8)}, r"give channels, height and width"),
+        ({"shape": (1, 8, 0)}, r"image_shape is 0"),
+        ({"data": [(torch.rand(1, 1, 8, 8), torch.zeros(1))]}, r"`data` is a list; give a data set"),
+    ],
+)
+def test_images_that_the_network_does_not_take(tmp_path, settings, words):
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 10))
+    save(tmp_path / "own", model)
+    with pytest.raises(HydrapruneError, match=words):
+        hp.export(tmp_path / "own", tmp_path / "a.hpk", model=model, **settings)
+    assert not (tmp_path / "a.hpk").exists()
+
+
+def test_files_that_are_no_checkpoints_say_what_to_do(tmp_path):
+    torch.save({"w": torch.ones(1)}, tmp_path / "net.pth")
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x0a")
+    for take in (hp.load, hp.export):
+        with pytest.raises(CheckpointError, match=r"net\.pth is no checkpoint of hydraprune's.*`hydraprune import"):
+            take(tmp_path / "net.pth")
+        with pytest.raises(CheckpointError, match=r"net\.onnx is for runtimes"):
+            take(tmp_path / "net.onnx")
+    with pytest.raises(CheckpointError, match=r"net\.onnx is for runtimes"):
+        hp.import_checkpoint(tmp_path / "net.onnx", tmp_path / "ours", "cnn_digits")

@@ -132,6 +132,10 @@ def test_runs_without_exports_have_no_section(tmp_path):
     assert "What was exported" not in "".join(page(tmp_path / "run", out=tmp_path / "page.html").text)
 
 
+def formatted(name):
+    return times().artifacts[0].model_copy(update={"format": name})
+
+
 def test_a_table_and_a_picture_of_times(tmp_path):
     titles, *rows = speeds(times())
     assert (titles[0], rows[0][0], rows[2][2]) == ("artifact", "a.hpk", "openvino")
@@ -139,6 +143,9 @@ def test_a_table_and_a_picture_of_times(tmp_path):
     assert [(series.name, len(series.points)) for series in chart.series] == [("packed-int8", 1)]
     paint([chart], tmp_path / "l.png")
     assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
+    (dense,) = against_size(times().model_copy(update={"artifacts": [formatted("dense"), formatted("packed-int8")]}))
+    paint([dense], tmp_path / "dense.png")
+    assert (tmp_path / "dense.png").read_bytes().startswith(b"\x89PNG")
     unknown = times().model_copy(update={"artifacts": times().artifacts[1:]})
     assert against_size(unknown) == []
 

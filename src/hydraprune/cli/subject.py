@@ -45,7 +45,12 @@ def _recipe_for(checkpoint: Checkpoint, overrides: list[str]) -> Recipe:
     from hydraprune.recipes import library
 
     folder, meta = checkpoint.folder, checkpoint.meta
-    if meta.net is None or not any(re.match(r"data[.=]", override) for override in overrides):
+    if meta.net is None:
+        raise SpecError(
+            f"{folder} does not say which network it holds; name what makes it: `hydraprune import {folder} "
+            "--net package.module:factory --out FOLDER`, whose folder commands take"
+        )
+    if not any(re.match(r"data[.=]", override) for override in overrides):
         raise SpecError(
             f"{folder} was not made by a recipe, so its data is unknown; give it: --set data.kind=cifar10, and "
             "--set threat.eps=... for another radius than 8/255"

@@ -18,7 +18,7 @@ import torch
 from hydraprune.core.errors import CheckpointError, MissingError, SpecError
 from hydraprune.core.files import existing, output_file, write_json
 from hydraprune.core.seeds import generator
-from hydraprune.core.spec import nearest, whole
+from hydraprune.core.spec import nearest, said, whole
 from hydraprune.core.tensors import load_tensors
 from hydraprune.deploy.opened import graph_of
 from hydraprune.deploy.runtimes import RUNTIMES, Call, Images
@@ -73,6 +73,9 @@ def latency(
         MissingError: without the package of a runtime that was asked for, or of all that could run an artifact.
         TrainingError: if the file cannot be written.
     """
+    for name, value in (("batch", batch), ("threads", threads), ("runtimes", runtimes)):
+        if value is not None and (isinstance(value, str) or not isinstance(value, Sequence)):
+            raise SpecError(f"{name} is {said(value)}; give a list: [{value!r}]")
     file = place_of(artifacts, out)
     paths = [Path(artifact) for artifact in artifacts]
     batch = [whole(number, "batch", 1) for number in batch]
@@ -280,6 +283,9 @@ def place_of(artifacts: Sequence[Path | str], out: Path | str | None) -> Path:
     """
     if not artifacts:
         raise SpecError("there is nothing to time; give checkpoint folders, or files that `hydraprune export` wrote")
+    for artifact in artifacts:
+        if not isinstance(artifact, Path | str):
+            raise SpecError(f"an artifact is {said(artifact)}; give paths, one after the other")
     paths = [existing(artifact).absolute() for artifact in artifacts]
     if out is not None and Path(out).is_dir():
         raise SpecError(f"{out} is a folder; name a file in it, such as {LATENCY}")

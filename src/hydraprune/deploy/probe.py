@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hydraprune.core.batches import logits_of
 from hydraprune.core.errors import CheckpointError
 from hydraprune.core.precision import exact
 from hydraprune.core.seeds import generator
@@ -31,12 +32,15 @@ def images(shape: tuple[int, int, int]) -> Tensor:
     return (255 * (0.75 * patches + 0.25 * noise)).round().to(torch.uint8)
 
 
-@torch.no_grad()
 def answers(network: nn.Module, probe: Tensor) -> Tensor:
-    """Logits (B, K) for a probe's images."""
+    """Logits (B, K) for a probe's images.
+
+    Raises:
+        DataError: if the network does not take them.
+        SpecError: if it gives anything else than logits.
+    """
     with exact():
-        logits: Tensor = network(probe / 255)
-    return logits.detach().float()
+        return logits_of(network, probe / 255, torch.zeros(len(probe), dtype=torch.int64)).float()
 
 
 def elsewhere(artifact: Path, probe: Tensor, aside: Path, trusted: bool) -> Tensor:

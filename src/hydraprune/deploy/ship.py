@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.files import output_file, staged, write_json
+from hydraprune.core.network import image_of
 from hydraprune.core.results import Record
 from hydraprune.core.tensors import save_tensors
 from hydraprune.data import Dataset
@@ -21,7 +23,7 @@ from hydraprune.nets import Net
 from hydraprune.runs.checkpoint import Checkpoint, open_checkpoint
 from hydraprune.runs.folder import RunFolder, is_run
 from hydraprune.runs.lock import own
-from hydraprune.runs.manifest import EXPORTS, MANIFEST, PROBE, Manifest, beside, digests, files
+from hydraprune.runs.manifest import EXPORTS, MANIFEST, PROBE, Manifest, beside, digests, files, stated
 from hydraprune.runs.meta import versions
 
 TOLERANCE = 1e-4
@@ -63,7 +65,10 @@ def export(
     """
     form = FORMATS.make(format, "format")
     form.require()
-    source = Original(open_checkpoint(checkpoint, trust_code), model, shape, data)
+    if data is not None and not (hasattr(data, "train") and hasattr(data, "test")):
+        raise SpecError(f"`data` is a {type(data).__name__}; give a data set with train and test: hp.load_data(...)")
+    size = None if shape is None else image_of(shape)
+    source = Original(open_checkpoint(checkpoint, trust_code), model, size, data)
     form.check(source)
     if worth is not None:
         worth.refuse_unless_possible(source)
@@ -87,7 +92,8 @@ def _place(checkpoint: Checkpoint, out: Path | str | None, form: Format) -> Path
     """Where to write; what lies there is nothing but an earlier export."""
     if out is None:
         if checkpoint.folder.is_file():
-            raise SpecError(f"{checkpoint.folder} is no folder to write into; say where to: `--out {form.name}`")
+            where = f"{form.name}{form.suffix}"
+            raise SpecError(f"{checkpoint.folder} is no folder to write into; say where to: `--out {where}`")
         return checkpoint.folder / EXPORTS / f"{form.name}{form.suffix}"
     path = output_file(out)
     if path.is_dir() and (form.suffix or (any(path.iterdir()) and not (path / MANIFEST).is_file())):
@@ -95,7 +101,23 @@ def _place(checkpoint: Checkpoint, out: Path | str | None, form: Format) -> Path
         raise SpecError(f"{path} is a folder with other things in it, and {form.kind!r} writes {what}; choose another")
     if not form.suffix and path.is_file():
         raise SpecError(f"{path} is a file, and {form.kind!r} writes a folder; choose another path")
+    if (path.suffix == ".onnx") != (form.suffix == ".onnx"):  # by which programs tell what a file is
+        raise SpecError(f"{form.kind!r} writes no file called {path.name}; call it {path.stem}{form.suffix}")
+    if form.suffix:
+        _refuse_others(path)
+    if path.exists() and path.samefile(checkpoint.folder):
+        raise SpecError(f"{path} is what is exported; choose another path")
     return path
+
+
+def _refuse_others(path: Path) -> None:
+    """See that no file is replaced but those of an earlier export, which its manifest tells."""
+    try:
+        stated(path)
+    except CheckpointError:
+        for place in (path, beside(path, MANIFEST), beside(path, PROBE)):
+            if os.path.lexists(place):
+                raise SpecError(f"{place} is there, and is no earlier export; choose another path") from None
 
 
 def _compared(form: Format, source: Original, made: Path, trust_code: bool | Net) -> Manifest:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import warnings
+from contextlib import redirect_stderr
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,8 +65,10 @@ def _exported(network: nn.Module, shape: tuple[int, int, int], batch: int | None
     if held > LARGEST:
         raise SpecError(f"the network takes {held:,} bytes, and one ONNX file at most {LARGEST:,}; export it as dense")
     axes = None if batch else ({0: torch.export.Dim("batch")},)
+    told = logging.getLogger().manager.disable
     try:
-        with warnings.catch_warnings():  # of packages that the exporter calls
+        logging.disable(logging.CRITICAL)  # what fails is raised
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # of packages that the exporter calls
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 network,
@@ -82,6 +87,8 @@ def _exported(network: nn.Module, shape: tuple[int, int, int], batch: int | None
             cause = cause.__cause__
         why = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
         raise SpecError(f"the network cannot be exported to ONNX ({why}); export it as packed or dense") from error
+    finally:
+        logging.disable(told)
     assert program is not None
     proto: ModelProto = program.model_proto
     return proto

@@ -33,7 +33,7 @@ class Worth:
     Attributes:
         threat: the adversary; that of the checkpoint by default. Without one, clean accuracy alone is measured.
         attacks: on the source; on the export too where it has gradients. Where it has none, or rounds, images are found
-            elsewhere by as many steps and restarts as the first PGD among these has, or as `PGD()` has.
+            elsewhere by as many steps and restarts as the first PGD among these has; without one, `PGD()` joins them.
         bounds: that prove accuracies; of an export that rounds as well, only if it is opened as a network of torch.
         samples: test images.
         batch_size: images at a time.
@@ -74,10 +74,18 @@ class Worth:
         if twin is not None:
             others["twin"] = twin
         attacks = [ATTACKS.make(attack, f"attacks[{number}]") for number, attack in enumerate(self.attacks)]
-        like = next((attack for attack in attacks if isinstance(attack, PGD)), PGD())
-        found = [
-            {"kind": "transfer", "origin": name, "steps": like.steps, "restarts": like.restarts} for name in others
-        ]
+        like = next((attack for attack in attacks if isinstance(attack, PGD)), None)
+        if like is None and others:
+            # Otherwise a weaker attack on the source would make the export seem worse than it is.
+            like = PGD()
+            attacks.append(like)
+        found = (
+            []
+            if like is None
+            else [
+                {"kind": "transfer", "origin": name, "steps": like.steps, "restarts": like.restarts} for name in others
+            ]
+        )
         provable = network if twin is None else None if form.rounds else twin
         return (
             self._record("source", source, source.network, attacks, {}, source.network),

@@ -9,13 +9,15 @@ from typing import Any
 
 from hydraprune.core.extras import extra
 from hydraprune.core.files import write_atomically
-from hydraprune.report.chart import STYLES, Chart, Palette, Series
+from hydraprune.report.chart import STYLES, Chart, Palette, Series, Style
 from hydraprune.report.charts import by_method, over_sparsity
 from hydraprune.report.summary import Row, columns
 
 PANELS = 2
 """Attacks or certificates that are shown, at most, beside clean accuracy."""
 INK, GRID = "#1b1e23", "#dddddd"
+REFERENCE = Style(INK, GRID, "X")
+"""Of points that others are compared with."""
 
 
 def pictured(table: Sequence[Row]) -> list[Chart]:
@@ -78,7 +80,7 @@ def _plot(axes: Any, series: Series, sideways: bool) -> None:
         across = axes.axvline if sideways else axes.axhline
         across(points[0].y, color=INK, ls=":", lw=1.2, label=series.name)
         return
-    style = STYLES[int(series.style) % len(STYLES)]
+    style = REFERENCE if isinstance(series.style, str) else STYLES[series.style % len(STYLES)]
     look = {"color": style.light, "marker": style.mark, "capsize": 3, "label": series.name}
     ends = [(p.y if p.low is None else p.low, p.y if p.high is None else p.high) for p in points]
     bars = [[p.y - low for p, (low, _) in zip(points, ends, strict=True)],

@@ -22,7 +22,7 @@ from hydraprune.masks.resized import resize
 from hydraprune.masks.view import LayerCount, MaskView
 from hydraprune.nets import Net
 from hydraprune.runs import single
-from hydraprune.runs.files import MASKS, META, MODEL, PACKED, finished, refuse_unfinished
+from hydraprune.runs.files import MASKS, META, MODEL, PACKED, PACKED_SUFFIX, finished, refuse_graph, refuse_unfinished
 from hydraprune.runs.fill import fill, misfit
 from hydraprune.runs.lock import own
 from hydraprune.runs.meta import Meta, measured, sha256, versions
@@ -179,6 +179,12 @@ def open_checkpoint(folder: Path | str, trust_code: bool | Net = False) -> Check
 
 
 def _open_file(file: Path, trust_code: bool | Net) -> Checkpoint:
+    if file.suffix not in (PACKED_SUFFIX, ".safetensors") and not single.ours(file):
+        refuse_graph(file)
+        raise CheckpointError(
+            f"{file} is no checkpoint of hydraprune's, or is damaged; if others made it, import it: "
+            "`hydraprune import FILE --net NAME --out FOLDER`"
+        )
     found = single.read(file)
     try:
         meta = Meta.parse(found.meta, str(file))

@@ -46,5 +46,23 @@ def refuse_unfinished(folder: Path) -> None:
     Raises:
         CheckpointError: if there is none.
     """
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder} is a file, and this takes the folder of a checkpoint; make one of it: "
+            "`hydraprune import FILE --out FOLDER`"
+        )
     if not finished(folder):
         raise CheckpointError(f"{folder} holds no finished checkpoint (no {META}); give a folder such as RUN/finetune")
+
+
+def refuse_graph(file: Path) -> None:
+    """See that a file is not ONNX, which holds what is left of a network, and not the network.
+
+    Raises:
+        CheckpointError: if it is.
+    """
+    if file.suffix == ".onnx":
+        raise CheckpointError(
+            f"{file} is for runtimes, and no checkpoint can be made of it; give the checkpoint that it was made from, "
+            "or another format of it"
+        )

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.core.batches import logits_of
+from hydraprune.core.errors import CheckpointError, DataError, SpecError
 from hydraprune.core.files import output_folder
+from hydraprune.core.plain import evaluating
 from hydraprune.core.spec import nearest, some
 from hydraprune.masks.view import MaskView
 from hydraprune.nets import Net, names
@@ -20,8 +23,8 @@ from hydraprune.nets.layouts import LAYOUTS, Plain, plain
 from hydraprune.nets.normalize import Normalization
 from hydraprune.nets.saved import found_in, read_state
 from hydraprune.nets.spec import LIBRARIES
-from hydraprune.runs.checkpoint import open_checkpoint, save
-from hydraprune.runs.files import META, finished
+from hydraprune.runs.checkpoint import Checkpoint, open_checkpoint, save
+from hydraprune.runs.files import META, PACKED, finished, refuse_graph
 from hydraprune.runs.fill import fill
 from hydraprune.runs.meta import Meta
 from hydraprune.runs.named import located
@@ -62,7 +65,8 @@ def import_checkpoint(
 
     Args:
         source: a `.safetensors` file or one that `torch.save` wrote; or a folder with one of them in it; or one of
-            ours in a single file, of the zoo or the hub, by the names that `load` takes.
+            ours in a single file, of the zoo or the hub, by the names that `load` takes; or a folder that `save` wrote
+            without saying which network it holds.
         folder: where to, without a checkpoint in it.
         net: the network, such as `vgg16_bn`, or its settings; with a `layout` of a library, its network of this name.
             Without `normalize` it has the constants that the file may hold. One of ours knows its network.
@@ -75,7 +79,8 @@ def import_checkpoint(
         trust_code: import and call the factory that one of ours may name; see `load`.
 
     Raises:
-        SpecError: for an unknown layout or network, a share out of range, or a folder that holds a checkpoint.
+        SpecError: for an unknown layout or network, a network that takes other images or has other classes than was
+            said, a share out of range, or a folder that holds a checkpoint.
         CheckpointError: if the file is missing, damaged or ambiguous, was made for another network, holds numbers that
             are not finite, or does not say what `keep` does.
     """
@@ -83,8 +88,10 @@ def import_checkpoint(
     if finished(folder):
         raise SpecError(f"{folder} holds a checkpoint already ({META}); choose another folder")
     if finished(Path(source)):
-        raise SpecError(f"{source} is a checkpoint of hydraprune's own ({META}); load it as it is")
-    if ours(Path(place := located(source))):
+        return _named(open_checkpoint(source, trust_code), folder, net, layout, (num_classes, in_channels, image_size))
+    refuse_graph(Path(source))
+    place = Path(located(source))
+    if ours(place) or ours(place / PACKED):
         own = open_checkpoint(place, trust_code)
         return Imported(save(folder, own.network(), own.meta), ["read as one of ours"])
     if net is None:
@@ -114,12 +121,39 @@ def import_checkpoint(
         notes.append(f"guessed: weights that are 0 are removed, in {len(zeros)} layers")
     masks |= zeros
     fill(model, model.state_dict() | found.tensors, masks, view.modules, where)
+    _try(model, sizes, where)
     meta = Meta(
         net=spec, num_classes=num_classes, in_channels=in_channels, image_size=image_size,
         pruner=(found.pruner or "imported") if masks else None,
         origin={"file": file.name, "sha256": _digest(file), "layout": read.layout},
     )  # fmt: skip
     return Imported(save(folder, model, meta), [*found.notes, *notes])
+
+
+def _named(
+    own: Checkpoint, folder: Path, net: Net | Mapping[str, Any] | str | None, layout: str, sizes: tuple[int, int, int]
+) -> Imported:
+    """One of ours that does not say which network it holds, as `save` leaves it, with its network."""
+    if own.meta.net is not None or net is None:
+        remedy = "load it as it is" if own.meta.net is not None else "say which network it holds: --net, or `net=`"
+        raise SpecError(f"{own.folder} is a checkpoint of hydraprune's own ({META}); {remedy}")
+    spec = _net(net, layout)
+    model = own.network(spec.build(*sizes))
+    _try(model, sizes, str(own.folder))
+    names = dict(zip(("num_classes", "in_channels", "image_size"), sizes, strict=True))
+    return Imported(save(folder, model, own.meta.model_copy(update={"net": spec, **names})), ["read as one of ours"])
+
+
+def _try(model: nn.Module, sizes: tuple[int, int, int], where: str) -> None:
+    """See that the network takes such images: a factory may not know the sizes that it is asked for."""
+    classes, channels, side = sizes
+    with evaluating(model):
+        try:
+            found = logits_of(model, torch.zeros(1, channels, side, side), torch.zeros(1, dtype=torch.int64))
+        except DataError as error:
+            raise SpecError(f"{where}: {error}: --in-channels, --image-size") from None
+    if found.shape[1] != classes:
+        raise SpecError(f"{where}: the network has {found.shape[1]} classes, not {classes}; say so: --num-classes")
 
 
 def _net(net: Net | Mapping[str, Any] | str, layout: str) -> Net:

@@ -106,15 +106,24 @@ def read_manifest(artifact: Path) -> Manifest:
     Raises:
         CheckpointError: if it is missing or damaged, or speaks of another file than the one that is there.
     """
+    manifest = stated(artifact)
+    if manifest.sha256 != digests(artifact):
+        raise CheckpointError(f"{beside(artifact, MANIFEST)} speaks of other content than {artifact} has; {REMEDY}")
+    return manifest
+
+
+def stated(artifact: Path) -> Manifest:
+    """What the manifest says, whatever has become of the file or folder since.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
     path = beside(artifact, MANIFEST)
     found = read_json(inside(path.parent, path), REMEDY, sealed=True)
     try:
-        manifest = Manifest.parse(found, str(path))
+        return Manifest.parse(found, str(path))
     except SpecError as error:
         raise CheckpointError(f"{path} has been altered: {error}; {REMEDY}") from None
-    if manifest.sha256 != digests(artifact):
-        raise CheckpointError(f"{path} speaks of other content than {artifact} has; {REMEDY}")
-    return manifest
 
 
 def digests(artifact: Path) -> dict[str, str]:
