@@ -21,9 +21,7 @@ def test_the_card_says_what_was_measured(folder, tmp_path, digits):
     figures = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert figures == {
         "clean accuracy, 40 images": round(100 * manifest.after.clean_accuracy, 2),
-        "robust accuracy under pgd-2x1, ℓ∞, radius 0.06 (15.3/255), 40 images": round(
-            100 * manifest.after.robust_accuracy["pgd-2x1"], 2
-        ),
+        "robust accuracy under pgd-2x1, ℓ∞, radius 0.06 (15.3/255), 40 images": round(100 * robust["pgd-2x1"], 2),
     }
     assert card.data.library_name == "hydraprune"
     assert "| threat model | ℓ∞, radius 0.06 (15.3/255) |" in card.text

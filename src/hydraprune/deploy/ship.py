@@ -71,17 +71,16 @@ def export(
     if worth is not None:
         worth.refuse_unless_possible(source)
     path = _place(source.checkpoint, out, form)
-    with own(path.parent):
-        with staged(path) as made:
-            form.write(source, made)
-            manifest = _compared(form, source, made, trust_code)
-            if worth is not None:
-                before, after = worth.measured(form, source, made, trust_code)
-                manifest = manifest.model_copy(update={"before": before, "after": after})
-            manifest = _describe(form, made, source, manifest)
-            if not made.is_dir():
-                # Before the file itself: a file without its manifest is none of ours, and would not be replaced.
-                _settle(made, path)
+    with own(path.parent), staged(path) as made:
+        form.write(source, made)
+        manifest = _compared(form, source, made, trust_code)
+        if worth is not None:
+            before, after = worth.measured(form, source, made, trust_code)
+            manifest = manifest.model_copy(update={"before": before, "after": after})
+        manifest = _describe(form, made, source, manifest)
+        if not made.is_dir():
+            # Before the file itself: a file without its manifest is none of ours, and would not be replaced.
+            _settle(made, path)
     form.publish(path)
     return manifest
 
