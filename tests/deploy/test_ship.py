@@ -85,6 +85,12 @@ def test_what_is_shipped_is_measured_beside_its_source(folder, tmp_path, digits)
     assert not (tmp_path / "c").exists()
 
 
+def test_without_attacks_there_is_no_robust_accuracy(folder, tmp_path, digits):
+    worth = hp.Worth(attacks=[], samples=20)
+    manifest = hp.export(folder, tmp_path / "a", {"kind": "packed", "values": "int8"}, data=digits, worth=worth)
+    assert manifest.before.robust_accuracy == manifest.after.robust_accuracy == {}
+
+
 class Lossy(DenseFormat):
     """Says that it rounds nothing, and does."""
 

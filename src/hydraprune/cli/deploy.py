@@ -44,7 +44,7 @@ def export(
             task = bar.add_task(f"{format}: measure", total=None, note="")
             worth = Worth(
                 threat=recipe.threat,
-                attacks=attacks.split(","),
+                attacks=[name for name in attacks.split(",") if name],
                 bounds=[name for name in bounds.split(",") if name],
                 samples=samples,
                 seed=recipe.seed,

@@ -33,7 +33,8 @@ class Worth:
     Attributes:
         threat: the adversary; that of the checkpoint by default. Without one, clean accuracy alone is measured.
         attacks: on the source; on the export too where it has gradients. Where it has none, or rounds, images are found
-            elsewhere by as many steps and restarts as the first PGD among these has, or as `PGD()` has.
+            elsewhere by as many steps and restarts as the first PGD among these has, or as `PGD()` has. None measures
+            clean accuracy alone.
         bounds: that prove accuracies; of an export that rounds as well, only if it is opened as a network of torch.
         samples: test images.
         batch_size: images at a time.
@@ -76,7 +77,8 @@ class Worth:
         attacks = [ATTACKS.make(attack, f"attacks[{number}]") for number, attack in enumerate(self.attacks)]
         like = next((attack for attack in attacks if isinstance(attack, PGD)), PGD())
         found = [
-            {"kind": "transfer", "origin": name, "steps": like.steps, "restarts": like.restarts} for name in others
+            {"kind": "transfer", "origin": name, "steps": like.steps, "restarts": like.restarts}
+            for name in (others if attacks else ())
         ]
         provable = network if twin is None else None if form.rounds else twin
         return (
