@@ -45,6 +45,7 @@ def test_a_table_and_a_file(command, net):
         (["net", "--runtimes", "tensorrt"], "unknown runtime 'tensorrt'"),
         (["net", "--shape", "3,32"], "--shape is '3,32'; write it as C,H,W"),
         (["net", "--out", "net"], "is a folder"),
+        (["net", "--out", "net/a.png"], "where the picture would replace the figures; give a .json file"),
     ],
 )
 def test_what_is_refused_in_one_line(command, net, arguments, words):

@@ -237,3 +237,11 @@ def entry(**changes):
 def test_a_file_that_was_made_to_deceive_is_refused(change, complaint):
     with pytest.raises(CheckpointError, match=rf"^file is no whole packed file \(.*({complaint})"):
         unpack(signed(change), "file")
+
+
+def test_what_is_said_must_not_be_nested_endlessly():
+    deep = 1
+    for _ in range(400):
+        deep = {"a": deep}
+    with pytest.raises(CheckpointError, match=r"is no whole packed file \(it is nested too deeply\)"):
+        unpack(pack({}, {}, {"recipe": deep}), "net.hpk")

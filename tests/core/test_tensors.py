@@ -149,3 +149,12 @@ def test_meta_that_is_no_mapping_is_one_error(tmp_path, said):
     save_file(tensors, tmp_path / "x", {stored.HEADER: json.dumps([stored._digest(tensors, said), said])})
     with pytest.raises(CheckpointError, match="has been altered"):
         load_tensors(tmp_path / "x")
+
+
+def test_meta_that_is_nested_endlessly_is_one_error(tmp_path):
+    deep = 1
+    for _ in range(400):
+        deep = {"a": deep}
+    save_tensors(tmp_path / "a.safetensors", {"w": torch.ones(2)}, {"recipe": deep})
+    with pytest.raises(CheckpointError, match="has been altered"):
+        load_tensors(tmp_path / "a.safetensors")

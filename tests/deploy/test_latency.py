@@ -112,6 +112,14 @@ def test_times_are_medians_of_what_a_call_takes(folder, tmp_path, monkeypatch):
     assert all(3 * batch <= t.ms < 3 * batch + 30 for (batch, _), t in times.items())
 
 
+def test_a_folder_with_nothing_but_a_packed_file(folder, tmp_path):
+    hp.export(folder, tmp_path / "a.hpk")
+    (tmp_path / "card").mkdir()
+    size = (tmp_path / "a.hpk").rename(tmp_path / "card/network.hpk").stat().st_size
+    found = hp.latency(tmp_path / "card", batch=[1], threads=[1], repeats=1)
+    assert [(one.bytes, one.format) for one in found.artifacts] == [(size, "folder")]
+
+
 def test_where_the_file_lies(folder):
     hp.latency(folder, **QUICK)
     assert read_latency(folder / "export" / "latency.json").artifacts[0].artifact == ".."

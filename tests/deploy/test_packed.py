@@ -1,10 +1,12 @@
 """A checkpoint in one packed file."""
 
+import sys
+
 import pytest
 import torch
 
 import hydraprune as hp
-from hydraprune.core.errors import CheckpointError, SpecError
+from hydraprune.core.errors import CheckpointError, MissingError, SpecError
 from hydraprune.core.network import device_of
 from hydraprune.nets import Net
 from hydraprune.runs.checkpoint import open_checkpoint, save
@@ -63,3 +65,10 @@ def test_what_a_packed_file_cannot_hold_is_refused(tmp_path):
     with pytest.raises(SpecError, match=r"'0\.\w+' is torch\.bfloat16; a packed file takes float32"):
         hp.export(tmp_path / "half", tmp_path / "half.hpk")
     assert not (tmp_path / "half.hpk").exists()
+
+
+@pytest.mark.parametrize("form", ["packed", "hub"])
+def test_a_missing_package_is_told_before_anything_is_read(form, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(MissingError, match="zstandard"):
+        hp.export(tmp_path / "nothing", tmp_path / "x", form)

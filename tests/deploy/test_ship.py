@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 
 import hydraprune as hp
 from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError, TrainingError
+from hydraprune.core.files import write_json
 from hydraprune.core.sealed import with_digest
 from hydraprune.deploy.base import Format
 from hydraprune.deploy.dense import DenseFormat
 from hydraprune.deploy.opened import opened
 from hydraprune.runs.checkpoint import open_checkpoint, save
 from hydraprune.runs.lock import own
-from hydraprune.runs.manifest import MANIFEST, PROBE, beside, in_words, read_manifest
+from hydraprune.runs.manifest import MANIFEST, PROBE, Manifest, beside, in_words, read_manifest
 from hydraprune.runs.single import write_dense
 
 ATTACKS = [{"kind": "pgd", "steps": 3, "restarts": 1}]
@@ -84,6 +85,12 @@ def test_what_is_shipped_is_measured_beside_its_source(folder, tmp_path, digits)
     assert not (tmp_path / "c").exists()
 
 
+def test_without_attacks_there_is_no_robust_accuracy(folder, tmp_path, digits):
+    worth = hp.Worth(attacks=[], samples=20)
+    manifest = hp.export(folder, tmp_path / "a", {"kind": "packed", "values": "int8"}, data=digits, worth=worth)
+    assert manifest.before.robust_accuracy == manifest.after.robust_accuracy == {}
+
+
 class Lossy(DenseFormat):
     """Says that it rounds nothing, and does."""
 
@@ -127,6 +134,60 @@ def test_folders_of_others_are_not_replaced(folder, tmp_path):
     hp.export(folder, tmp_path / "hub", "hub")
     hp.export(folder, tmp_path / "hub", "hub")  # its own
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+
+
+def test_nothing_but_an_export_is_replaced(folder, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "app.json").write_text('{"name": "app"}')  # where the manifest of `app` would lie
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web/manifest.json").write_text('{"name": "app"}')
+    (tmp_path / "card").mkdir()
+    write_json(tmp_path / "card" / MANIFEST, Manifest(
+        format={"kind": "hub"}, sha256={"network.hpk": ""}, bytes=1, dense_bytes=1, source="", sparsity=0, kept=1,
+        total=1, layers={}, probe=0, difference=0, logit=0, rounds=False, versions={},
+    ).plain())  # fmt: skip
+    (tmp_path / "card/.git").mkdir()
+    (tmp_path / "card/.git/HEAD").write_text("main")
+    mine = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for form, out in (
+        ("packed", "thesis.tex"), ("packed", "app"), ("hub", "web"), ("hub", "card"),
+        ("dense", "net/model.safetensors"), ("packed", "net/checkpoint"),
+    ):  # fmt: skip
+        with pytest.raises(SpecError, match="choose another"):
+            hp.export(folder, tmp_path / out, form)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == mine
+
+
+def test_what_is_exported_is_not_replaced(folder, tmp_path):
+    out = tmp_path / "net.hpk"
+    hp.export(folder, out)
+    with pytest.raises(SpecError, match=r"net\.hpk is what is exported, and would be replaced; choose another path"):
+        hp.export(out, out, {"kind": "packed", "values": "int8"})
+    out.unlink()
+    hp.export(folder, out)  # its manifest says whose it was
+
+
+def test_a_probe_of_an_earlier_file_does_not_stay(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    save(tmp_path / "own", model)
+    hp.export(tmp_path / "own", tmp_path / "a.hpk", model=model, shape=(1, 8, 8))
+    hp.export(tmp_path / "own", tmp_path / "a.hpk")
+    assert not beside(tmp_path / "a.hpk", PROBE).exists()
+
+
+def test_a_pipe_is_not_waited_for(folder, tmp_path):
+    out = tmp_path / "net.hpk"
+    hp.export(folder, out)
+    out.unlink()
+    os.mkfifo(out)
+    with pytest.raises(CheckpointError, match=r"net\.hpk is no file; export it again"):
+        read_manifest(out)
+
+
+def test_the_other_process_imports_nothing_from_the_working_directory(folder, tmp_path, monkeypatch):
+    (tmp_path / "safetensors.py").write_text("raise SystemExit('run')")
+    monkeypatch.chdir(tmp_path)
+    assert hp.export(folder, tmp_path / "net.hpk").probe
 
 
 def test_a_manifest_of_another_file_is_not_believed(folder, tmp_path):
@@ -254,19 +315,10 @@ def test_files_of_others_are_not_replaced(folder, tmp_path, out):
     torch.save({"years": torch.ones(1)}, tmp_path / "theirs.pth")
     (tmp_path / "links.hpk").symlink_to(tmp_path / "theirs.pth")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(SpecError, match="is there, and is no earlier export; choose another path"):
+    with pytest.raises(SpecError, match="is there already, and is no export; choose another path"):
         hp.export(folder, tmp_path / out, "dense")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     hp.load(folder)
-
-
-def test_what_is_exported_is_not_replaced(folder, tmp_path):
-    out = tmp_path / "net.hpk"
-    hp.export(folder, out)
-    with pytest.raises(SpecError, match="is what is exported; choose another path"):
-        hp.export(out, out, {"kind": "packed", "values": "int8"})
-    out.unlink()
-    hp.export(folder, out)  # its manifest says whose it was
 
 
 def test_a_name_by_which_a_file_would_not_be_known(folder, tmp_path):

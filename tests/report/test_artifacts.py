@@ -162,3 +162,10 @@ def test_ticks_enclose_the_sizes(sizes):
 def test_times_that_cannot_be():
     with pytest.raises(SpecError, match="ms"):
         times(ms=-1.0)
+
+
+def test_the_tip_of_an_accuracy_says_the_adversary(run):
+    _, found = variants(run)
+    tips = {cell.tip for _, cells in table(found).rows for cell in cells if "→" in cell.text}
+    assert tips
+    assert all(tip.startswith("on ") and "ℓ∞ " in tip for tip in tips)

@@ -9,7 +9,9 @@ from torch import nn
 
 import hydraprune as hp
 from hydraprune.core.errors import CheckpointError, HydrapruneError, SpecError
-from hydraprune.runs.checkpoint import open_checkpoint
+from hydraprune.runs.checkpoint import open_checkpoint, save
+from hydraprune.runs.meta import Meta
+from hydraprune.runs.single import write_packed
 from nets.test_golden import NETS, checkpoint, entries, images
 
 DIGITS = {"num_classes": 10, "in_channels": 1, "image_size": 8}
@@ -177,3 +179,33 @@ def test_numbers_that_are_none_are_refused(file, net, tmp_path, value):
     torch.save(state | {weight: torch.full_like(state[weight], value, dtype=torch.float64)}, file)
     with pytest.raises(CheckpointError, match=f"{weight!r} has values that float32 cannot hold"):
         hp.import_checkpoint(file, tmp_path / "ours", "cnn_digits", **DIGITS)
+
+
+def test_no_file_of_theirs_is_replaced(net, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    path = tmp_path / "theirs/model.safetensors"
+    save_file(net.state_dict(), path)
+    before = path.read_bytes()
+    for source in (path, path.parent):
+        with pytest.raises(SpecError, match=r"model\.safetensors is there already.*choose another folder"):
+            hp.import_checkpoint(source, path.parent, "cnn_digits", **DIGITS)
+    assert path.read_bytes() == before
+    ours = tmp_path / "ours"
+    hp.import_checkpoint(path, ours, "cnn_digits", **DIGITS)
+    (ours / "checkpoint.json").unlink()  # as a killed one leaves it
+    hp.import_checkpoint(path, ours, "cnn_digits", **DIGITS)
+
+
+def test_a_folder_with_a_packed_file_and_a_fetched_checkpoint_are_ours(net, tmp_path, monkeypatch):
+    meta = Meta(net=hp.Net(kind="cnn_digits"), **DIGITS)
+    save(tmp_path / "net", net, meta)
+    checkpoint = open_checkpoint(tmp_path / "net")
+    (tmp_path / "card").mkdir()
+    write_packed(tmp_path / "card/network.hpk", checkpoint.meta, checkpoint.values, checkpoint.masks, "float32")
+    save_file({"images": torch.zeros(1)}, tmp_path / "card/probe.safetensors")
+    monkeypatch.setattr("hydraprune.runs.imports.located", lambda name: tmp_path / name.removeprefix("someone/"))
+    for name in ("card", "net"):
+        found = hp.import_checkpoint(f"someone/{name}", tmp_path / f"of-{name}")
+        assert found.notes == ["read as one of ours"]
+        again = open_checkpoint(tmp_path / f"of-{name}")
+        assert all(torch.equal(value, checkpoint.values[key]) for key, value in again.values.items())

@@ -44,7 +44,7 @@ def export(
             task = bar.add_task(f"{format}: measure", total=None, note="")
             worth = Worth(
                 threat=recipe.threat,
-                attacks=attacks.split(","),
+                attacks=[name for name in attacks.split(",") if name],
                 bounds=[name for name in bounds.split(",") if name],
                 samples=samples,
                 seed=recipe.seed,
@@ -85,6 +85,8 @@ def latency(
     if size is not None and len(size) != 3:
         raise SpecError(f"--shape is {shape!r}; write it as C,H,W: 3,32,32")
     file = place_of(artifacts or [], out)
+    if file == (picture := file.with_suffix(".png")):
+        raise SpecError(f"--out is {file}, where the picture would replace the figures; give a .json file")
     with progress_bar(console) as bar:
         task = bar.add_task("latency", total=None, note="")
         found = measure(
@@ -103,7 +105,7 @@ def latency(
         tell(why)
     console.print(for_terminal(speeds(found)))
     if charts := against_size(found):
-        pictured(lambda: paint(charts, file.with_suffix(".png")))
+        pictured(lambda: paint(charts, picture))
     tell(f"written to {file}")
 
 

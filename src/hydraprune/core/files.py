@@ -241,7 +241,7 @@ def read_json(path: Path, remedy: str = REMEDY, *, sealed: bool = False) -> Any:
     text = read_text(path, remedy)
     try:
         value = json.loads(text)
-        _count(value, NODES)
+        refuse_endless(value)
         if sealed and isinstance(value, dict) and DIGEST not in value:
             raise ValueError("it has no digest: it is of an earlier version, or was altered")
         if isinstance(value, dict):
@@ -263,7 +263,7 @@ def read_yaml(path: Path, remedy: str = REMEDY) -> Any:
     text = read_text(path, remedy)
     try:
         value = yaml.safe_load(text)
-        _count(value, NODES)
+        refuse_endless(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _unreadable(path, error, remedy) from None
     return value
@@ -317,6 +317,16 @@ def reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"  # the whole error quotes the line
     return " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+
+
+def refuse_endless(value: Any) -> None:
+    """See that a value out of a file can be walked through: plain, at most `NODES` values, `DEPTH` deep.
+
+    Raises:
+        ValueError: if it stands for more.
+        RecursionError: if it is nested deeper.
+    """
+    _count(value, NODES)
 
 
 def _count(value: Any, left: int, depth: int = 0) -> int:

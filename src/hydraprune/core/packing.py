@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from hydraprune.core.errors import CheckpointError, SpecError
 from hydraprune.core.extras import extra
+from hydraprune.core.files import reason, refuse_endless
 from hydraprune.core.sealed import SCHEMA, VERSION, unsealed
 
 MAGIC = b"\x89HPK\r\n\x1a\n"
@@ -77,7 +78,7 @@ def pack(
     """
     if values not in get_args(Values):
         raise SpecError(f"values {values!r} is no way to write weights; choose one of {', '.join(get_args(Values))}")
-    press = _zstd().ZstdCompressor(level=LEVEL).compress
+    press = require_zstd().ZstdCompressor(level=LEVEL).compress
     tensors, blobs = [], []
     for name, array in arrays.items():
         if array.dtype not in (np.float32, np.int64):
@@ -132,7 +133,7 @@ def unpack_each(content: bytes, where: str) -> tuple[dict[str, Any], Iterator[La
 
 
 def _damaged(where: str, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{where} is no whole packed file ({error}); restore it or export it again")
+    return CheckpointError(f"{where} is no whole packed file ({reason(error)}); restore it or export it again")
 
 
 def _opened(content: bytes) -> tuple[dict[str, Any], memoryview]:
@@ -144,8 +145,9 @@ def _opened(content: bytes) -> tuple[dict[str, Any], memoryview]:
         raise ValueError("its checksum is not that of its content")
     (length,) = struct.unpack_from("<I", whole, len(MAGIC))
     start = len(MAGIC) + 4
-    header = _expanded(bytes(whole[start : start + length]), HEADER)
-    return unsealed(_mapping(json.loads(header))), whole[start + length :]
+    header = json.loads(_expanded(bytes(whole[start : start + length]), HEADER))
+    refuse_endless(header)
+    return unsealed(_mapping(header)), whole[start + length :]
 
 
 def _layers(entries: list[Any], body: memoryview, left: int, where: str) -> Iterator[Layer]:
@@ -275,7 +277,7 @@ def _flat(frame: bytes, stored: str, count: int) -> Array:
 
 def _expanded(frame: bytes, most: int) -> bytes:
     """The content of a zstd frame of at most so many bytes."""
-    zstd = _zstd()
+    zstd = require_zstd()
     try:
         if zstd.frame_content_size(frame) not in range(most + 1):
             raise ValueError("a part claims another length than it can have")
@@ -285,7 +287,12 @@ def _expanded(frame: bytes, most: int) -> bytes:
     return content
 
 
-def _zstd() -> Any:
+def require_zstd() -> Any:
+    """The package zstandard.
+
+    Raises:
+        MissingError: without it.
+    """
     with extra("packed", "a packed file"):
         import zstandard
     return zstandard

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hydraprune.core.errors import CheckpointError
-from hydraprune.core.files import reason, write_atomically
+from hydraprune.core.files import reason, refuse_endless, write_atomically
 
 HEADER = "hydraprune"
 """The one entry of the header of a file of tensors: the digest of its content, and what is said of it, as JSON."""
@@ -60,6 +60,7 @@ def load_tensors(path: Path, remedy: str = "restore it or train again") -> tuple
         digest, text = json.loads(header[HEADER])
         intact = digest == _digest(tensors, text)
         meta = json.loads(text)
+        refuse_endless(meta)
     except (ValueError, TypeError, AttributeError, RecursionError):
         intact, meta = False, None
     if not intact or not isinstance(meta, dict):

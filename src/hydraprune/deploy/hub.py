@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from hydraprune.core.errors import TrainingError
 from hydraprune.core.extras import extra
-from hydraprune.core.packing import Values
+from hydraprune.core.packing import Values, require_zstd
 from hydraprune.core.results import Record
 from hydraprune.core.threat import ThreatModel
 from hydraprune.deploy.base import Format, Original
@@ -17,6 +17,8 @@ from hydraprune.runs.manifest import Manifest
 from hydraprune.runs.single import write_packed
 
 CARD = "README.md"
+OTHER = "other data"
+"""Than that of the run which made the network."""
 _TEXT = """---
 {{ card_data }}
 ---
@@ -37,8 +39,8 @@ left{% endif %}{% if resists %}. It was trained to resist adversarial images{% e
 {% for what, value, images in figures %}| {{ what }} | {{ value }} | {{ images }} |
 {% endfor %}{% else %}Nothing was measured of this file.
 {% endif %}
-Robust accuracy is the share of images that is classified correctly however the named attack changes them inside of the
-threat model; certified and verified accuracy are what is proved. Pixels lie in [0, 1].
+Robust accuracy is the share of images that is classified correctly however the named attack changes them within the
+radius; certified and verified accuracy are what is proved. Pixels lie in [0, 1].
 
 ## Use
 
@@ -72,6 +74,7 @@ class HubFormat(Format):
 
     def require(self) -> None:
         super().require()
+        require_zstd()
         with extra("hub", "format 'hub'"):
             import huggingface_hub  # noqa: F401
 
@@ -86,18 +89,18 @@ class HubFormat(Format):
         recipe = source.checkpoint.meta.recipe or {}
         data = manifest.data or "unknown"
         name = self.repo or str(recipe.get("name", source.checkpoint.folder.name))
-        figures = [*_figures(manifest)]
+        figures = [*_figures(source, manifest)]
         results = [
             EvalResult(
                 task_type="image-classification",
-                dataset_type=data,
-                dataset_name=data,
+                dataset_type=data if own else OTHER,
+                dataset_name=data if own else OTHER,
                 dataset_split="test",
                 metric_type="accuracy",
                 metric_name=f"{what}, {images} images",
                 metric_value=round(100 * value, 2),
             )
-            for what, value, images in figures
+            for what, value, images, own in figures
         ]
         head = ModelCardData(
             library_name="hydraprune",
@@ -115,7 +118,10 @@ class HubFormat(Format):
             where=self.repo or "this folder",
             packed=PACKED,
             facts=[*_facts(source, manifest)],
-            figures=[(what, f"{100 * value:.1f} %", images) for what, value, images in figures],
+            figures=[
+                (what, f"{100 * value:.1f} %", images if own else f"{images} of {OTHER}")
+                for what, value, images, own in figures
+            ],
             removed=manifest.kept < manifest.total,
             resists=manifest.threat is not None,
             sparsity=f"{100 * manifest.sparsity:.4g}",
@@ -155,22 +161,26 @@ def in_words(threat: ThreatModel) -> str:
     return f"{norm}, radius {threat.eps:.4g} ({255 * threat.eps:.4g}/255)"
 
 
-def _figures(manifest: Manifest) -> Iterator[tuple[str, Any, int]]:
-    """What was measured of the file; of its source, too, where that is the same network."""
-    seen = set()
+def _figures(source: Original, manifest: Manifest) -> Iterator[tuple[str, Any, int, bool]]:
+    """What was measured of the file; of its source, too, where that is the same network.
+
+    The last says whether it was on the test images of the network's own data, so far as that is known.
+    """
+    own, seen = source.checkpoint.meta.data.get("test"), set()
     for record in (manifest.after, None if manifest.rounds else manifest.known):
         for what, value, images in () if record is None else _of(record):
             if what not in seen:
-                yield what, value, images
+                yield what, value, images, own in (None, record and record.images)
             seen.add(what)
 
 
 def _of(record: Record) -> Iterator[tuple[str, float, int]]:
+    within = "" if record.threat is None else f", {in_words(record.threat)}"
     yield "clean accuracy", record.clean_accuracy, record.samples
     for attack, accuracy in record.robust_accuracy.items():
-        yield f"robust accuracy under {attack}", accuracy, record.tried(attack)
+        yield f"robust accuracy under {attack}{within}", accuracy, record.tried(attack)
     for bound, proved in record.verified.items():
-        yield f"verified accuracy by {bound}", proved.verified_accuracy, proved.samples
+        yield f"verified accuracy by {bound}{within}", proved.verified_accuracy, proved.samples
     for smoothing, certified in record.certified.items():
         for radius, accuracy in certified.certified_accuracy.items():
             yield f"certified accuracy at l2 radius {radius:g} ({smoothing})", accuracy, certified.samples

@@ -24,7 +24,7 @@ from hydraprune.deploy.opened import graph_of
 from hydraprune.deploy.runtimes import RUNTIMES, Call, Images
 from hydraprune.nets import Net
 from hydraprune.runs.checkpoint import open_checkpoint
-from hydraprune.runs.files import MASKS, META, MODEL
+from hydraprune.runs.files import MASKS, META, MODEL, finished
 from hydraprune.runs.latency import LATENCY, Latency, Timed, Timings
 from hydraprune.runs.lock import own
 from hydraprune.runs.manifest import EXPORTS, MANIFEST, PROBE, Manifest, beside, files, read_manifest, robust
@@ -147,7 +147,7 @@ class _Subject:
             label, size, sparsity, found = manifest.label, manifest.bytes, manifest.sparsity, manifest.after
             smaller: float | None = manifest.smaller
         else:
-            stage = self.path.is_dir() and checkpoint is not None
+            stage = finished(self.path)
             label = "checkpoint" if stage else self.path.suffix.removeprefix(".") or "folder"
             parts = [self.path / name for name in (MODEL, MASKS, META)] if stage else [f for _, f in files(self.path)]
             size, smaller, sparsity, found = sum(part.stat().st_size for part in parts), None, None, None
@@ -291,7 +291,7 @@ def place_of(artifacts: Sequence[Path | str], out: Path | str | None) -> Path:
         raise SpecError(f"{out} is a folder; name a file in it, such as {LATENCY}")
     if out is not None:
         return output_file(out)
-    homes = [path / EXPORTS if (path / META).is_file() else path.parent for path in paths]
+    homes = [path / EXPORTS if finished(path) else path.parent for path in paths]
     return output_file(Path(os.path.commonpath(homes)) / LATENCY)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from hydraprune.core.packing import Values
+from hydraprune.core.packing import Values, require_zstd
 from hydraprune.deploy.base import Format, Original
 from hydraprune.runs.single import write_packed
 
@@ -29,6 +29,10 @@ class PackedFormat(Format):
     @property
     def rounds(self) -> bool:
         return self.values != "float32"
+
+    def require(self) -> None:
+        super().require()
+        require_zstd()
 
     def write(self, source: Original, path: Path) -> None:
         checkpoint = source.checkpoint

@@ -6,6 +6,7 @@ source, float32 (B, K).
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,14 @@ def elsewhere(artifact: Path, probe: Tensor, aside: Path, trusted: bool) -> Tens
     question, answer = aside / "question.safetensors", aside / "answer.safetensors"
     save_tensors(question, {"images": probe}, {})
     arguments = [str(artifact), str(question), str(answer), *(["trusted"] if trusted else [])]
-    ran = subprocess.run([sys.executable, "-m", __name__, *arguments], capture_output=True, text=True, check=False)
+    # It finds modules where this process does, and not in the working directory, which `-m` would look into first.
+    ran = subprocess.run(
+        [sys.executable, "-P", "-m", __name__, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if ran.returncode:
         why = ran.stderr.strip().rpartition("\n")[2] or f"exit code {ran.returncode}"
         raise CheckpointError(f"{artifact.name} was written, but another process cannot use it: {why}")

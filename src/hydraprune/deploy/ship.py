@@ -23,7 +23,7 @@ from hydraprune.nets import Net
 from hydraprune.runs.checkpoint import Checkpoint, open_checkpoint
 from hydraprune.runs.folder import RunFolder, is_run
 from hydraprune.runs.lock import own
-from hydraprune.runs.manifest import EXPORTS, MANIFEST, PROBE, Manifest, beside, digests, files, stated
+from hydraprune.runs.manifest import EXPORTS, MANIFEST, PROBE, Manifest, beside, digests, files, manifest_of
 from hydraprune.runs.meta import versions
 
 TOLERANCE = 1e-4
@@ -48,7 +48,8 @@ def export(
 
     Args:
         checkpoint: folder of a finished stage, or of `save`; or one file that this wrote.
-        out: the file or folder to write; by default `export/` in the checkpoint's folder.
+        out: the file or folder to write, where nothing lies but an earlier export; by default one in `export/` in the
+            checkpoint's folder.
         format: its name, or its name and settings: `{"kind": "packed", "values": "int8"}`.
         model: the network, for a checkpoint that names none; it is filled. Other processes cannot make it, so formats
             that need it to be read are compared in this one.
@@ -58,7 +59,8 @@ def export(
         trust_code: import and call the factory that the checkpoint may name; see `load`.
 
     Raises:
-        SpecError: for an unknown format or setting, or a network that the format cannot serve.
+        SpecError: for an unknown format or setting, a network that the format cannot serve, or a place where something
+            else than an export lies.
         CheckpointError: if the checkpoint is damaged or fits no network, or what was written gives other logits.
         MissingError: without a package that the format needs.
         TrainingError: if it cannot be written; what lay there is untouched.
@@ -73,51 +75,64 @@ def export(
     if worth is not None:
         worth.refuse_unless_possible(source)
     path = _place(source.checkpoint, out, form)
-    with own(path.parent):
-        with staged(path) as made:
-            form.write(source, made)
-            manifest = _compared(form, source, made, trust_code)
-            if worth is not None:
-                before, after = worth.measured(form, source, made, trust_code)
-                manifest = manifest.model_copy(update={"before": before, "after": after})
-            if made.is_dir():
-                manifest = _describe(form, made, source, manifest)
-        if not path.is_dir():
-            manifest = _describe(form, path, source, manifest)
+    with own(path.parent), staged(path) as made:
+        form.write(source, made)
+        manifest = _compared(form, source, made, trust_code)
+        if worth is not None:
+            before, after = worth.measured(form, source, made, trust_code)
+            manifest = manifest.model_copy(update={"before": before, "after": after})
+        manifest = _describe(form, made, source, manifest)
+        if not made.is_dir():
+            # Before the file itself: a file without its manifest is none of ours, and would not be replaced.
+            _settle(made, path)
     form.publish(path)
     return manifest
 
 
 def _place(checkpoint: Checkpoint, out: Path | str | None, form: Format) -> Path:
-    """Where to write; what lies there is nothing but an earlier export."""
+    """Where to write; what lies there is nothing but an earlier export, and not what is exported."""
     if out is None:
         if checkpoint.folder.is_file():
-            where = f"{form.name}{form.suffix}"
-            raise SpecError(f"{checkpoint.folder} is no folder to write into; say where to: `--out {where}`")
-        return checkpoint.folder / EXPORTS / f"{form.name}{form.suffix}"
-    path = output_file(out)
-    if path.is_dir() and (form.suffix or (any(path.iterdir()) and not (path / MANIFEST).is_file())):
+            raise SpecError(
+                f"{checkpoint.folder} is no folder to write into; say where to: `--out {form.name}{form.suffix}`"
+            )
+        path = checkpoint.folder / EXPORTS / f"{form.name}{form.suffix}"
+    else:
+        path = output_file(out)
+    if path.is_dir() and (form.suffix or not _replaceable(path)):
         what = "a file" if form.suffix else "a folder of its own"
         raise SpecError(f"{path} is a folder with other things in it, and {form.kind!r} writes {what}; choose another")
     if not form.suffix and path.is_file():
         raise SpecError(f"{path} is a file, and {form.kind!r} writes a folder; choose another path")
     if (path.suffix == ".onnx") != (form.suffix == ".onnx"):  # by which programs tell what a file is
         raise SpecError(f"{form.kind!r} writes no file called {path.name}; call it {path.stem}{form.suffix}")
-    if form.suffix:
-        _refuse_others(path)
-    if path.exists() and path.samefile(checkpoint.folder):
-        raise SpecError(f"{path} is what is exported; choose another path")
+    if checkpoint.folder.resolve().is_relative_to(path.resolve()):
+        raise SpecError(f"{path} is what is exported, and would be replaced; choose another path")
+    there = [file for file in (path, beside(path, MANIFEST)) if os.path.lexists(file)] if form.suffix else []
+    if there and manifest_of(path) is None:
+        raise SpecError(f"{there[0]} is there already, and is no export; choose another path, or move it away")
     return path
 
 
-def _refuse_others(path: Path) -> None:
-    """See that no file is replaced but those of an earlier export, which its manifest tells."""
-    try:
-        stated(path)
-    except CheckpointError:
-        for place in (path, beside(path, MANIFEST), beside(path, PROBE)):
-            if os.path.lexists(place):
-                raise SpecError(f"{place} is there, and is no earlier export; choose another path") from None
+def _replaceable(folder: Path) -> bool:
+    """Whether nothing would be lost with it: it is empty, or holds what an export wrote and no other file."""
+    if not any(folder.iterdir()):
+        return True
+    manifest = manifest_of(folder)
+    return manifest is not None and all(
+        file.relative_to(folder).as_posix() in {MANIFEST, *manifest.sha256}
+        for file in folder.rglob("*")
+        if file.is_symlink() or not file.is_dir()
+    )
+
+
+def _settle(made: Path, path: Path) -> None:
+    """Bring what is said of a file to where it will lie."""
+    for name in (PROBE, MANIFEST):
+        if beside(made, name).is_file():
+            beside(made, name).replace(beside(path, name))
+        else:
+            beside(path, name).unlink(missing_ok=True)
 
 
 def _compared(form: Format, source: Original, made: Path, trust_code: bool | Net) -> Manifest:

@@ -34,6 +34,7 @@ class Worth:
         threat: the adversary; that of the checkpoint by default. Without one, clean accuracy alone is measured.
         attacks: on the source; on the export too where it has gradients. Where it has none, or rounds, images are found
             elsewhere by as many steps and restarts as the first PGD among these has; without one, `PGD()` joins them.
+            None measures clean accuracy alone.
         bounds: that prove accuracies; of an export that rounds as well, only if it is opened as a network of torch.
         samples: test images.
         batch_size: images at a time.
@@ -75,17 +76,15 @@ class Worth:
             others["twin"] = twin
         attacks = [ATTACKS.make(attack, f"attacks[{number}]") for number, attack in enumerate(self.attacks)]
         like = next((attack for attack in attacks if isinstance(attack, PGD)), None)
-        if like is None and others:
+        if like is None and others and attacks:
             # Otherwise a weaker attack on the source would make the export seem worse than it is.
             like = PGD()
             attacks.append(like)
-        found = (
-            []
-            if like is None
-            else [
-                {"kind": "transfer", "origin": name, "steps": like.steps, "restarts": like.restarts} for name in others
-            ]
-        )
+        found = [
+            {"kind": "transfer", "origin": name, "steps": like.steps, "restarts": like.restarts}
+            for name in (others if like is not None else ())
+            if like is not None
+        ]
         provable = network if twin is None else None if form.rounds else twin
         return (
             self._record("source", source, source.network, attacks, {}, source.network),

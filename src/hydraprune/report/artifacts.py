@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from hydraprune.core.results import Record
 from hydraprune.report.chart import Chart, Palette, Panels, Point, Series
 from hydraprune.report.charts import ACCURACY
-from hydraprune.report.experiment import Setting, Variant
+from hydraprune.report.experiment import Setting, Variant, adversary
 from hydraprune.report.matrix import Matrix, TableCell, percent
 from hydraprune.report.spread import interval
 from hydraprune.runs.latency import LATENCY, Latency, Timed, read_latency
@@ -91,7 +91,10 @@ def _change(manifest: Manifest, of: Callable[[Record], float | None]) -> TableCe
     before, after = of(manifest.before), of(manifest.after)
     if before is None or after is None:
         return NONE
-    return TableCell(f"{percent(before)} → {percent(after)}", after, tip=f"on {manifest.after.samples:,} images")
+    threat = manifest.after.threat
+    within = "" if threat is None else f", {adversary(threat.plain())}"
+    tip = f"on {manifest.after.samples:,} images{within}"
+    return TableCell(f"{percent(before)} → {percent(after)}", after, tip=tip)
 
 
 def _difference(manifest: Manifest) -> TableCell:

@@ -24,7 +24,7 @@ from hydraprune.nets.normalize import Normalization
 from hydraprune.nets.saved import found_in, read_state
 from hydraprune.nets.spec import LIBRARIES
 from hydraprune.runs.checkpoint import Checkpoint, open_checkpoint, save
-from hydraprune.runs.files import META, PACKED, finished, refuse_graph
+from hydraprune.runs.files import MASKS, META, MODEL, PACKED, finished, refuse_graph
 from hydraprune.runs.fill import fill
 from hydraprune.runs.meta import Meta
 from hydraprune.runs.named import located
@@ -64,10 +64,10 @@ def import_checkpoint(
     Masks are those that the file's scores give, or else the weights that are not 0. Values become float32.
 
     Args:
-        source: a `.safetensors` file or one that `torch.save` wrote; or a folder with one of them in it; or one of
-            ours in a single file, of the zoo or the hub, by the names that `load` takes; or a folder that `save` wrote
+        source: a `.safetensors` file or one that `torch.save` wrote; or a folder with one of them in it; or what
+            `export` wrote; or one of the zoo or the hub, by the names that `load` takes; or a folder that `save` wrote
             without saying which network it holds.
-        folder: where to, without a checkpoint in it.
+        folder: where to, without a checkpoint in it, or a file that would be replaced.
         net: the network, such as `vgg16_bn`, or its settings; with a `layout` of a library, its network of this name.
             Without `normalize` it has the constants that the file may hold. One of ours knows its network.
         layout: `hydra`, `harp`, `benchmark`, `robustbench`, `torchvision`, `timm`; `auto` recognises it.
@@ -80,7 +80,8 @@ def import_checkpoint(
 
     Raises:
         SpecError: for an unknown layout or network, a network that takes other images or has other classes than was
-            said, a share out of range, or a folder that holds a checkpoint.
+            said, a share out of range, or a folder that holds a checkpoint or somebody else's file of a name that is
+            written.
         CheckpointError: if the file is missing, damaged or ambiguous, was made for another network, holds numbers that
             are not finite, or does not say what `keep` does.
     """
@@ -91,12 +92,15 @@ def import_checkpoint(
         return _named(open_checkpoint(source, trust_code), folder, net, layout, (num_classes, in_channels, image_size))
     refuse_graph(Path(source))
     place = Path(located(source))
-    if ours(place) or ours(place / PACKED):
+    for file in (folder / MODEL, folder / MASKS):
+        if file.exists() and (not ours(file) or file.samefile(place)):
+            raise SpecError(f"{file} is there already, and would be replaced; choose another folder")
+    if ours(place) or ours(place / PACKED) or finished(place):
         own = open_checkpoint(place, trust_code)
         return Imported(save(folder, own.network(), own.meta), ["read as one of ours"])
     if net is None:
         raise SpecError(f"{source} does not say which network it is of; give it: --net vgg16_bn, or `net=`")
-    spec, file = _net(net, layout), found_in(source)
+    spec, file = _net(net, layout), found_in(place)
     sizes, where = (num_classes, in_channels, image_size), str(file)
     model = spec.build(*sizes)
     read = plain(read_state(file), model.state_dict(), where, layout, keep)

@@ -39,8 +39,8 @@ class Manifest(Spec):
         total: prunable weights of the dense network.
         layers: name -> [kept, total].
         threat: the adversary that it was trained against.
-        probe: images on which it was compared with its source, in another process than the one that wrote it; 0 if the
-            source names no network that such a process could make.
+        probe: images on which it was compared with its source, in another process than the one that wrote it, or in
+            that one if its network was given and no other can make it; 0 if nobody could make it.
         difference: the largest difference of their logits there.
         logit: the largest logit of the source there, in absolute value.
         rounds: whether the numbers of the source were rounded.
@@ -106,19 +106,22 @@ def read_manifest(artifact: Path) -> Manifest:
     Raises:
         CheckpointError: if it is missing or damaged, or speaks of another file than the one that is there.
     """
-    manifest = stated(artifact)
+    path = beside(artifact, MANIFEST)
+    manifest = _read(path)
     if manifest.sha256 != digests(artifact):
-        raise CheckpointError(f"{beside(artifact, MANIFEST)} speaks of other content than {artifact} has; {REMEDY}")
+        raise CheckpointError(f"{path} speaks of other content than {artifact} has; {REMEDY}")
     return manifest
 
 
-def stated(artifact: Path) -> Manifest:
-    """What the manifest says, whatever has become of the file or folder since.
+def manifest_of(artifact: Path) -> Manifest | None:
+    """The manifest that lies beside a file or in a folder, of whatever content; None if there is none that is whole."""
+    try:
+        return _read(beside(artifact, MANIFEST))
+    except CheckpointError:
+        return None
 
-    Raises:
-        CheckpointError: if it is missing or damaged.
-    """
-    path = beside(artifact, MANIFEST)
+
+def _read(path: Path) -> Manifest:
     found = read_json(inside(path.parent, path), REMEDY, sealed=True)
     try:
         return Manifest.parse(found, str(path))
@@ -132,8 +135,14 @@ def digests(artifact: Path) -> dict[str, str]:
 
 
 def files(artifact: Path) -> Iterator[tuple[str, Path]]:
-    """Name and path of each file that an artifact consists of, by name."""
+    """Name and path of each file that an artifact consists of, by name.
+
+    Raises:
+        CheckpointError: if there is none, or it lies elsewhere.
+    """
     if not artifact.is_dir():
+        if not artifact.is_file():  # a pipe would be waited for
+            raise CheckpointError(f"{artifact} is no file; {REMEDY}")
         yield artifact.name, artifact
         return
     for file in sorted(artifact.rglob("*")):
