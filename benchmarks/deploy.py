@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import hydraprune as hp
@@ -75,40 +76,40 @@ def sizes(net: str, data: Path, repeats: int) -> dict[str, Any]:
             meta = Meta(net=hp.Net(kind=net), num_classes=10, in_channels=3, image_size=32, pruner=pruner)
             folder = Path(place) / f"{what}-{100 * sparsity:g}"
             save(folder, model, meta)
+            checkpoint, case = open_checkpoint(folder), {"removed": what, "sparsity": sparsity}
+            dense = sum(value.nbytes for value in checkpoint.values.values())
             for name, form in SETTINGS.items():
-                if name == "shrunk" and structure != "coupled":
-                    continue
-                manifest = hp.export(folder, None, form, data=images)
-                rows.append(
-                    {
-                        "removed": what, "sparsity": sparsity, "format": name, "bytes": manifest.bytes,
-                        "dense_bytes": manifest.dense_bytes, "smaller": manifest.smaller, "kept": manifest.kept,
-                        "total": manifest.total, "difference": manifest.difference, "logit": manifest.logit,
-                    }
-                )  # fmt: skip
                 if form["kind"] == "packed":
-                    rows[-1] |= _rates(open_checkpoint(folder), form.get("values", "float32"))
-                print(what, sparsity, name, manifest.bytes, f"{manifest.smaller:.1f}", flush=True)
+                    found = _packed(checkpoint, form.get("values", "float32"))
+                elif name in _timed(what, sparsity):
+                    found = {"bytes": hp.export(folder, None, form, data=images).bytes}
+                else:
+                    continue
+                rows.append({**case, "format": name, **found, "smaller": dense / found["bytes"]})
+                print(rows[-1], flush=True)
             timed += [
                 folder / EXPORTS / f"{form.name}{form.suffix}"
                 for form in (FORMATS.make(SETTINGS[name], name) for name in _timed(what, sparsity))
             ]
-        found = hp.latency(*timed, repeats=repeats, out=Path(place) / "latency.json")
-    return {"net": net, "seed": 0, "sizes": rows, "latency": found.plain()}
+        times = hp.latency(*timed, repeats=repeats, out=Path(place) / "latency.json")
+    return {"net": net, "seed": 0, "sizes": rows, "latency": times.plain()}
 
 
-def _rates(checkpoint: Checkpoint, values: Values) -> dict[str, float]:
-    """Megabytes of dense float32 weights that are written and read in a second, on one core; the best of three."""
+def _packed(checkpoint: Checkpoint, values: Values) -> dict[str, float]:
+    """Bytes, and megabytes of dense weights that are written and read in a second, on one core; the best of three."""
     arrays = {name: value.numpy() for name, value in checkpoint.values.items()}
     masks = {name: mask.numpy() for name, mask in checkpoint.masks.items()}
     size, wrote, read = sum(array.nbytes for array in arrays.values()) / 1e6, 0.0, 0.0
     for _ in range(3):
         began = time.perf_counter()
-        content = pack(arrays, masks, {}, values)
+        content = pack(arrays, masks, checkpoint.meta.plain(), values)
         middle = time.perf_counter()
         unpack(content, "here")
         wrote, read = max(wrote, size / (middle - began)), max(read, size / (time.perf_counter() - middle))
-    return {"written_mb_per_s": wrote, "read_mb_per_s": read}
+    kept = sum(int(mask.sum()) for mask in masks.values()) / max(1, sum(mask.size for mask in masks.values()))
+    chance = kept * np.log2(kept) + (1 - kept) * np.log2(1 - kept) if 0 < kept < 1 else 0.0
+    limit = sum(mask.size for mask in masks.values()) * (16 * kept - chance) / 8
+    return {"bytes": len(content), "random_mask_and_16_bits": limit, "written_mb_per_s": wrote, "read_mb_per_s": read}
 
 
 def _timed(removed: str, sparsity: float) -> tuple[str, ...]:
@@ -120,8 +121,8 @@ def _timed(removed: str, sparsity: float) -> tuple[str, ...]:
     return "dense", "onnx", "onnx-int8"
 
 
-EXACT = "packed float32", "dense"
-"""Formats that hold the numbers of the checkpoint bit by bit, so that nothing is to be measured again."""
+EXACT = "packed float32", "dense", "shrunk", "onnx"
+"""Formats whose logits are those of the checkpoint, so that nothing is measured again here."""
 
 
 def worth(checkpoints: list[Path], samples: int, restarts: int, steps: int) -> dict[str, Any]:
