@@ -34,6 +34,17 @@ def test_a_table_and_a_file(command, net):
     assert (code, read_latency(net.parent / "here.json").repeats) == (0, 1)
 
 
+def test_what_lies_beside_exports_is_passed_over(command, net):
+    hp.export(net)
+    hp.export(net, format="dense")
+    everything = [str(path) for path in sorted((net / "export").iterdir())]  # as `export/*` gives it
+    assert len(everything) == 6
+    code, _, err = command("latency", *everything, "--batch", "1", "--threads", "1", "--repeats", "1")
+    assert (code, err) == (0, "")
+    found = read_latency(net / "export" / "latency.json")
+    assert [timings.artifact for timings in found.artifacts] == ["dense.safetensors", "packed-float32.hpk"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -79,18 +79,21 @@ def latency(
     from hydraprune.deploy.latency import place_of
     from hydraprune.report import against_size, paint, speeds
     from hydraprune.report.summary import for_terminal
+    from hydraprune.runs.manifest import PROBE
     from hydraprune.train.hooks import progress_bar
 
     size = None if shape is None else _numbers(shape, "--shape")
     if size is not None and len(size) != 3:
         raise SpecError(f"--shape is {shape!r}; write it as C,H,W: 3,32,32")
-    file = place_of(artifacts or [], out)
+    # What the shell makes of `export/*` has manifests, probes and pictures in it.
+    timed = [artifact for artifact in artifacts or [] if not artifact.name.endswith((".json", ".png", PROBE))]
+    file = place_of(timed, out)
     if file == (picture := file.with_suffix(".png")):
         raise SpecError(f"--out is {file}, where the picture would replace the figures; give a .json file")
     with progress_bar(console) as bar:
         task = bar.add_task("latency", total=None, note="")
         found = measure(
-            *artifacts or [],
+            *timed,
             batch=_numbers(batch, "--batch"),
             threads=None if threads is None else _numbers(threads, "--threads"),
             runtimes=None if runtimes is None else runtimes.split(","),

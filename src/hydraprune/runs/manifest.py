@@ -153,7 +153,8 @@ def files(artifact: Path) -> Iterator[tuple[str, Path]]:
 
 def in_words(manifest: Manifest) -> str:
     """What a command says of it: bytes, and the accuracies before and after."""
-    words = [f"{manifest.bytes:,} bytes instead of {manifest.dense_bytes:,}: {manifest.smaller:.1f} times smaller"]
+    words = [f"{manifest.bytes:,} bytes instead of {manifest.dense_bytes:,}"]
+    words[0] += f": {manifest.smaller:.1f} times smaller" if manifest.smaller > 1 else ""
     if manifest.before is not None and manifest.after is not None:
         for what, worst in (("clean", _clean), ("robust", robust)):
             old, new = worst(manifest.before), worst(manifest.after)
