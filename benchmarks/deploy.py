@@ -150,9 +150,9 @@ def picture(report: dict[str, Any], out: Path) -> None:
     nets: dict[str, dict[str, list[Point]]] = {}
     for row in report["rows"]:
         record = Record.parse(row["after"] or _source_of(row, report["rows"]), "after")
-        share, removed = robust(record), "channels" if "channels" in row["checkpoint"] else "weights"
+        share, how = robust(record), ", as channels" if "channels" in row["checkpoint"] else ""
         assert share is not None
-        line = f"{100 * row['sparsity']:.0f} % of the {removed}" if row["kept"] < row["total"] else "dense"
+        line = f"{100 * row['sparsity']:.0f} % of the weights{how}" if row["kept"] < row["total"] else "dense"
         point = Point(row["bytes"], 100 * share, row["name"], *(100 * end for end in interval(share, record.samples)))
         nets.setdefault(row["net"], {}).setdefault(line, []).append(point)
     lines = sorted({line for found in nets.values() for line in found}, key=lambda line: (line != "dense", line))
