@@ -301,6 +301,21 @@ def test_arguments_that_make_no_sense(folder, tmp_path):
     assert os.listdir(tmp_path) == ["net"]
 
 
+def test_a_file_does_not_tell_where_it_was_made(folder, tmp_path):
+    source = open_checkpoint(folder)
+    paths = {
+        "data": {"kind": "cifar10", "path": "/home/me/secret/cifar"},
+        "extra": ["C:\\Users\\me\\more", "8/255", "a/b"],
+    }
+    net = source.meta.net.model_copy(update={"weights": "/home/me/secret/dense.pth"})
+    save(tmp_path / "told", source.network(), source.meta.model_copy(update={"recipe": paths, "net": net}))
+    for form in ("packed", "dense"):
+        hp.export(tmp_path / "told", tmp_path / form, form)
+        meta = hp.load(tmp_path / form)[1]
+        assert meta.recipe == {"data": {"kind": "cifar10", "path": "cifar"}, "extra": ["more", "8/255", "a/b"]}
+        assert (meta.net.weights, meta.net.kind) == ("dense.pth", "cnn_medium")
+
+
 def test_a_dense_file_is_what_load_state_dict_takes(folder, tmp_path):
     hp.export(folder, tmp_path / "net.safetensors", "dense")
     checkpoint = open_checkpoint(folder)

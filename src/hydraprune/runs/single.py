@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import torch
@@ -49,9 +49,7 @@ def write_packed(
         if value.dtype not in (torch.float32, torch.int64):
             raise SpecError(f"{name!r} is {value.dtype}; a packed file takes float32, and int64 for counters")
     arrays = {name: value.numpy() for name, value in values.items()}
-    # Digests of the files that it came from would be the longest part of a small network.
-    said = meta.model_copy(update={"sha256": {}}).plain()
-    content = pack(arrays, {name: mask.numpy() for name, mask in masks.items()}, said, kind)
+    content = pack(arrays, {name: mask.numpy() for name, mask in masks.items()}, _said(meta), kind)
     write_atomically(path, content)
 
 
@@ -64,7 +62,27 @@ def write_dense(path: Path, meta: Meta, values: Mapping[str, Tensor]) -> None:
         TrainingError: if the file cannot be written.
     """
     counts = {name: LayerCount(int(values[name].count_nonzero()), values[name].numel()) for name in meta.layers}
-    save_tensors(path, values, meta.model_copy(update=measured(counts)).plain())
+    save_tensors(path, values, _said(meta.model_copy(update=measured(counts))))
+
+
+def _said(meta: Meta) -> dict[str, Any]:
+    """What a file says of itself that leaves the machine: of absolute paths the last part alone.
+
+    Digests of the files that it came from would be the longest part of a small network, and are of no use there.
+    """
+    said: dict[str, Any] = _local(meta.model_copy(update={"sha256": {}}).plain())
+    return said
+
+
+def _local(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _local(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_local(one) for one in value]
+    for kind in (PurePosixPath, PureWindowsPath):
+        if isinstance(value, str) and kind(value).is_absolute():
+            return kind(value).name
+    return value
 
 
 def ours(path: Path) -> bool:
