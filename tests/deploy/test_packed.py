@@ -8,22 +8,8 @@ import torch
 import hydraprune as hp
 from hydraprune.core.errors import CheckpointError, MissingError, SpecError
 from hydraprune.core.network import device_of
-from hydraprune.nets import Net
 from hydraprune.runs.checkpoint import open_checkpoint, save
 from hydraprune.runs.files import MODEL
-from hydraprune.runs.meta import Meta
-
-
-@pytest.fixture
-def folder(tmp_path):
-    torch.manual_seed(0)
-    net = Net(kind="cnn_medium")
-    model = net.build(10, 1, 8)
-    hp.prune(model, "magnitude", hp.ERK(sparsity=0.9))
-    hp.MaskView(model).freeze()
-    model(torch.rand(4, 1, 8, 8))  # statistics of batch norm, and its counter
-    save(tmp_path / "net", model, Meta(net=net, num_classes=10, in_channels=1, image_size=8, pruner="magnitude"))
-    return tmp_path / "net"
 
 
 def logits(model):
