@@ -80,11 +80,8 @@ class Worth:
             # Otherwise a weaker attack on the source would make the export seem worse than it is.
             like = PGD()
             attacks.append(like)
-        found = [
-            {"kind": "transfer", "origin": name, "steps": like.steps, "restarts": like.restarts}
-            for name in (others if like is not None else ())
-            if like is not None
-        ]
+        how = {} if like is None else {"steps": like.steps, "restarts": like.restarts}
+        found = [{"kind": "transfer", "origin": name, **how} for name in others] if attacks else []
         provable = network if twin is None else None if form.rounds else twin
         return (
             self._record("source", source, source.network, attacks, {}, source.network),
